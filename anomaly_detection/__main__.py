@@ -1,0 +1,63 @@
+"""python -m anomaly_detection COMMAND: one experiment at a time. The whole study is `python run_experiments.py`."""
+
+import argparse
+from pathlib import Path
+
+from anomaly_detection.cli import PROJECT, add_common_arguments, choose_device, override_layers, run
+from anomaly_detection.config import read_layers
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, run_experiment, train_experiment, write_identity
+from anomaly_detection.settings import Settings, build_settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m anomaly_detection", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    phantom = commands.add_parser("phantom", help="write three small rendered datasets in the layout of the real ones")
+    phantom.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet or is empty")
+    phantom.add_argument("--seed", type=int, default=0, help="another seed, other bodies (default: 0)")
+
+    for name, text in (("train", "train one network"), ("train_eval", "train one network, then score it")):
+        command = commands.add_parser(name, help=text, epilog=f"example: python -m anomaly_detection {name} configs/MADDR_dpa/universal.yaml")
+        command.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file such as configs/MADDR_dpa/lits.yaml")
+        add_common_arguments(command)
+
+    evaluate = commands.add_parser("evaluate", help="score the images again with a trained network")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="the folder of an experiment: .../seed_0")
+    evaluate.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: ./data)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+    return parser
+
+
+def _source(data_root: Path | None, settings: Settings) -> DataSource:
+    return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "phantom":
+        write_phantoms(arguments.out, seed=arguments.seed)
+        print(f"phantoms written to {arguments.out}; try: python run_experiments.py --data-root {arguments.out}")
+        return 0
+    device = choose_device(arguments.device)
+    if arguments.command == "evaluate":
+        experiment = load_experiment(arguments.run)
+        evaluate_experiment(experiment, _source(arguments.data_root, experiment.settings), device)
+    else:
+        settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
+        source = _source(arguments.data_root, settings)
+        experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
+        if arguments.command == "train":
+            write_identity(experiment, source)
+            train_experiment(experiment, source, device)
+        else:
+            run_experiment(experiment, source, device)
+    print(f"results in {experiment.folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

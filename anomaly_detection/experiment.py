@@ -1,0 +1,209 @@
+"""An experiment: one baseline trained on one selection of data with one seed, and scored. Its folder is all that it leaves."""
+
+import json
+import logging
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from anomaly_detection.baseline import Baseline
+from anomaly_detection.config import Layer, read_yaml, to_plain
+from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.scoring import metrics_of, score_rows, write_json, write_scores
+from anomaly_detection.files import whole_file
+from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
+from anomaly_detection.registry import find_baseline
+from anomaly_detection.settings import Settings, build_settings
+from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.loop import train, validate
+from anomaly_detection.training.reproducibility import seed_everything
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run, and where its results lie.
+
+    Attributes:
+        settings: everything that the result depends on beside the data.
+        regime: "separate", "united", "maddr", or the name of an ablation.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv and metrics.json.
+    """
+
+    settings: Settings
+    regime: str
+    folder: Path
+
+    @classmethod
+    def place(cls, settings: Settings, results: Path, regime: str | None = None) -> "Experiment":
+        """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe."""
+        if regime is None:
+            regime = "maddr" if settings.maddr.enabled else "united" if len(settings.datasets) > 1 else "separate"
+        return cls(settings, regime, results / settings.model / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
+
+    @property
+    def name(self) -> str:
+        """As messages name it."""
+        return f"{self.settings.model} {self.regime} {'+'.join(self.settings.datasets)} seed {self.settings.seed}"
+
+
+def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
+    """Train (or continue), score and write the results; return the metrics. What is finished is not done again.
+
+    Raises:
+        UserError: the folder holds another experiment, another process works in it, or anything in the settings or the data is wrong.
+    """
+    folder = experiment.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            write_identity(experiment, source)
+            train_experiment(experiment, source, device)
+            return evaluate_experiment(experiment, source, device)
+    except Timeout:
+        raise UserError(f"{folder}: another process works on this experiment; wait for it, or choose another --results") from None
+
+
+def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
+    """The metrics of an experiment that has ended, None of one that has not."""
+    path = experiment.folder / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def check_identity(experiment: Experiment, source: DataSource) -> None:
+    """Refuse a folder that was begun with other settings or other data: its results would be mixed with this experiment's.
+
+    Raises:
+        UserError: what differs.
+    """
+    folder = experiment.folder
+    remedy = "choose another --results, or delete that folder"
+    if (folder / "config.yaml").exists():
+        before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_plain(experiment.settings))
+        for key in [*now, *before]:
+            if before.get(key) != now.get(key):
+                raise UserError(f"{folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {remedy}")
+    if (folder / "provenance.json").exists():
+        before = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        if before["data"] != source.fingerprint(experiment.settings.datasets):
+            raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")
+
+
+def write_identity(experiment: Experiment, source: DataSource) -> None:
+    """Write config.yaml and provenance.json, or see that they are the same."""
+    check_identity(experiment, source)
+    with whole_file(experiment.folder / "config.yaml") as partial:
+        partial.write_text(yaml.safe_dump(to_plain(experiment.settings), sort_keys=False), encoding="utf-8")
+    provenance = {
+        "experiment": experiment.name,
+        "data": source.fingerprint(experiment.settings.datasets),
+        "data_root": source.data_root.resolve().name,
+        "package": package_version(),
+        "torch": torch.__version__,
+    }
+    write_json(experiment.folder / "provenance.json", provenance)
+
+
+def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
+    """Train the baseline from the start or from its checkpoint."""
+    settings = experiment.settings
+    train_set = source.load(settings.datasets, "train").to(device)
+    val_set = source.load(settings.datasets, "val").to(device)
+    seed_everything(settings.seed)
+    baseline = build_baseline(settings, source.domains(settings.datasets), train_set).to(device)
+    train(baseline, train_set, val_set, settings, experiment.folder)
+
+
+def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
+    """Score validation and test images with the trained baseline; write scores.csv and metrics.json."""
+    settings = experiment.settings
+    checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
+    if not checkpoint["state"]["finished"]:
+        raise UserError(f"{experiment.folder}: training has not ended; run the training command again, it continues")
+    domains = source.domains(settings.datasets)
+    parts = {part: source.load(settings.datasets, part).to(device) for part in ("val", "test")}
+    baseline = build_baseline(settings, domains, parts["val"]).to(device)
+    baseline.load_state_dict(checkpoint["model"])
+    rows = [row for part, images in parts.items() for row in score_rows(baseline, images, part, domains.organs, domains.modalities)]
+    metrics = {
+        **metrics_of(rows, settings.threshold_quantile),
+        "validation": validate(baseline, parts["val"]),
+        "best_iteration": checkpoint["state"]["best"]["iteration"],
+        "baseline": baseline.describe(),
+    }
+    write_scores(experiment.folder / "scores.csv", rows)
+    write_json(experiment.folder / "metrics.json", metrics)
+    return metrics
+
+
+def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
+    """The baseline of an experiment with its MADDR constraint, on the CPU, untrained.
+
+    Args:
+        settings: of the experiment.
+        domains: the organs and modalities that the heads tell apart.
+        images: the training images, for class weights by inverse frequency.
+
+    Raises:
+        UserError: settings that no network can have, or a backbone that is not to be had.
+    """
+    try:
+        kind = find_baseline(settings.model)
+        return kind(settings, _build_maddr(settings, domains, images) if settings.maddr.enabled else None)
+    except (BackboneError, ValueError) as error:
+        raise UserError(f"{settings.model}: {error}") from None
+
+
+def _build_maddr(settings: Settings, domains: Domains, images: ImageSet | None) -> MADDRConstraint:
+    own = settings.maddr
+    alpha: Any = own.focal_alpha
+    if alpha == "inverse_frequency":
+        labels = {"organ": (images.organ, len(domains.organs)), "modality": (images.modality, len(domains.modalities))} if images else {}
+        alpha = {name: _inverse_frequency(*label) for name, label in labels.items()} or None
+    return MADDRConstraint(
+        settings.baseline.latent_dim,
+        own.organ_dim,
+        own.modality_dim,
+        len(domains.organs),
+        len(domains.modalities),
+        own.organ_weight,
+        own.modality_weight,
+        own.center_weight,
+        alpha,
+        own.focal_gamma,
+    )
+
+
+def _inverse_frequency(labels: Tensor, classes: int) -> list[float]:
+    """Weights whose mean over the images is 1, the same total for every class."""
+    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
+    return (len(labels) / (classes * counts)).tolist()
+
+
+def load_experiment(folder: Path) -> Experiment:
+    """The experiment whose results lie in a folder."""
+    settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))])
+    return Experiment(settings, folder.resolve().parent.parent.name, folder)
+
+
+def package_version() -> str:
+    """The version that setup.py gave, or "source" when the package was not installed."""
+    try:
+        return version("anomaly-detection")
+    except PackageNotFoundError:
+        return "source"
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {key: value for name, item in values.items() for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}

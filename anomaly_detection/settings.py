@@ -1,0 +1,92 @@
+"""What an experiment is configured by: the keys of the YAML files under configs/ (each is commented in a base.yaml)."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anomaly_detection.config import Layer, build
+from anomaly_detection.errors import UserError
+from anomaly_detection.registry import find_baseline
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class MaddrSettings:
+    """The constraint; see `MADDRConstraint`. The weights are relative to the baseline's own loss."""
+
+    enabled: bool = False
+    organ_dim: int = 10
+    modality_dim: int = 10
+    organ_weight: float = 0.1
+    modality_weight: float = 0.1
+    center_weight: float = 0.1
+    focal_alpha: float | Literal["inverse_frequency"] | None = 0.25
+    focal_gamma: float = 2.0
+
+    def __post_init__(self):
+        for key in ("organ_dim", "modality_dim"):
+            _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("organ_weight", "modality_weight", "center_weight", "focal_gamma"):
+            _require(getattr(self, key) >= 0, f"{key} must not be negative, got {getattr(self, key)}")
+        _require(not isinstance(self.focal_alpha, float) or 0 < self.focal_alpha < 1, f"focal_alpha must be between 0 and 1, not {self.focal_alpha}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment; `baseline` is an instance of the `Settings` of the baseline that `model` names."""
+
+    model: str
+    datasets: list[str]
+    baseline: Any = None
+    maddr: MaddrSettings = field(default_factory=MaddrSettings)
+    seed: int = 0
+    image_size: int = 64
+    channels: Literal[1, 3] = 1
+    iterations: int = 16000
+    batch_size: int = 32
+    lr: float = 0.001
+    lr_step: int | None = 10000
+    lr_gamma: float = 0.8
+    bf16: bool = True
+    early_stopping_patience: int | None = 6
+    early_stopping_min_delta: float = 0.0
+    log_iter: int = 100
+    val_iter: int = 500
+    sample_iter: int = 2000
+    checkpoint_iter: int = 500
+    tensorboard: bool = False
+    threshold_quantile: float = 0.95
+
+    def __post_init__(self):
+        _require(len(self.datasets) > 0, "datasets must name at least one dataset")
+        _require(len(set(self.datasets)) == len(self.datasets), "datasets must not name a dataset twice")
+        for key in ("image_size", "iterations", "batch_size", "log_iter", "val_iter", "sample_iter", "checkpoint_iter"):
+            _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(self.lr > 0, f"lr must be above 0, not {self.lr}")
+        _require(0 < self.lr_gamma <= 1, f"lr_gamma must be above 0 and at most 1, not {self.lr_gamma}")
+        _require(self.lr_step is None or self.lr_step >= 1, f"lr_step must be null or at least 1, not {self.lr_step}")
+        _require(0 < self.threshold_quantile < 1, f"threshold_quantile must be between 0 and 1, not {self.threshold_quantile}")
+
+
+def settings_schema(model: str) -> type[Settings]:
+    """`Settings` whose `baseline` is typed as that model needs it."""
+    own = find_baseline(model).Settings
+    return dataclasses.make_dataclass("Settings", [("baseline", own, field(default_factory=own))], bases=(Settings,), frozen=True)
+
+
+def build_settings(layers: Sequence[Layer]) -> Settings:
+    """Checked settings from layers, later ones winning.
+
+    Raises:
+        UserError: one line with the layer, the key, what was expected.
+    """
+    model = next((layer.values["model"] for layer in reversed(layers) if "model" in layer.values), None)
+    if not isinstance(model, str):
+        raise UserError(f"{layers[0].source if layers else 'settings'}: model: expected the name of a baseline, got {model!r}")
+    return build(settings_schema(model), layers)

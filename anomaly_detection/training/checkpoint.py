@@ -1,0 +1,29 @@
+"""Checkpoints: all that training needs to go on as if it had not stopped, and all that scoring needs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values to a file, whole or not at all."""
+    with whole_file(path) as partial:
+        torch.save(content, partial)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save_checkpoint` wrote; only tensors and plain values are unpickled.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; train first") from None
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        raise UserError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); delete it to train again from the start") from None

@@ -1,0 +1,44 @@
+"""log.csv: the losses along training, a row every log interval; and the same numbers for TensorBoard."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+
+class TrainingLog:
+    """Rows of named numbers, in memory and in a CSV file that is rewritten whole (a run has hundreds of rows, not millions)."""
+
+    def __init__(self, folder: Path, tensorboard: bool, rows: list[dict[str, Any]]):
+        """`rows` are those of the checkpoint that training continues from; whatever the file holds beyond them is forgotten."""
+        self.path = folder / "log.csv"
+        self.rows = rows
+        self._writer = _tensorboard_writer(folder / "tensorboard", len(rows)) if tensorboard else None
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row and write the file."""
+        self.rows.append(row)
+        columns = list(dict.fromkeys(column for each in self.rows for column in each))
+        with whole_file(self.path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        if self._writer is not None:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"{row['phase']}/{name}", value, row["iteration"])
+
+    def close(self) -> None:
+        """Flush what TensorBoard has not written yet."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _tensorboard_writer(folder: Path, rows: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard: true needs the package: pip install tensorboard, or --set tensorboard=false") from None
+    return SummaryWriter(folder, purge_step=rows)

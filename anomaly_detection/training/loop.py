@@ -1,0 +1,206 @@
+"""The one training loop. It knows phases, optimizers, checkpoints, logging and early stopping, and nothing of any baseline."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import StepLR
+from torchvision.utils import make_grid, save_image
+from tqdm import tqdm
+
+from anomaly_detection.baseline import Baseline, Batch, Phase
+from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+from anomaly_detection.settings import Settings
+from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
+from anomaly_detection.training.log import TrainingLog
+from anomaly_detection.training.reproducibility import ShuffledIndices, random_state, set_random_state
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_BATCH = 256
+SAMPLE_IMAGES = 8
+
+
+def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path) -> None:
+    """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
+
+    Best means the lowest validation loss in the last phase. A run that was killed and started again ends with the weights of one that was not.
+
+    Args:
+        baseline: freshly constructed, on the device of the image sets.
+        train_set, val_set: normal images; the second only ever judges.
+        settings: of the experiment.
+        folder: receives checkpoint.pt, log.csv and samples/.
+
+    Raises:
+        UserError: a loss is no longer a number.
+    """
+    path = folder / "checkpoint.pt"
+    device = train_set.images.device
+    saved = load_checkpoint(path, device) if path.exists() else None
+    baseline.bf16 = settings.bf16 and has_fast_bf16(device)
+    if saved is None:
+        baseline.prepare(all_pixels(train_set))
+        state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
+    else:
+        baseline.load_state_dict(saved["model"])
+        state = saved["state"]
+        set_random_state({key: _on_cpu(value) for key, value in saved["random"].items()})
+    if state["finished"]:
+        return
+
+    log = TrainingLog(folder, settings.tensorboard, state["rows"])
+    indices = ShuffledIndices(len(train_set), settings.seed, state["position"])
+    phases = baseline.phases()
+    while state["phase"] < len(phases):
+        phase = phases[state["phase"]]
+        last = state["phase"] == len(phases) - 1
+        optimizers = baseline.optimizers(phase)
+        schedulers = _schedulers(optimizers, settings)
+        if saved is not None:
+            _load(optimizers, saved["optimizers"])
+            _load(schedulers, saved["schedulers"])
+            saved = None
+        stopped = False
+        sums: dict[str, Tensor] = {}
+        steps, started = 0, time.monotonic()
+        bar = tqdm(total=phase.iterations, initial=state["iteration"], desc=f"training {phase.name}", unit="it", dynamic_ncols=True)
+        while state["iteration"] < phase.iterations and not stopped:
+            state["iteration"] += 1
+            iteration = state["iteration"]
+            baseline.train()
+            baseline.begin_step(phase, iteration)
+            losses = baseline.training_step(_batch(train_set, indices.take(phase.batch_size)), optimizers)
+            for scheduler in schedulers.values():
+                scheduler.step()
+            for name, value in losses.items():
+                sums[name] = sums[name] + value if name in sums else value
+            steps += 1
+            bar.update()
+
+            ends = iteration == phase.iterations
+            validates = ends or iteration % settings.val_iter == 0
+            saves = ends or iteration % settings.checkpoint_iter == 0
+            if iteration % settings.log_iter == 0 or validates or saves:
+                row = {"phase": phase.name, "iteration": iteration, **{name: value.item() / steps for name, value in sums.items()}}
+                row["lr"] = next(iter(optimizers.values())).param_groups[0]["lr"]
+                row["images_per_second"] = steps * phase.batch_size / (time.monotonic() - started)
+                if validates:
+                    row |= validate(baseline, val_set)
+                _check_finite(row, path)
+                if validates:
+                    stopped = last and _keep_best(baseline, row["val_loss"], iteration, state, settings)
+                log.add(row)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if isinstance(value, float) and name != "images_per_second"})
+                sums, steps, started = {}, 0, time.monotonic()
+            if ends or iteration % settings.sample_iter == 0:
+                save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
+            if (saves or stopped) and not (last and (ends or stopped)):
+                state["position"] = indices.position
+                _save(path, baseline, optimizers, schedulers, state)
+        bar.close()
+        if stopped:
+            logger.info("stopped early at iteration %d: best validation loss at %d", state["iteration"], state["best"]["iteration"])
+        state["phase"], state["iteration"] = state["phase"] + 1, 0
+
+    baseline.load_state_dict(state["best"].pop("model"))
+    state["finished"] = True
+    _save(path, baseline, {}, {}, state)
+    log.close()
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device has matrix units for bfloat16; without them autocast costs more than it saves."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()  # no public name for it yet
+
+
+def all_pixels(images: ImageSet) -> Iterator[Tensor]:
+    """All images in order, in batches (B, C, H, W) in [-1, 1]."""
+    for index in torch.arange(len(images), device=images.images.device).split(EVALUATION_BATCH):
+        yield images.pixels(index)
+
+
+@torch.inference_mode()
+def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
+    """Mean validation loss, and the accuracy of the MADDR heads where there are any."""
+    baseline.eval()
+    losses, latents = [], []
+    for x in all_pixels(images):
+        losses.append(baseline.validation_loss(x))
+        if baseline.maddr is not None:
+            latents.append(baseline.encode(x))
+    result = {"val_loss": torch.cat(losses).double().mean().item()}
+    if baseline.maddr is not None:
+        accuracy = baseline.maddr.accuracy(torch.cat(latents), images.organ, images.modality)
+        result |= {f"val_{name}_accuracy": value.item() for name, value in accuracy.items()}
+    return result
+
+
+@torch.inference_mode()
+def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
+    """A PNG of some images, evenly spread over the set, above their reconstructions."""
+    baseline.eval()
+    index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.images.device).long()
+    x = images.pixels(index)
+    y = torch.nn.functional.interpolate(baseline.reconstruct(x).float(), x.shape[2:], mode="nearest")
+    with whole_file(path) as partial:
+        save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
+
+
+def _batch(images: ImageSet, index: Tensor) -> Batch:
+    index = index.to(images.images.device)
+    return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
+
+
+def _schedulers(optimizers: dict[str, Optimizer], settings: Settings) -> dict[str, StepLR]:
+    if settings.lr_step is None:
+        return {}
+    return {name: StepLR(optimizer, settings.lr_step, settings.lr_gamma) for name, optimizer in optimizers.items()}
+
+
+def _check_finite(row: dict[str, Any], path: Path) -> None:
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            kept = f"{path} holds the last good weights" if path.exists() else "nothing was saved yet"
+            raise UserError(f"{name} became {value} by iteration {row['iteration']} of {row['phase']}; lower lr and start again ({kept})")
+
+
+def _keep_best(baseline: Baseline, loss: float, iteration: int, state: dict[str, Any], settings: Settings) -> bool:
+    """Keep the weights if the validation loss is the lowest so far; whether patience is at its end."""
+    best = state["best"]
+    if best is None or loss < best["loss"] - settings.early_stopping_min_delta:
+        weights = {name: value.detach().clone() for name, value in baseline.state_dict().items()}
+        state["best"] = {"loss": loss, "iteration": iteration, "model": weights}
+        return False
+    patience = settings.early_stopping_patience
+    return patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience
+
+
+def _save(path: Path, baseline: Baseline, optimizers: dict, schedulers: dict, state: dict[str, Any]) -> None:
+    content = {
+        "model": baseline.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+        "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
+        "state": state,
+        "random": random_state(),
+    }
+    save_checkpoint(path, content)
+
+
+def _load(targets: dict, states: dict) -> None:
+    for name, target in targets.items():
+        target.load_state_dict(states[name])
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else [item.cpu() for item in value]

@@ -1,0 +1,59 @@
+"""Same seed, same machine, same result."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that training draws from, and let cuDNN choose deterministic algorithms."""
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the generators, for a checkpoint."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back where `random_state` found them."""
+    torch.set_rng_state(state["cpu"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class ShuffledIndices:
+    """An endless stream of the indices 0 ... size-1: one seeded permutation after another.
+
+    Batches run across the end of a permutation, so that none is short and every image is seen equally often. The place in the stream is one number,
+    `position`: setting it continues the stream exactly.
+    """
+
+    def __init__(self, size: int, seed: int, position: int = 0):
+        self.size = size
+        self.seed = seed
+        self.position = position
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            # One generator an epoch, so that any epoch can be had without those before it. (torch's generator would ignore the seed's upper half.)
+            self._order = torch.from_numpy(np.random.default_rng([self.seed, epoch]).permutation(self.size))
+            self._epoch = epoch
+        return self._order
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` indices, int64."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(self.position, self.size)
+            part = self._permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            self.position += len(part)
+            count -= len(part)
+        return torch.cat(parts)

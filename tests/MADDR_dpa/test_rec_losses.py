@@ -1,0 +1,471 @@
+"""The drop-in file against loops in float64, known limits, and numbers of an independent implementation."""
+
+import copy
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from anomaly_detection.MADDR_dpa import rec_losses
+from anomaly_detection.MADDR_dpa.rec_losses import (
+    BackboneError,
+    ComposeLoss,
+    FocalLoss,
+    L1Loss,
+    L2Loss,
+    MADDRConstraint,
+    PerceptualLoss,
+    ReconstructionLossType,
+    RelativePerceptualL1Loss,
+    center_loss,
+)
+
+# random:1, the first convolutions
+VGG_FIRST = [-0.4152146, 0.02683755, 0.1375793, 0.05191705]
+VGG_SUM = [9.391988, 5.202113, -14.31513, 20.3652]
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(n: int, classes: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+# --- center loss
+
+
+@pytest.mark.parametrize("n", [2, 3, 17])
+def test_center_loss_is_the_leave_one_out_loop(n):
+    z = rand(n, 5).double()
+    loop = 0.0
+    for i in range(n):
+        others = [z[j] for j in range(n) if j != i]
+        center = sum(others) / (n - 1)
+        loop += sum(float(z[i, d] - center[d]) ** 2 for d in range(5))
+    assert center_loss(z).item() == pytest.approx(loop / (n * 5), rel=1e-6)
+
+
+def test_center_loss_properties():
+    z = rand(8, 6)
+    value = center_loss(z).item()
+    assert center_loss(z[:1].expand(8, 6)).item() == 0
+    assert center_loss(z + 3).item() == pytest.approx(value, rel=1e-4)
+    assert center_loss(2 * z).item() == pytest.approx(4 * value, rel=1e-5)
+    assert center_loss(z.flip(0)[:, [5, 0, 4, 1, 3, 2]]).item() == pytest.approx(value, rel=1e-5)
+
+
+def test_center_loss_sees_rows_that_are_constant_across_features():
+    """The published code takes the deviation along the features, and gives 0 here."""
+    assert center_loss(torch.tensor([[0.0, 0.0], [2.0, 2.0]])).item() == pytest.approx(4.0)
+
+
+def test_center_loss_of_one_image_is_zero_with_a_zero_gradient():
+    z = rand(1, 4).requires_grad_()
+    loss = center_loss(z)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(z.grad, torch.zeros(1, 4))
+
+
+# --- focal loss
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25, [0.2, 0.5, 0.9]])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_is_the_loop(alpha, gamma):
+    logits, target = rand(12, 3), labels(12, 3)
+    total = 0.0
+    for row, y in zip(logits.double().tolist(), target.tolist(), strict=True):
+        p = math.exp(row[y]) / sum(math.exp(v) for v in row)
+        weight = 1.0 if alpha is None else alpha[y] if isinstance(alpha, list) else alpha if y == 0 else 1 - alpha
+        total -= weight * (1 - p) ** gamma * math.log(p)
+    assert FocalLoss(alpha, gamma)(logits, target).item() == pytest.approx(total / 12, rel=1e-5)
+
+
+def test_focal_loss_without_alpha_and_gamma_is_cross_entropy():
+    logits, target = rand(30, 4), labels(30, 4)
+    torch.testing.assert_close(FocalLoss(None, 0)(logits, target), cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_is_finite_at_extreme_logits(gamma):
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]], requires_grad=True)
+    loss = FocalLoss(0.25, gamma)(logits, torch.tensor([0, 0, 1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_loss_can_be_used_again():
+    focal, logits = FocalLoss(0.25), rand(6, 2)
+    first = focal(logits, labels(6, 2))
+    focal(logits[:3], labels(3, 2))
+    assert torch.equal(first, focal(logits, labels(6, 2)))
+
+
+# --- the constraint
+
+
+def constraint(**options) -> MADDRConstraint:
+    torch.manual_seed(0)
+    return MADDRConstraint(16, organ_dim=4, modality_dim=3, num_organs=3, num_modalities=2, **options)
+
+
+def test_each_term_reads_its_own_part_and_its_own_labels():
+    maddr, z, organ, modality = constraint(focal_alpha=None, focal_gamma=0), rand(9, 16), labels(9, 3), labels(9, 2, 1)
+    terms = maddr(z, organ, modality)
+    torch.testing.assert_close(terms["organ"], cross_entropy(maddr.heads["organ"](z[:, :4]), organ))
+    torch.testing.assert_close(terms["modality"], cross_entropy(maddr.heads["modality"](z[:, 4:7]), modality))
+    torch.testing.assert_close(terms["center"], 9 / 8 * z[:, 7:].var(dim=0).mean())
+
+
+def test_total_is_the_weighted_sum():
+    maddr = constraint(organ_weight=2.0, modality_weight=0.5, center_weight=3.0)
+    terms = maddr(rand(9, 16), labels(9, 3), labels(9, 2))
+    torch.testing.assert_close(terms["total"], 2 * terms["organ"] + 0.5 * terms["modality"] + 3 * terms["center"])
+
+
+def test_a_map_of_one_pixel_is_a_vector():
+    maddr, z, organ, modality = constraint(), rand(5, 16), labels(5, 3), labels(5, 2)
+    assert torch.equal(maddr(z, organ, modality)["total"], maddr(z[:, :, None, None], organ, modality)["total"])
+
+
+@pytest.mark.parametrize("name", ["organ", "modality", "center"])
+def test_a_weight_of_zero_leaves_the_term_and_its_head_out(name):
+    maddr = constraint(**{f"{name}_weight": 0.0})
+    terms = maddr(rand(5, 16), labels(5, 3), labels(5, 2))
+    assert set(terms) == {"organ", "modality", "center", "total"} - {name}
+    assert set(maddr.heads) == {"organ", "modality"} - {name}
+    assert set(maddr.predict(rand(5, 16))) == set(maddr.heads)
+
+
+def test_gradients_reach_heads_and_latent_and_labels_stay():
+    maddr, z, organ, modality = constraint(), rand(6, 16).requires_grad_(), labels(6, 3), labels(6, 2)
+    before = organ.clone(), modality.clone()
+    maddr(z, organ, modality)["total"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in maddr.parameters())
+    assert all((z.grad[:, part].abs().sum() > 0) for part in (slice(0, 4), slice(4, 7), slice(7, 16)))
+    assert torch.equal(organ, before[0])
+    assert torch.equal(modality, before[1])
+
+
+def test_training_teaches_both_heads_different_labels():
+    """Lung CT and lung X-ray differ in modality alone, liver CT and lung CT in organ alone."""
+    torch.manual_seed(0)
+    maddr = MADDRConstraint(24)
+    organ, modality = torch.tensor([0, 1, 1]).repeat(40), torch.tensor([0, 0, 1]).repeat(40)
+    z = rand(120, 24) * 0.1
+    z[:, 0] += organ
+    z[:, 10] += modality
+    optimizer = torch.optim.Adam(maddr.parameters(), 0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        maddr(z, organ, modality)["total"].backward()
+        optimizer.step()
+    assert maddr.accuracy(z, organ, modality) == {"organ": 1.0, "modality": 1.0}
+    assert maddr.accuracy(z, modality, organ)["organ"] < 0.7
+    prediction = maddr.predict(z)
+    torch.testing.assert_close(prediction["organ"].sum(dim=1), torch.ones(120))
+    assert torch.equal(prediction["modality"].argmax(dim=1), modality)
+
+
+def test_one_organ_and_one_modality_cost_nothing():
+    maddr = MADDRConstraint(24, num_organs=1, num_modalities=1)
+    zeros = torch.zeros(4, dtype=torch.int64)
+    terms = maddr(rand(4, 24), zeros, zeros)
+    assert terms["organ"] == terms["modality"] == 0
+    assert terms["center"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"organ_dim": 0}, "organ_dim"),
+        ({"organ_dim": 20, "modality_dim": 4}, "content"),
+        ({"num_organs": 0}, "num_organs"),
+        ({"center_weight": -1.0}, "center_weight"),
+    ],
+)
+def test_impossible_constraints_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        MADDRConstraint(24, **options)
+
+
+def test_wrong_inputs_are_refused_with_a_sentence():
+    maddr = constraint()
+    with pytest.raises(ValueError, match=r"z must be \(batch, 16\)"):
+        maddr(rand(5, 12), labels(5, 3), labels(5, 2))
+    with pytest.raises(ValueError, match=r"z must be .* got \(5, 16, 2, 2\)"):
+        maddr(rand(5, 16, 2, 2), labels(5, 3), labels(5, 2))
+    with pytest.raises(ValueError, match="modality must be int64"):
+        maddr(rand(5, 16), labels(5, 3), labels(5, 2).float())
+    with pytest.raises(ValueError, match="organ must be int64"):
+        maddr(rand(5, 16), labels(4, 3), labels(5, 2))
+
+
+# --- pixel losses
+
+
+def test_l1_and_l2_are_the_loops():
+    x, y = rand(3, 2, 4, 4), rand(3, 2, 4, 4, seed=1)
+    l1 = [np.mean([abs(a - b) for a, b in zip(i.flatten().tolist(), j.flatten().tolist(), strict=True)]) for i, j in zip(x, y, strict=True)]
+    l2 = [np.mean([(a - b) ** 2 for a, b in zip(i.flatten().tolist(), j.flatten().tolist(), strict=True)]) for i, j in zip(x, y, strict=True)]
+    for loss, expected in ((L1Loss, l1), (L2Loss, l2)):
+        assert loss("none")(x, y).tolist() == pytest.approx(expected, rel=1e-5)
+        assert loss("mean")(x, y).item() == pytest.approx(np.mean(expected), rel=1e-5)
+        assert loss("sum")(x, y).item() == pytest.approx(np.sum(expected), rel=1e-5)
+        assert loss("pixelwise")(x, y).shape == (3, 2, 4, 4)
+    assert L1Loss("pixelwise")(x, y)[1, 0, 2, 3].item() == pytest.approx(abs(x[1, 0, 2, 3].item() - y[1, 0, 2, 3].item()))
+
+
+def test_l1_with_maddr_adds_the_constraint_to_the_mean_alone():
+    maddr = constraint()
+    x, y, z, organ, modality = rand(6, 1, 8, 8), rand(6, 1, 8, 8, seed=1), rand(6, 16), labels(6, 3), labels(6, 2)
+    loss = L1Loss(maddr=maddr)
+    torch.testing.assert_close(loss(x, y, z, organ, modality), L1Loss()(x, y) + maddr(z, organ, modality)["total"])
+    for reduction in ("none", "sum", "pixelwise"):
+        loss.set_reduction(reduction)
+        assert torch.equal(loss(x, y, z, organ, modality), L1Loss(reduction)(x, y))
+    loss.set_reduction("mean")
+    with pytest.raises(ValueError, match="organ, modality"):
+        loss(x, y)
+    assert {id(p) for p in maddr.parameters()} <= {id(p) for p in loss.parameters()}
+
+
+def test_compose_weighs_its_parts_and_hands_the_constraint_on():
+    maddr = constraint()
+    x, y, extra = rand(6, 3, 8, 8), rand(6, 3, 8, 8, seed=1), (rand(6, 16), labels(6, 3), labels(6, 2))
+    loss = ComposeLoss([(1.0, L2Loss()), (0.1, L1Loss(maddr=maddr))])
+    torch.testing.assert_close(loss(x, y, *extra), L2Loss()(x, y) + 0.1 * (L1Loss()(x, y) + maddr(*extra)["total"]))
+    loss.set_reduction("none")
+    torch.testing.assert_close(loss(x, y), L2Loss("none")(x, y) + 0.1 * L1Loss("none")(x, y))
+    loss.set_reduction("pixelwise")
+    expected = ((x - y) ** 2 + 0.1 * (x - y).abs()).mean(dim=1, keepdim=True)
+    torch.testing.assert_close(loss(x, y), expected)
+
+
+def test_bad_reductions_and_shapes_are_refused():
+    with pytest.raises(ValueError, match="none, sum, mean or pixelwise"):
+        L1Loss("average")
+    with pytest.raises(ValueError, match="alike"):
+        L1Loss()(rand(2, 1, 4, 4), rand(2, 1, 8, 8))
+
+
+# --- perceptual losses
+
+
+@pytest.fixture(scope="module")
+def vgg() -> PerceptualLoss:
+    return RelativePerceptualL1Loss("none", 0, {"r32": 1, "r42": 1}, weights="random:1", feature_statistics="fit")
+
+
+@pytest.fixture
+def fitted(vgg) -> PerceptualLoss:
+    loss = copy.deepcopy(vgg)
+    loss.fit_feature_statistics([rand(4, 1, 32, 32, seed=7)])
+    return loss
+
+
+def test_random_vgg19_is_the_one_that_the_seed_names(vgg):
+    """First weights and sums of the layers as an independent implementation of the same recipe drew them."""
+    convs = [layer for layer in vgg.backbone.layers.values() if isinstance(layer, torch.nn.Conv2d)]
+    assert [(conv.in_channels, conv.out_channels) for conv in convs[:3]] == [(3, 64), (64, 64), (64, 128)]
+    assert len(convs) == 16
+    for conv, first, total in zip(convs, VGG_FIRST, VGG_SUM, strict=False):
+        assert conv.weight.flatten()[0].item() == pytest.approx(first, rel=1e-5)
+        assert conv.weight.double().sum().item() == pytest.approx(total, rel=1e-4)
+
+
+def test_layers_lie_at_the_scales_of_vgg19(vgg):
+    features = vgg.backbone(rand(1, 1, 64, 64), ["c11", "r32", "p3", "r42"])
+    assert {name: tuple(value.shape[1:]) for name, value in features.items()} == {
+        "c11": (64, 64, 64),
+        "r32": (256, 16, 16),
+        "p3": (256, 8, 8),
+        "r42": (512, 8, 8),
+    }
+    assert (features["r32"] >= 0).all()
+    assert (features["c11"] < 0).any(), "the layer after c11 must not write into it"
+
+
+def test_relative_perceptual_l1_is_the_formula(fitted):
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    fitted.set_new_weights(0.5, {"r32": 1.0, "r42": 3.0})
+    terms = []
+    mean, std = np.array([0.485, 0.456, 0.406])[:, None, None], np.array([0.229, 0.224, 0.225])[:, None, None]
+    for i in range(2):
+        a, b = (((image[i].double().numpy() * 0.5 + 0.5).repeat(3, axis=0) - mean) / std for image in (x, y))
+        total = 0.5 * np.abs(a - b).mean() / np.abs(a).mean()
+        for layer, weight in (("r32", 1.0), ("r42", 3.0)):
+            a, b = (fitted.backbone(image[i : i + 1], [layer])[layer][0].double().numpy() for image in (x, y))
+            center = getattr(fitted.statistics, f"mean_{layer}")[0].double().numpy()
+            divisor = getattr(fitted.statistics, f"divisor_{layer}")[0].double().numpy()
+            a, b = (a - center) / divisor, (b - center) / divisor
+            total += weight * np.abs(a - b).mean() / np.abs(a).mean()
+        terms.append(total / 4.5)
+    assert fitted(x, y).tolist() == pytest.approx(terms, rel=1e-4)
+
+
+def test_plain_perceptual_loss_is_squared_and_neither_normalised_nor_relative():
+    loss = PerceptualLoss("none", 0, {"r22": 2.0}, weights="random:3")
+    x, y = rand(2, 1, 16, 16), rand(2, 1, 16, 16, seed=1)
+    a, b = (loss.backbone(image, ["r22"])["r22"].double() for image in (x, y))
+    torch.testing.assert_close(loss(x, y).double(), ((a - b) ** 2).mean(dim=(1, 2, 3)), rtol=1e-5, atol=0)
+    assert loss.statistics is None
+
+
+def test_feature_statistics_are_mean_and_deviation_over_all_images(fitted, vgg):
+    images = rand(4, 1, 32, 32, seed=7)
+    in_parts = copy.deepcopy(vgg)
+    in_parts.fit_feature_statistics([images[:1], images[1:]])
+    features = fitted.backbone(images, ["r32"])["r32"].double()
+    for loss in (fitted, in_parts):
+        torch.testing.assert_close(loss.statistics.mean_r32.double(), features.mean(dim=(0, 2, 3), keepdim=True), rtol=1e-4, atol=1e-5)
+        deviation = features.std(dim=(0, 2, 3), correction=0, keepdim=True)
+        dead = deviation < 0.01 * deviation.mean()
+        assert dead.any(), "some channels never fire on these images: the case that must not divide by zero"
+        torch.testing.assert_close(loss.statistics.divisor_r32.double()[~dead], deviation[~dead], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loss.statistics.divisor_r32.double()[dead], (0.01 * deviation.mean()).expand(int(dead.sum())))
+
+
+def test_statistics_travel_in_the_state_dict_and_the_backbone_does_not(fitted, vgg):
+    state = fitted.state_dict()
+    assert set(state) == {f"statistics.{kind}_{layer}" for kind in ("mean", "divisor") for layer in ("r32", "r42")}
+    restored = copy.deepcopy(vgg)
+    restored.load_state_dict(state)
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    assert torch.equal(restored(x, y), fitted(x, y))
+
+
+def test_statistics_of_the_authors_file(tmp_path, vgg):
+    values = {layer: (rand(1, c, 1, 1), rand(1, c, 1, 1, seed=1).abs() + 1) for layer, c in (("r32", 256), ("r42", 512), ("r12", 64))}
+    torch.save(values, tmp_path / "mean_var.pt")
+    loss = RelativePerceptualL1Loss("none", 0, {"r32": 1}, weights="random:1", feature_statistics=str(tmp_path / "mean_var.pt"))
+    assert torch.equal(loss.statistics.mean_r32, values["r32"][0])
+    assert torch.equal(loss.statistics.divisor_r32, values["r32"][1])
+    with pytest.raises(BackboneError, match="no feature statistics of layer 'r22'"):
+        RelativePerceptualL1Loss("none", 0, {"r22": 1}, weights="random:1", feature_statistics=str(tmp_path / "mean_var.pt"))
+
+
+def test_unknown_statistics_are_an_error_not_a_guess(vgg):
+    with pytest.raises(BackboneError, match="fit_feature_statistics"):
+        vgg(rand(1, 1, 32, 32), rand(1, 1, 32, 32))
+
+
+def test_the_backbone_is_frozen_and_gradients_pass_through_it(fitted):
+    y = rand(2, 1, 32, 32, seed=1).requires_grad_()
+    fitted.train()
+    fitted.set_reduction("mean")
+    fitted(rand(2, 1, 32, 32), y).backward()
+    assert y.grad.abs().sum() > 0
+    assert not any(parameter.requires_grad for parameter in fitted.backbone.parameters())
+    assert list(fitted.parameters()) == []
+    assert not fitted.backbone.training
+
+
+def test_the_map_averages_to_the_score_where_a_pixel_is_a_feature(fitted):
+    fitted.set_new_weights(1.0, {})
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    score = fitted(x, y)
+    fitted.set_reduction("pixelwise")
+    anomaly_map = fitted(x, y)
+    assert anomaly_map.shape == (2, 1, 32, 32)
+    torch.testing.assert_close(anomaly_map.mean(dim=(1, 2, 3)), score)
+
+
+def test_the_map_of_a_layer_shows_where_the_difference_is(fitted):
+    x = rand(1, 1, 64, 64)
+    y = x.clone()
+    y[..., :16, 40:] = 0
+    fitted.set_reduction("pixelwise")
+    anomaly_map = fitted(x, y)[0, 0]
+    assert anomaly_map[:16, 44:].mean() > 5 * anomaly_map[40:, :20].mean()
+
+
+def test_efficientnet_lite0_has_its_imagenet_weights():
+    loss = PerceptualLoss("none", backbone="efficientnet_lite0")
+    assert loss.feature_weights == {"b2": 1.0, "b4": 1.0}
+    features = loss.backbone(torch.zeros(1, 1, 64, 64), ["b2", "b4"])
+    assert features["b2"].shape == (1, 24, 16, 16)
+    assert features["b4"].shape == (1, 40, 8, 8)
+    random = PerceptualLoss("none", backbone="efficientnet_lite0", weights="random:0")
+    assert not torch.allclose(random.backbone(torch.zeros(1, 1, 64, 64), ["b2"])["b2"], features["b2"])
+
+
+@pytest.mark.parametrize("backbone", ["vgg19", "efficientnet_lite0"])
+def test_random_weights_follow_the_seed_and_leave_the_generator_alone(backbone):
+    before = torch.get_rng_state()
+    one, same, other = (PerceptualLoss(backbone=backbone, weights=f"random:{seed}", feature_weights=None) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    x = rand(1, 1, 32, 32)
+    layer = next(iter(one.feature_weights))
+    first, again, different = (loss.backbone(x, [layer])[layer] for loss in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, different)
+
+
+def test_weights_from_a_file(tmp_path, vgg):
+    convs = [layer for layer in vgg.backbone.layers.values() if isinstance(layer, torch.nn.Conv2d)]
+    state = {f"features.{i}.{name}": value for i, conv in enumerate(convs) for name, value in conv.state_dict().items()}
+    torch.save({**state, "classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
+    loss = PerceptualLoss(backbone="vgg19", weights=str(tmp_path / "vgg.pth"), feature_weights={"r42": 1})
+    x = rand(1, 1, 32, 32)
+    assert torch.equal(loss.backbone(x, ["r42"])["r42"], vgg.backbone(x, ["r42"])["r42"])
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(BackboneError, match="other.pth"):
+        PerceptualLoss(weights=str(tmp_path / "other.pth"))
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(BackboneError, match="broken.pth"):
+        PerceptualLoss(weights=str(tmp_path / "broken.pth"))
+
+
+def test_what_cannot_be_had_is_said_with_the_choices(monkeypatch):
+    with pytest.raises(BackboneError, match="vgg19, efficientnet_lite0"):
+        PerceptualLoss(backbone="vgg16")
+    with pytest.raises(BackboneError, match="the layers are c11, r11"):
+        PerceptualLoss(feature_weights={"r39": 1}, weights="random:0")
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models.VGG19_Weights.get_state_dict", offline)
+    with pytest.raises(BackboneError, match="no route to host.*efficientnet_lite0.*random:SEED") as caught:
+        PerceptualLoss(backbone="vgg19")
+    assert "\n" not in str(caught.value)
+
+
+def test_bfloat16_backbone_keeps_the_loss(fitted):
+    x, y = rand(4, 1, 32, 32), rand(4, 1, 32, 32, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = fitted(x, y)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, fitted(x, y), rtol=0.02, atol=0)
+
+
+# --- the file alone
+
+
+def test_the_file_works_alone_in_an_empty_folder(tmp_path):
+    shutil.copy(rec_losses.__file__, tmp_path / "rec_losses.py")
+    program = (
+        "import sys, torch, rec_losses as r\n"
+        "m = r.MADDRConstraint(128)\n"
+        "z, o = torch.randn(4, 128, 1, 1), torch.tensor([0, 1, 1, 0])\n"
+        "x = torch.randn(4, 1, 8, 8)\n"
+        "r.L1Loss(maddr=m)(x, -x, z, o, o).backward()\n"
+        "r.RECONSTRUCTION_LOSSES[r.ReconstructionLossType['l2']]('none')(x, x)\n"
+        "print(sorted({n.split('.')[0] for n in sys.modules} & {'anomaly_detection', 'torchvision', 'efficientnet_lite_pytorch', 'yaml'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{program}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_every_name_in_a_dpa_config_has_a_class():
+    assert set(rec_losses.RECONSTRUCTION_LOSSES) == set(ReconstructionLossType)

@@ -1,0 +1,107 @@
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from anomaly_detection.config import Layer, build, parse_override, read_layers, to_plain
+from anomaly_detection.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    width: int = 8
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outer:
+    lr: float
+    kind: Literal["wide", "narrow"] = "wide"
+    dims: list[int] = field(default_factory=list)
+    inner: Inner = Inner()
+    limit: int | None = None
+    flag: bool = False
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ValueError(f"lr must be above 0, not {self.lr}")
+
+
+def settings(*overrides: str, **values) -> Outer:
+    return build(Outer, [Layer("a.yaml", {"lr": 0.1, **values}), *map(parse_override, overrides)])
+
+
+def test_overrides_win_and_nested_groups_merge():
+    got = settings("inner.width=4", "lr=1e-3", "dims=[1, 2]", inner={"weights": {"a": 1}})
+    assert got == Outer(lr=0.001, dims=[1, 2], inner=Inner(4, {"a": 1.0}))
+
+
+def test_a_mapping_is_replaced_not_merged():
+    assert settings("inner.weights={b: 2}", inner={"weights": {"a": 1}}).inner.weights == {"b": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("lr=abc", ["--set lr=abc", "lr", "a number", "'abc'"]),
+        ("lrr=1", ["lrr", "did you mean lr?"]),
+        ("inner.widht=1", ["inner.widht", "did you mean width?"]),
+        ("inner=3", ["inner", "group of keys", "3"]),
+        ("limit=1.5", ["limit", "a whole number or null", "1.5"]),
+        ("limit=true", ["limit", "whole number"]),
+        ("flag=1", ["flag", "true or false"]),
+        ("kind=wied", ["kind", "wide, narrow", "did you mean wide?"]),
+        ("dims=[1, x]", ["dims[1]", "whole number", "'x'"]),
+        ("lr=-1", ["--set lr=-1", "lr must be above 0"]),
+        ("inner.weights={a: b}", ["inner.weights.a", "a number"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_place_and_remedy(override, parts):
+    with pytest.raises(UserError) as caught:
+        settings(override)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_an_error_names_the_file_that_set_the_value(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("lr: high\n")
+    (tmp_path / "lits.yaml").write_text("extends: base.yaml\nlimit: 3\n")
+    with pytest.raises(UserError, match=r"base\.yaml: lr: expected a number, got 'high'"):
+        build(Outer, read_layers(tmp_path / "lits.yaml"))
+
+
+def test_extends_lays_the_file_over_its_base(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("lr: 1\nlimit: 2\n")
+    (tmp_path / "lits.yaml").write_text("extends: base.yaml\nlimit: 3\n")
+    assert build(Outer, read_layers(tmp_path / "lits.yaml")) == Outer(lr=1.0, limit=3)
+
+
+def test_extending_oneself_is_refused(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(UserError, match="extends itself"):
+        read_layers(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [1\n", "lr: 1\nlr: 2\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"a\.yaml"):
+        read_layers(tmp_path / "a.yaml")
+
+
+def test_missing_key_and_missing_file():
+    with pytest.raises(UserError, match="lr is missing"):
+        build(Outer, [Layer("a.yaml", {})])
+    with pytest.raises(UserError, match="no such file"):
+        read_layers(Path("nowhere.yaml"))
+
+
+def test_plain_settings_build_the_same_settings_again():
+    got = settings("inner.width=4", "limit=7")
+    assert build(Outer, [Layer("copy", to_plain(got))]) == got
+    assert dataclasses.replace(got, limit=8) != got

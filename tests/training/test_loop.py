@@ -1,0 +1,166 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from anomaly_detection.errors import UserError
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.loop import train, validate
+from anomaly_detection.training.reproducibility import seed_everything
+from tests.toy import ToyBaseline, toy_images, toy_settings
+
+
+def run(folder: Path, stop_at: int | None = None, maddr: bool = True, **options) -> ToyBaseline:
+    """Train the toy in a folder; with `stop_at` die in that call of training_step, as a killed process would."""
+    settings = toy_settings(**options)
+    seed_everything(settings.seed)
+    baseline = ToyBaseline(settings, MADDRConstraint(24) if maddr else None)
+    if stop_at is not None:
+        step, calls = baseline.training_step, []
+
+        def dying(*arguments):
+            calls.append(1)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        baseline.training_step = dying
+    train(baseline, toy_images(30), toy_images(9, seed=1), settings, folder)
+    return baseline
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "log.csv", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def assert_same_weights(one: torch.nn.Module, other: torch.nn.Module) -> None:
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(tmp_path):
+    one = run(tmp_path / "one")
+    assert_same_weights(one, run(tmp_path / "two"))
+    other = run(tmp_path / "three", seed=1)
+    assert not torch.equal(one.encoder.weight, other.encoder.weight)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 8, 9, 14, 18, 19, 20])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, stop_at):
+    """20 steps in two phases, a checkpoint every other step: also across phases, at their ends, before the first and after the last checkpoint."""
+    options = {"warm_up": 8, "iterations": 12}
+    whole = run(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=stop_at, **options)
+    resumed = run(tmp_path / "cut", **options)
+    assert_same_weights(whole, resumed)
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+
+
+def test_a_killed_process_continues_to_the_same_weights(tmp_path):
+    """SIGKILL in the middle of training, from outside: no handler, no cleaning up."""
+    program = (
+        "import sys, pathlib\n"
+        "from tests.training.test_loop import run\n"
+        "run(pathlib.Path(sys.argv[1]), iterations=3000, val_iter=500, log_iter=500, sample_iter=3000, checkpoint_iter=50)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "killed")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    while process.poll() is None and not (checkpoint.exists() and load_checkpoint(checkpoint)["state"]["iteration"] > 100):
+        pass
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    options = {"iterations": 3000, "val_iter": 500, "log_iter": 500, "sample_iter": 3000, "checkpoint_iter": 50}
+    resumed = run(tmp_path / "killed", **options)
+    assert_same_weights(resumed, run(tmp_path / "whole", **options))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = run(tmp_path)
+    again = run(tmp_path, stop_at=1)
+    assert_same_weights(first, again)
+
+
+def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
+    """A learning rate that grows out of bounds: the end is worse than the middle."""
+    baseline = run(tmp_path, iterations=40, lr=0.02, lr_step=2, lr_gamma=1.5)
+    losses = {int(row["iteration"]): float(row["val_loss"]) for row in log_of(tmp_path) if row["val_loss"]}
+    best = min(losses, key=losses.get)
+    assert best < 40
+    assert validate(baseline, toy_images(9, seed=1))["val_loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["state"]["best"]["iteration"] == best
+
+
+def test_patience_ends_training(tmp_path):
+    run(tmp_path, iterations=400, lr=0.02, lr_step=2, lr_gamma=1.5, early_stopping_patience=2)
+    rows = [row for row in log_of(tmp_path) if row["val_loss"]]
+    losses = [float(row["val_loss"]) for row in rows]
+    assert int(rows[-1]["iteration"]) < 400
+    assert losses.index(min(losses)) == len(losses) - 1 - 3, "ends at the first validation more than two after the best"
+
+
+def test_learning_rate_falls_in_steps(tmp_path):
+    run(tmp_path, iterations=12, lr=0.01, lr_step=5, lr_gamma=0.5)
+    rates = {int(row["iteration"]): float(row["lr"]) for row in log_of(tmp_path)}
+    assert (rates[4], rates[6], rates[12]) == (0.01, 0.005, 0.0025)
+
+
+def test_the_log_holds_means_of_the_losses_and_validation_accuracies(tmp_path):
+    run(tmp_path)
+    rows = log_of(tmp_path)
+    assert [int(row["iteration"]) for row in rows] == [2, 3, 4, 6, 8, 9, 10, 12]
+    for name in ("rec", "maddr_organ", "maddr_modality", "maddr_center", "organ_accuracy", "modality_accuracy"):
+        assert all(row[name] for row in rows)
+    assert all(0 <= float(row["val_organ_accuracy"]) <= 1 for row in rows if row["val_loss"])
+    assert [row["iteration"] for row in rows if row["val_loss"]] == ["4", "8", "12"]
+
+
+def test_without_maddr_nothing_of_it_is_logged(tmp_path):
+    run(tmp_path, maddr=False)
+    assert not [name for name in log_of(tmp_path)[0] if "maddr" in name or "accuracy" in name]
+
+
+def test_samples_show_images_above_reconstructions(tmp_path):
+    run(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["main_000006.png", "main_000012.png"]
+    with Image.open(tmp_path / "samples" / "main_000012.png") as picture:
+        assert picture.size == (8 * 10 + 2, 2 * 10 + 2)
+
+
+def test_a_loss_that_is_no_number_ends_with_one_line_and_keeps_the_checkpoint(tmp_path):
+    settings = toy_settings(iterations=12)
+    baseline = ToyBaseline(settings)
+    step, calls = baseline.training_step, []
+
+    def diverging(*arguments):
+        calls.append(1)
+        losses = step(*arguments)
+        return {"rec": losses["rec"] * float("nan")} if len(calls) == 7 else losses
+
+    baseline.training_step = diverging
+    with pytest.raises(UserError, match=r"rec became nan by iteration 8 of main; lower lr .*last good weights") as caught:
+        train(baseline, toy_images(30), toy_images(9), settings, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["state"]["iteration"] == 6
+
+
+def test_heads_move_and_learn_on_the_validation_images(tmp_path):
+    seed_everything(0)
+    fresh = MADDRConstraint(24).state_dict()
+    baseline = run(tmp_path, iterations=600, lr_step=300, val_iter=300, log_iter=300, checkpoint_iter=600)
+    for name, weights in baseline.maddr.state_dict().items():
+        assert not torch.equal(weights, fresh[name])
+    result = validate(baseline, toy_images(60, seed=5))
+    assert result["val_organ_accuracy"] > 0.98
+    assert result["val_modality_accuracy"] > 0.98

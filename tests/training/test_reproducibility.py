@@ -1,0 +1,34 @@
+from collections import Counter
+
+import torch
+
+from anomaly_detection.training.reproducibility import ShuffledIndices, random_state, seed_everything, set_random_state
+
+
+def test_every_image_is_seen_equally_often():
+    indices = ShuffledIndices(10, seed=0)
+    drawn = torch.cat([indices.take(4) for _ in range(15)]).tolist()
+    assert Counter(drawn) == {i: 6 for i in range(10)}
+    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    assert Counter(ShuffledIndices(3, seed=0).take(7).tolist()).most_common()[-1][1] == 2
+
+
+def test_the_stream_continues_from_its_position():
+    whole = ShuffledIndices(10, seed=3)
+    first, rest = whole.take(17), whole.take(26)
+    assert torch.equal(ShuffledIndices(10, seed=3, position=17).take(26), rest)
+    assert not torch.equal(ShuffledIndices(10, seed=4).take(17), first)
+
+
+def test_the_random_state_comes_back():
+    seed_everything(1)
+    torch.randn(3)
+    state = random_state()
+    expected = torch.randn(5)
+    torch.randn(2)
+    set_random_state(state)
+    assert torch.equal(torch.randn(5), expected)
