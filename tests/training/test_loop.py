@@ -71,7 +71,7 @@ def test_a_killed_process_continues_to_the_same_weights(tmp_path):
     program = (
         "import sys, pathlib\n"
         "from tests.training.test_loop import run\n"
-        "run(pathlib.Path(sys.argv[1]), iterations=3000, val_iter=500, log_iter=500, sample_iter=3000, checkpoint_iter=50)\n"
+        "run(pathlib.Path(sys.argv[1]), iterations=1000, val_iter=250, log_iter=250, sample_iter=1000, checkpoint_iter=50)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "killed")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -81,7 +81,7 @@ def test_a_killed_process_continues_to_the_same_weights(tmp_path):
         pass
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
-    options = {"iterations": 3000, "val_iter": 500, "log_iter": 500, "sample_iter": 3000, "checkpoint_iter": 50}
+    options = {"iterations": 1000, "val_iter": 250, "log_iter": 250, "sample_iter": 1000, "checkpoint_iter": 50}
     resumed = run(tmp_path / "killed", **options)
     assert_same_weights(resumed, run(tmp_path / "whole", **options))
 

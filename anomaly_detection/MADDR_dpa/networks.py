@@ -1,0 +1,408 @@
+"""Encoder, decoder and discriminator of the Deep Perceptual Autoencoder (DPA): one network for all resolutions that it is grown through.
+
+Parameters have the names of the authors' checkpoints; the number in a name is the size of the feature maps there.
+
+Sources: DPA: Shvetsova et al., Anomaly Detection in Medical Imaging with Deep Perceptual Autoencoders, IEEE Access 2021. Residual blocks:
+He et al., Identity Mappings in Deep Residual Networks, ECCV 2016. `regular`, fade-in, weight scale, minibatch stddev: Karras et al.,
+Progressive Growing of GANs, ICLR 2018.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2  # of every leaky ReLU
+
+
+@dataclass(frozen=True)
+class _NetworkSettings:
+    type: Literal["residual18", "residual9", "regular"]
+    inner_dims: list[int]
+    norm: Literal["none", "bn", "in", "pixel"] = "none"
+    pad_type: Literal["zero", "reflect"] = "zero"
+    use_wscale: bool = False
+
+    def __post_init__(self):
+        if not self.inner_dims or min(self.inner_dims) < 1:
+            raise ValueError(f"inner_dims must be numbers of channels, each at least 1, not {self.inner_dims}")
+
+
+@dataclass(frozen=True)
+class EncoderSettings(_NetworkSettings):
+    """What an encoder, or a discriminator, is made of.
+
+    Attributes:
+        type: pre-activation residual blocks, two (residual18) or one (residual9) a resolution; or plain convolutions (regular).
+        inner_dims: channels, from large maps to small: the last entry is that of the smallest, the one before of those twice as large.
+        norm: batch, instance or pixel norm, inside residual blocks, or after the hidden convolutions of `regular`.
+        pad_type: of the 3 x 3 convolutions.
+        use_wscale: keep weights at unit size and scale the output (`regular` alone; the residual types take no notice).
+        pool: how `regular` halves maps; the residual types average.
+        use_mbstddev: tell `regular` how much the images of a batch differ.
+
+    Raises:
+        ValueError: a channel number below 1, or minibatch stddev in a residual network.
+    """
+
+    pool: Literal["avg", "max"] = "avg"
+    use_mbstddev: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.use_mbstddev and self.type != "regular":
+            raise ValueError(f"use_mbstddev needs the type regular, not {self.type}")
+
+
+@dataclass(frozen=True)
+class DecoderSettings(_NetworkSettings):
+    """What a decoder is made of; as `EncoderSettings`, but inner_dims goes from small maps to large: the first is that of the smallest.
+
+    Attributes:
+        normalize_latents: pixel norm of the latent (`regular` alone; the residual types take no notice).
+        upsample_mode: how `regular` doubles maps (residual blocks repeat pixels), and any type the low-resolution image of a fade-in.
+
+    Raises:
+        ValueError: a channel number below 1.
+    """
+
+    normalize_latents: bool = False
+    upsample_mode: Literal["nearest", "bilinear"] = "nearest"
+
+
+class Encoder(nn.Module):
+    """Images to latents: in at a resolution, halve down to the smallest maps, to the latent. With a latent of 1 x 1 x 1, a discriminator.
+
+    Args:
+        settings: what it is made of.
+        image_dim: channels of the images.
+        latent_dim, latent_res: the latent is (B, latent_dim, latent_res, latent_res); latent_res is 1 or a power of two from 4 on.
+        max_resolution: that of the fully grown network, a power of two; inner_dims reaches to it.
+        resolutions: those at which images enter, powers of two up to max_resolution; blocks exist up to the largest.
+
+    Raises:
+        ValueError: settings that no network can have; the message starts with the name of one.
+    """
+
+    def __init__(
+        self, settings: EncoderSettings, image_dim: int, latent_dim: int, latent_res: int, max_resolution: int, resolutions: Sequence[int]
+    ):
+        super().__init__()
+        channels = _channels(settings.inner_dims[::-1], latent_res, max_resolution)
+        if settings.type == "regular" and settings.norm == "in" and latent_res == 1:
+            raise ValueError("norm in needs a latent_res above 1 in a regular encoder, a 1 x 1 map has no spread to normalise")
+        self.image_dim = image_dim
+        self.smallest = min(channels)
+        self.resolutions = _check_resolutions(resolutions, channels)
+        blocks = _BLOCKS[settings.type](settings, channels, image_dim, latent_dim, latent_res)
+        self.model = nn.ModuleDict({f"preprocess_res_{r}": blocks.from_image(r) for r in self.resolutions})
+        for r in reversed(_resolutions(2 * self.smallest, self.resolutions[-1])):
+            self.model[f"res_{r}"] = blocks.down(r)
+        self.model[f"res_{self.smallest}"] = blocks.to_latent()
+
+    def forward(self, x: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
+        """Latents (B, latent_dim, latent_res, latent_res) of images.
+
+        Args:
+            x: (B, image_dim, R, R).
+            resolution: R, one of `resolutions`; None for the largest.
+            fade: in [0, 1], the weight of the path from R; the rest, if any, is that of the path from the image averaged to R/2.
+
+        Raises:
+            ValueError: images of another shape, or a resolution or fade that the network does not have.
+        """
+        resolution = _check_stage(self.resolutions, resolution, fade)
+        _check_shape("images", x, (self.image_dim, resolution, resolution))
+        h = self.model[f"preprocess_res_{resolution}"](x)
+        for r in reversed(_resolutions(self.smallest, resolution)):
+            h = self.model[f"res_{r}"](h)
+            if r == resolution and fade < 1:
+                h = _mix(self.model[f"preprocess_res_{r // 2}"](F.avg_pool2d(x, 2)), h, fade)
+        return h
+
+
+class Decoder(nn.Module):
+    """Latents to images: from the latent, double up to a resolution, out without an activation.
+
+    Args:
+        settings, image_dim, latent_dim, latent_res, max_resolution: as in `Encoder`.
+        resolutions: those at which images leave.
+
+    Raises:
+        ValueError: settings that no network can have; the message starts with the name of one.
+    """
+
+    def __init__(
+        self, settings: DecoderSettings, image_dim: int, latent_dim: int, latent_res: int, max_resolution: int, resolutions: Sequence[int]
+    ):
+        super().__init__()
+        channels = _channels(settings.inner_dims, latent_res, max_resolution)
+        first = settings.inner_dims[0]
+        if settings.type != "regular" and latent_res > 1 and latent_dim != first:
+            raise ValueError(f"latent_dim {latent_dim} must equal inner_dims[0], {first}, in a residual decoder of latent_res {latent_res}")
+        self.latent_shape = (latent_dim, latent_res, latent_res)
+        self.smallest = min(channels)
+        self.resolutions = _check_resolutions(resolutions, channels)
+        self.upsample_mode = settings.upsample_mode
+        blocks = _BLOCKS[settings.type](settings, channels, image_dim, latent_dim, latent_res)
+        self.model = nn.ModuleDict({f"res_{self.smallest}": blocks.from_latent()})
+        for r in _resolutions(2 * self.smallest, self.resolutions[-1]):
+            self.model[f"res_{r}"] = blocks.up(r)
+        for r in self.resolutions:
+            self.model[f"postprocess_res_{r}"] = blocks.to_image(r)
+
+    def forward(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
+        """Images (B, image_dim, R, R) of latents.
+
+        Args:
+            z: (B, latent_dim, latent_res, latent_res).
+            resolution: R, one of `resolutions`; None for the largest.
+            fade: in [0, 1], the weight of the image at R; the rest, if any, is that of the image at R/2, doubled.
+
+        Raises:
+            ValueError: latents of another shape, or a resolution or fade that the network does not have.
+        """
+        resolution = _check_stage(self.resolutions, resolution, fade)
+        _check_shape("latents", z, self.latent_shape)
+        below, h = None, z
+        for r in _resolutions(self.smallest, resolution):
+            below, h = h, self.model[f"res_{r}"](h)
+        image = self.model[f"postprocess_res_{resolution}"](h)
+        if fade < 1:
+            low = self.model[f"postprocess_res_{resolution // 2}"](below)
+            image = _mix(F.interpolate(low, scale_factor=2, mode=self.upsample_mode), image, fade)
+        return image
+
+
+def translate_fade_in(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+    """The state dict of an authors' encoder or decoder under our names, and its fade: 1 where it was not fading a resolution in."""
+    translated = {}
+    for key, value in state.items():
+        path = next((path for path in ("model.concat.layer1.", "model.concat.layer2.") if key.startswith(path)), "model.")
+        translated["model." + key.removeprefix(path)] = value
+    fade = translated.pop("model.fadein._alpha", torch.ones(1))
+    return translated, fade.item()
+
+
+# --- Settings and stages --------------------------------------------------------------------------------------------------------------
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+def _resolutions(first: int, last: int) -> list[int]:
+    """first, 2 first, 4 first, ... up to last."""
+    return [first << i for i in range((last // first).bit_length())]
+
+
+def _channels(inner_dims: Sequence[int], latent_res: int, max_resolution: int) -> dict[int, int]:
+    """{resolution: channels} from the smallest maps to those of max_resolution; inner_dims starts with the smallest."""
+    if latent_res != 1 and not (_is_power_of_two(latent_res) and latent_res >= 4):
+        raise ValueError(f"latent_res must be 1 or a power of two from 4 on, not {latent_res}")
+    smallest = max(4, latent_res)
+    if not _is_power_of_two(max_resolution) or max_resolution < smallest:
+        raise ValueError(f"max_resolution must be a power of two from {smallest} on, not {max_resolution}")
+    resolutions = _resolutions(smallest, max_resolution)
+    if len(inner_dims) < len(resolutions):
+        raise ValueError(f"inner_dims needs {len(resolutions)} entries from {smallest} to {max_resolution} pixels, has {len(inner_dims)}")
+    return dict(zip(resolutions, inner_dims, strict=False))
+
+
+def _check_resolutions(resolutions: Sequence[int], channels: Mapping[int, int]) -> list[int]:
+    if not resolutions or not set(resolutions) <= set(channels):
+        raise ValueError(f"resolutions must be some of {', '.join(map(str, channels))}, not {list(resolutions)}")
+    return sorted(set(resolutions))
+
+
+def _check_stage(resolutions: Sequence[int], resolution: int | None, fade: float) -> int:
+    """The resolution to work at; images can enter or leave there, and in a fade-in at half of it."""
+    resolution = resolutions[-1] if resolution is None else resolution
+    if not 0 <= fade <= 1:
+        raise ValueError(f"fade must be in [0, 1], not {fade}")
+    for needed in [resolution] if fade == 1 else [resolution, resolution // 2]:
+        if needed not in resolutions:
+            raise ValueError(f"resolution {needed} is not one of those of this network, {', '.join(map(str, resolutions))}")
+    return resolution
+
+
+def _check_shape(what: str, x: Tensor, expected: tuple[int, ...]) -> None:
+    if x.ndim != 4 or x.shape[1:] != expected:
+        raise ValueError(f"{what} must be (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+
+
+def _mix(low: Tensor, high: Tensor, fade: float) -> Tensor:
+    return (1 - fade) * low + fade * high
+
+
+# --- Layers ---------------------------------------------------------------------------------------------------------------------------
+
+
+class _PixelNorm(nn.Module):
+    """Each pixel's channels to root mean square 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
+
+
+class _MinibatchStddev(nn.Module):
+    """Adds a channel with the mean over channels and pixels of the standard deviation over the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In eval mode an image is a batch of its own, without spread: its score must not depend on the images it is scored with.
+        variance = x.var(dim=0, correction=0) if self.training else x.new_zeros(x.shape[1:])
+        spread = (variance + 1e-8).sqrt().mean()
+        return torch.cat([x, spread.expand(x.shape[0], 1, *x.shape[2:])], dim=1)
+
+
+class _ScaledConv2d(nn.Conv2d):
+    """Holds its weights at root mean square 1 and scales them in use, so that Adam changes those of all layers by the same share."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def take_scale(self) -> None:
+        """Move the present size of the weights into the scale."""
+        self.scale.copy_(self.weight.square().mean().sqrt())
+        self.weight.div_(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+
+
+_NORMS = {"bn": nn.BatchNorm2d, "in": nn.InstanceNorm2d, "pixel": lambda channels: _PixelNorm()}
+
+
+def _norm(settings: _NetworkSettings, channels: int) -> list[nn.Module]:
+    return [] if settings.norm == "none" else [_NORMS[settings.norm](channels)]
+
+
+class _Conv(nn.Module):
+    """Convolution, [norm], [leaky ReLU]; biases start as PyTorch has them."""
+
+    def __init__(
+        self, settings: _NetworkSettings, in_dim: int, out_dim: int, kernel: int, padding: int, active: bool = False, normed: bool = False
+    ):
+        super().__init__()
+        reflects = settings.pad_type == "reflect" and kernel == 3
+        scales = settings.type == "regular" and settings.use_wscale
+        conv = (_ScaledConv2d if scales else nn.Conv2d)(in_dim, out_dim, kernel, padding=0 if reflects else padding)
+        if settings.type == "regular":
+            nn.init.xavier_uniform_(conv.weight, nn.init.calculate_gain("leaky_relu", SLOPE) if active else 1)
+        else:
+            nn.init.kaiming_normal_(conv.weight, SLOPE, "fan_out", "leaky_relu")
+        if scales:
+            conv.take_scale()
+        pads = [nn.ReflectionPad2d(padding)] if reflects else []
+        norms = _norm(settings, out_dim) if normed else []
+        self.model = nn.Sequential(*pads, conv, *norms, *([nn.LeakyReLU(SLOPE)] if active else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class _ResidualBlock(nn.Module):
+    """[norm], LReLU, [resize], 3 x 3, [norm], LReLU, 3 x 3; added to it the raw input, [resized], [by 1 x 1 to out_dim]."""
+
+    def __init__(self, settings: _NetworkSettings, in_dim: int, out_dim: int, *resize: nn.Module):
+        super().__init__()
+        convs = _Conv(settings, in_dim, out_dim, 3, 1, active=True, normed=True), _Conv(settings, out_dim, out_dim, 3, 1)
+        self.model = nn.Sequential(*_norm(settings, in_dim), nn.LeakyReLU(SLOPE), *resize, *convs)
+        shortcut = [*resize] if in_dim == out_dim else [*resize, _Conv(settings, in_dim, out_dim, 1, 0)]
+        self.skipcon = shortcut[0] if len(shortcut) == 1 else nn.Sequential(*shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skipcon(x) + self.model(x)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What stands at the places of a network; `innermost` is the number of channels of the smallest maps."""
+
+    settings: Any
+    channels: Mapping[int, int]
+    image_dim: int
+    latent_dim: int
+    latent_res: int
+
+    @property
+    def innermost(self) -> int:
+        return self.channels[min(self.channels)]
+
+
+class _ResidualBlocks(_Blocks):
+    def _and_same(self, first: nn.Module, channels: int, count: int) -> nn.Module:
+        """The first, and then `count` blocks of the same size; residual9 has one less."""
+        if self.settings.type == "residual9":
+            count -= 1
+        return nn.Sequential(first, *(_ResidualBlock(self.settings, channels, channels) for _ in range(count)))
+
+    def _at_latent(self, in_dim: int, out_dim: int, padding: int) -> nn.Module:
+        if self.latent_res > 1:
+            return _ResidualBlock(self.settings, in_dim, out_dim)
+        return nn.Sequential(nn.LeakyReLU(SLOPE), _Conv(self.settings, in_dim, out_dim, 4, padding))
+
+    def from_image(self, resolution: int) -> nn.Module:
+        channels = self.channels[resolution]
+        return self._and_same(_Conv(self.settings, self.image_dim, channels, 3, 1), channels, count=2)
+
+    def down(self, resolution: int) -> nn.Module:
+        above, channels = self.channels[resolution], self.channels[resolution // 2]
+        return self._and_same(_ResidualBlock(self.settings, above, channels, nn.AvgPool2d(2)), channels, count=1)
+
+    def to_latent(self) -> nn.Module:
+        return self._at_latent(self.innermost, self.latent_dim, padding=0)
+
+    def from_latent(self) -> nn.Module:
+        return self._at_latent(self.latent_dim, self.innermost, padding=3)
+
+    def up(self, resolution: int) -> nn.Module:
+        below, channels = self.channels[resolution // 2], self.channels[resolution]
+        return self._and_same(_ResidualBlock(self.settings, below, channels, nn.Upsample(scale_factor=2)), channels, count=1)
+
+    def to_image(self, resolution: int) -> nn.Module:
+        return nn.Sequential(nn.LeakyReLU(SLOPE), _Conv(self.settings, self.channels[resolution], self.image_dim, 3, 1))
+
+
+class _RegularBlocks(_Blocks):
+    def _hidden(self, in_dim: int, out_dim: int, kernel: int = 3, padding: int = 1) -> nn.Module:
+        return _Conv(self.settings, in_dim, out_dim, kernel, padding, active=True, normed=True)
+
+    def _above(self, resolution: int) -> int:
+        """Channels that maps come to a resolution with: those of the resolution above, where there is one."""
+        return self.channels[min(2 * resolution, max(self.channels))]
+
+    def from_image(self, resolution: int) -> nn.Module:
+        return _Conv(self.settings, self.image_dim, self._above(resolution), 1, 0, active=True)
+
+    def down(self, resolution: int) -> nn.Module:
+        channels = self.channels[resolution]
+        pool = nn.AvgPool2d(2) if self.settings.pool == "avg" else nn.MaxPool2d(2)
+        return nn.Sequential(self._hidden(self._above(resolution), channels), self._hidden(channels, channels), pool)
+
+    def to_latent(self) -> nn.Module:
+        statistics = [_MinibatchStddev()] if self.settings.use_mbstddev else []
+        first = self._hidden(self._above(min(self.channels)) + len(statistics), self.innermost)
+        second = self._hidden(self.innermost, self.innermost, *((4, 0) if self.latent_res == 1 else (3, 1)))
+        return nn.Sequential(*statistics, first, second, _Conv(self.settings, self.innermost, self.latent_dim, 1, 0))
+
+    def from_latent(self) -> nn.Module:
+        normalize = [_PixelNorm()] if self.settings.normalize_latents else []
+        first = self._hidden(self.latent_dim, self.innermost, *((4, 3) if self.latent_res == 1 else (3, 1)))
+        return nn.Sequential(*normalize, first, self._hidden(self.innermost, self.innermost))
+
+    def up(self, resolution: int) -> nn.Module:
+        channels = self.channels[resolution]
+        upsample = nn.Upsample(scale_factor=2, mode=self.settings.upsample_mode)
+        return nn.Sequential(upsample, self._hidden(self.channels[resolution // 2], channels), self._hidden(channels, channels))
+
+    def to_image(self, resolution: int) -> nn.Module:
+        return _Conv(self.settings, self.channels[resolution], self.image_dim, 1, 0)
+
+
+_BLOCKS = {"residual18": _ResidualBlocks, "residual9": _ResidualBlocks, "regular": _RegularBlocks}

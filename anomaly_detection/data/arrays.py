@@ -1,0 +1,141 @@
+"""The images of one dataset in one split as one array: made once, kept beside the data, made again when something it came from changes."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.images import read_image
+from anomaly_detection.data.splits import SplitEntry
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+# raise it when `read_image` comes to make other pixels of the same file
+PIPELINE_VERSION = 1
+# a 12-bit image in a 16-bit file is no brighter than this
+NEARLY_BLACK = 16
+
+
+def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
+    """The pixels of `entries`, in their order; read from the image files only where no array of them is kept.
+
+    Arrays are kept in `data_root`/.cache, or in the user's own cache folder where that cannot be written. Several processes may call this
+    at once: one reads the images, the others wait for it.
+
+    Args:
+        entries: images of one dataset from one split file, at least one.
+        spec: their dataset.
+        data_root: the folder that holds the folders of the datasets.
+        size, channels: of each image, see `read_image`.
+
+    Returns:
+        (N, channels, size, size) uint8, memory-mapped: pages are read when they are used, and a change never reaches the file.
+
+    Raises:
+        UserError: images are missing or unreadable, or the array cannot be written.
+    """
+    data_root = Path(data_root)
+    name = f"{spec.name}-{entries[0].kind}-{entries[0].part}-{size}x{channels}"
+    file = f"{name}-{_key(entries, spec, data_root, size, channels)}.npy"
+    shape = (len(entries), channels, size, size)
+    kept = _open(data_root / ".cache" / file, shape)
+    if kept is not None:
+        return kept
+    folder = _cache_folder(data_root.resolve())
+    try:
+        with FileLock(folder / f"{name}.lock"):
+            kept = _open(folder / file, shape)  # another process may have made it meanwhile
+            if kept is None:
+                for stale in [*folder.glob(f"{name}-*.npy"), *folder.glob(f".{name}-*.partial")]:
+                    with contextlib.suppress(OSError):  # Windows keeps a file that is in use
+                        stale.unlink()
+                _build(folder / file, shape, entries, spec, data_root)
+                kept = np.lib.format.open_memmap(folder / file, mode="c")
+    except OSError as error:
+        need = f"{np.prod(shape) / 2**20:.1f} MiB"
+        raise UserError(f"{folder / file}: cannot be written ({error.strerror}); {need} of space and write access are needed") from None
+    return kept
+
+
+def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, size: int, channels: int) -> str:
+    """A hash of all that decides what is in the array."""
+    root = data_root / spec.root
+    files, missing = [], []
+    for entry in entries:
+        try:
+            status = (root / entry.image).stat()
+            files.append((entry.image, status.st_size, status.st_mtime_ns))
+        except OSError:
+            missing.append(entry)
+    if missing:
+        first, count = missing[0], f"{len(missing)} of {len(entries)} images of {spec.name}"
+        advice = f"put the images there, or correct `root` of {spec.name} in datasets.yaml or the split file"
+        raise UserError(f"{first.where}: {count} are missing, the first is {root / first.image}; {advice}")
+    content = [PIPELINE_VERSION, size, channels, spec.crop_size, spec.equalize_hist, files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in a file, or None where there is none or it is damaged."""
+    try:
+        # copy-on-write rather than read-only, since torch takes only arrays that may be written to
+        array = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError):  # ValueError: not an array, or cut short
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+@functools.cache  # so that it is said once
+def _cache_folder(data_root: Path) -> Path:
+    folder = data_root / ".cache"
+    try:
+        _check_writable(folder)
+        return folder
+    except OSError as error:
+        reason = error.strerror
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        own = home / "anomaly_detection" / hashlib.sha256(os.fsencode(data_root)).hexdigest()[:16]
+        _check_writable(own)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise UserError(f"{folder}: {reason}; set XDG_CACHE_HOME to a folder for the image arrays ({error})") from None
+    logger.info("%s: %s; image arrays are kept in %s", folder, reason, own)
+    return own
+
+
+def _check_writable(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
+def _build(path: Path, shape: tuple[int, ...], entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path) -> None:
+    logger.info("reading %d images into %s", len(entries), path)
+    read = functools.partial(read_image, size=shape[-1], channels=shape[1], crop_size=spec.crop_size, equalize_hist=spec.equalize_hist)
+    paths = [data_root / spec.root / entry.image for entry in entries]
+    label = f"reading {spec.name} {entries[0].kind} {entries[0].part}"
+    brightest = 0
+    # threads suffice: Pillow decodes and resizes outside the interpreter's lock
+    with whole_file(path) as partial, open(partial, "wb") as file, ThreadPoolExecutor() as pool:
+        # written in order rather than through a memory map, on which a full disk would be a bus error
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        images = pool.map(read, paths)
+        for image in tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True):
+            file.write(image.tobytes())
+            brightest = max(brightest, int(image.max()))
+    if brightest <= NEARLY_BLACK:
+        advice = "if these are 16-bit files that use a part of their range, rescale them to 0..65535"
+        logger.warning("%s: nearly black, no pixel above %d of 255; %s", label, brightest, advice)

@@ -1,0 +1,82 @@
+"""The datasets there are: datasets.yaml, read and checked."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_detection.config import Layer, build, read_yaml
+from anomaly_detection.errors import UserError
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """The keys of one dataset in datasets.yaml, where each is explained."""
+
+    label: int
+    organ: str
+    modality: str
+    root: str
+    crop_size: int | None = None
+    equalize_hist: bool = False
+
+    def __post_init__(self):
+        if self.label < 0:
+            raise ValueError(f"label must be 0 or more, not {self.label}")
+        if self.crop_size is not None and self.crop_size < 1:
+            raise ValueError(f"crop_size must be at least 1 pixel, or null for no crop, not {self.crop_size}")
+        for key in ("organ", "modality", "root"):
+            if not getattr(self, key).strip():
+                raise ValueError(f"{key} must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec(DatasetSettings):
+    """A dataset: its settings and the name it has in datasets.yaml."""
+
+    name: str
+
+
+def find_catalog(data_root: Path, project_root: Path) -> Path:
+    """The datasets.yaml that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
+    own = Path(data_root) / "datasets.yaml"
+    return own if own.is_file() else Path(project_root) / "configs" / "datasets.yaml"
+
+
+def find_folds(data_root: Path, project_root: Path) -> Path:
+    """The folder of split files that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
+    own = Path(data_root) / "folds"
+    return own if own.is_dir() else Path(project_root) / "folds"
+
+
+def is_phantom(data_root: Path) -> bool:
+    """Whether the data are rendered phantoms: `write_phantoms` leaves a mark when it is through."""
+    return (Path(data_root) / "PHANTOM").is_file()
+
+
+def read_catalog(path: Path) -> dict[str, DatasetSpec]:
+    """The datasets of a datasets.yaml by name, in order of their labels.
+
+    Raises:
+        UserError: one line with the file, the dataset and the key that is wrong.
+    """
+    catalog: dict[str, DatasetSpec] = {}
+    for name, values in read_yaml(path).items():
+        # split files name a dataset by name or number, after a space; the name also stands in file names
+        if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
+            raise UserError(f"{path}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
+        spec = DatasetSpec(name=name, **vars(build(DatasetSettings, [Layer(f"{path}: {name}", values)])))
+        for other in catalog.values():
+            if other.label == spec.label:
+                raise UserError(f"{path}: {name}: label: {spec.label} is the label of {other.name} already; give each dataset its own")
+        catalog[name] = spec
+    if not catalog:
+        raise UserError(f"{path}: no dataset in it; describe one as `name:` with the keys label, organ, modality and root below it")
+    return dict(sorted(catalog.items(), key=lambda item: item[1].label))
+
+
+def unknown_dataset(name: str, catalog: Mapping[str, DatasetSpec]) -> str:
+    """The sentence that says that there is no such dataset, and which one may be meant."""
+    near = difflib.get_close_matches(name, catalog, 1)
+    return f"no dataset {name!r} in datasets.yaml; " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(catalog)}")

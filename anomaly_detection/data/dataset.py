@@ -1,0 +1,148 @@
+"""Images with their organ, modality and label, ready to be batched by index."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly_detection.data.arrays import load_images
+from anomaly_detection.data.catalog import DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
+from anomaly_detection.data.splits import Kind, Part, Splits
+from anomaly_detection.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """N images of one or several datasets.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        organ, modality: (N,) int64, places in the `Domains` of the datasets that were loaded.
+        label: (N,) int64, 0 normal, 1 abnormal.
+        names: path of each image in the folder of its dataset.
+        datasets: name of each image's dataset.
+    """
+
+    images: Tensor
+    organ: Tensor
+    modality: Tensor
+    label: Tensor
+    names: list[str]
+    datasets: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set with its tensors on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("images", "organ", "modality", "label")}
+        return replace(self, **moved)
+
+    def pixels(self, index: Tensor) -> Tensor:
+        """The images at `index` (B,), as (B, C, H, W) float32 in [-1, 1], on the device of the set."""
+        return self.images[index.to(self.images.device)].float().div_(127.5).sub_(1)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The organs and modalities of some datasets; an id is a place in these."""
+
+    organs: tuple[str, ...]
+    modalities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, specs: Iterable[DatasetSpec]) -> "Domains":
+        """Ids in the order in which organs and modalities first appear, going through the datasets by label."""
+        specs = sorted(specs, key=lambda spec: spec.label)
+        return cls(tuple(dict.fromkeys(spec.organ for spec in specs)), tuple(dict.fromkeys(spec.modality for spec in specs)))
+
+
+class DataSource:
+    """The images under a data root, as its catalog and split files describe them.
+
+    Args:
+        data_root: holds the folders of the datasets; its own datasets.yaml and folds/, where it has them, go before the project's.
+        project_root: holds configs/datasets.yaml and folds/.
+        size, channels: of each image, see `read_image`.
+
+    Attributes:
+        catalog: the datasets by name, in order of their labels.
+
+    Raises:
+        UserError: there is no such folder, or the catalog or a split file is wrong.
+    """
+
+    def __init__(self, data_root: Path, project_root: Path, size: int, channels: Literal[1, 3]):
+        self.data_root, self.size, self.channels = Path(data_root), size, channels
+        if not self.data_root.is_dir():
+            raise UserError(f"{data_root}: no such folder; the data root is the folder that holds the folders of the datasets")
+        self.catalog = read_catalog(find_catalog(data_root, project_root))
+        self.splits = Splits(find_folds(data_root, project_root), self.catalog)
+
+    def available(self) -> list[str]:
+        """The datasets whose folder exists and of which the split files list images, in order of their labels."""
+        listed = {entry.dataset for entry in self.splits.entries}
+        return [name for name, spec in self.catalog.items() if name in listed and (self.data_root / spec.root).is_dir()]
+
+    def domains(self, datasets: Sequence[str]) -> Domains:
+        """The organs and modalities of some datasets, to which the ids in their `ImageSet` refer."""
+        return Domains.of(self._specs(datasets))
+
+    def counts(self, dataset: str) -> dict[tuple[Kind, Part], int]:
+        """How many images of a dataset each split file lists; files that list none are left out."""
+        return dict(Counter((entry.kind, entry.part) for entry in self.splits.entries if entry.dataset == dataset))
+
+    def load(self, datasets: Sequence[str], part: Part) -> ImageSet:
+        """The images of some datasets in one part of the data, dataset after dataset in order of their labels.
+
+        train and val are normal images alone; test is the normal images, then the abnormal ones, of each dataset.
+
+        Raises:
+            UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable.
+        """
+        specs = self._specs(datasets)
+        domains = Domains.of(specs)
+        kinds: tuple[Kind, ...] = ("normal", "anomaly") if part == "test" else ("normal",)
+        groups = [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
+        arrays = [load_images(entries, spec, self.data_root, self.size, self.channels) for spec, _, entries in groups]
+        sizes = torch.tensor([len(entries) for _, _, entries in groups])
+
+        def per_image(values: list[int]) -> Tensor:
+            return torch.tensor(values).repeat_interleave(sizes)
+
+        return ImageSet(
+            images=torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)),
+            organ=per_image([domains.organs.index(spec.organ) for spec, _, _ in groups]),
+            modality=per_image([domains.modalities.index(spec.modality) for spec, _, _ in groups]),
+            label=per_image([int(kind == "anomaly") for _, kind, _ in groups]),
+            names=[entry.image for _, _, entries in groups for entry in entries],
+            datasets=[spec.name for spec, _, entries in groups for _ in entries],
+        )
+
+    def fingerprint(self, datasets: Sequence[str], parts: Sequence[Part] = ("train", "val")) -> str:
+        """A short hash of names, labels, organs, modalities and pixels in some parts of the data.
+
+        It depends on no folder and no file time, so a copy of the data on another machine has the same.
+        """
+        digest = hashlib.sha256()
+        for part in parts:
+            images = self.load(datasets, part)
+            columns = [part, images.names, images.datasets, *(ids.tolist() for ids in (images.organ, images.modality, images.label))]
+            digest.update(json.dumps([*columns, images.images.shape]).encode())
+            digest.update(images.images.numpy())
+        return digest.hexdigest()[:16]
+
+    def _specs(self, datasets: Sequence[str]) -> list[DatasetSpec]:
+        for name in datasets:
+            if name not in self.catalog:
+                raise UserError(unknown_dataset(name, self.catalog))
+        if not datasets:
+            raise UserError(f"no dataset is chosen; the catalog has {', '.join(self.catalog)}")
+        return [spec for name, spec in self.catalog.items() if name in datasets]

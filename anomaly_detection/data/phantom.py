@@ -1,0 +1,218 @@
+"""Phantoms: small anatomical datasets rendered from random bodies, laid out on disk as the real ones.
+
+One body model (`phantom_body`) serves three datasets: liver CT (portal venous phase, liver window), chest CT (lung window) and posterior-
+anterior chest radiographs. They let every part of the project run, and be tested, without patient data. They are no substitute for it:
+a figure measured on phantoms says that the code works, not that a method does.
+"""
+
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from anomaly_detection.data.phantom_body import sample_patient
+from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
+from anomaly_detection.data.phantom_patient import Patient
+from anomaly_detection.data.phantom_render import (
+    LIVER_WINDOW,
+    LUNG_WINDOW,
+    render_radiograph,
+    render_slice,
+    sample_exposure,
+    sample_scan,
+    window_hu,
+)
+from anomaly_detection.errors import UserError
+
+VERSION = 1
+SPLITS = {("normal", "train"): 180, ("normal", "val"): 40, ("normal", "test"): 50, ("anomaly", "test"): 60}  # images per dataset
+DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
+SLICES = 4  # of a CT patient
+THIN_MM = 4.0  # water-equivalent thickness from which an opacity counts as visible in a radiograph
+
+
+class Job(NamedTuple):
+    """One patient, the side of the split it is on, and how many images of it each dataset takes."""
+
+    patient: int
+    abnormal: bool
+    split: str
+    images: dict[str, int]
+
+
+def plan_jobs(images: int | None = None) -> list[Job]:
+    """Share `images` over datasets and splits; a patient is on one side of every split, whatever datasets it serves."""
+    counts = _share_out(images)
+    jobs: list[Job] = []
+    for kind, split in SPLITS:
+        wanted = {name: counts[name, kind, split] for name in DATASETS}
+        while any(wanted.values()):
+            taken = {name: min(left, SLICES if DATASETS[name][2] == "ct" else 1) for name, left in wanted.items()}
+            wanted = {name: left - taken[name] for name, left in wanted.items()}
+            jobs.append(Job(len(jobs), kind == "anomaly", split, taken))
+    return jobs
+
+
+def _share_out(images: int | None) -> dict[tuple[str, str, str], int]:
+    """Images per (dataset, kind, split), in the proportions of SPLITS, at least one each, summing to `images`."""
+    cells = {(name, *split): count for name in DATASETS for split, count in SPLITS.items()}
+    if images is None:
+        return cells
+    if images < len(cells):
+        raise UserError(f"phantoms: {images} images are too few, ask for {len(cells)} or more (three datasets, four splits each)")
+    exact = {cell: 1 + (images - len(cells)) * count / sum(cells.values()) for cell, count in cells.items()}
+    counts = {cell: int(value) for cell, value in exact.items()}
+    by_rest = sorted(cells, key=lambda cell: counts[cell] - exact[cell])
+    for cell in by_rest[: images - sum(counts.values())]:
+        counts[cell] += 1
+    return counts
+
+
+def _spaced_levels(candidates: np.ndarray, count: int) -> list[float]:
+    """`count` of the candidate levels (mm), in their order, as far apart as 12 mm or, if that is not to be had, less."""
+    for space in (12.0, 8.0, 5.0, 3.0, 1.5, 0.0):
+        chosen: list[float] = []
+        for level in candidates:
+            if len(chosen) < count and all(abs(level - other) >= space for other in chosen):
+                chosen.append(float(level))
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(f"{count} levels wanted of {len(candidates)}")
+
+
+def draw_levels(patient: Patient, organ: str, lesions: list[Lesion], count: int, rng: np.random.Generator) -> list[float]:
+    """Levels (reference mm) at which an organ, or a lesion in it, is cut; frequent where it is large."""
+    points = points_in(patient, organ, rng)
+    if not lesions:
+        return _spaced_levels(points[:, 2], count)
+    inside = np.max([lesion.depth(*points.T) for lesion in lesions], axis=0) > 0
+    centres = np.array([lesion.body.centre[2] for lesion in lesions])
+    near = (centres + rng.uniform(-0.4, 0.4, (8, 1)) * [lesion.body.axes[2] for lesion in lesions]).reshape(-1)
+    return _spaced_levels(np.concatenate([points[inside, 2], rng.permutation(near), centres]), count)
+
+
+def _mask(share: np.ndarray, threshold: float) -> np.ndarray:
+    """Where a lesion covers `threshold`, or half of its most if it is nowhere so much, as 0 / 255."""
+    return np.where(share >= min(threshold, float(share.max()) / 2), 255, 0).astype(np.uint8)
+
+
+def render_patient(job: Job, seed: int, size: int) -> list[tuple[str, str, np.ndarray, np.ndarray | None]]:
+    """All images of a patient: (dataset, file name, image, mask or None)."""
+    rng = np.random.default_rng([seed, job.patient])
+    patient = sample_patient(rng)
+    found = []
+    for name, (label, organ, modality) in DATASETS.items():
+        if job.images[name]:
+            key = [seed, job.patient, 1 + label]
+            render = _render_ct if modality == "ct" else _render_xray
+            found += [(name, *image) for image in render(patient, job, name, organ, key, size)]
+    return found
+
+
+def _render_ct(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
+    rng = np.random.default_rng(key)
+    scan = sample_scan(rng, size, organ)
+    draw = draw_liver_lesions if organ == "liver" else draw_lung_lesions
+    lesions = draw(patient, rng) if job.abnormal else []
+    for number, level in enumerate(draw_levels(patient, organ, lesions, job.images[name], rng)):
+        hu, share = render_slice(patient, scan, level, organ, [*key, number], size, lesions)
+        file = f"volume-{job.patient}_{round((level + 260) / 1.5):03d}.png" if organ == "liver" else f"{job.patient}%{number}.png"
+        yield file, window_hu(hu, *(LIVER_WINDOW if organ == "liver" else LUNG_WINDOW)), _mask(share, 0.5) if job.abnormal else None
+
+
+def _render_xray(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
+    rng = np.random.default_rng(key)
+    exposure = sample_exposure(rng)
+    lesions = draw_lung_lesions(patient, rng, projected=True) if job.abnormal else []
+    grey, added = render_radiograph(patient, exposure, key, size, lesions)
+    yield f"CHNCXR_{job.patient:04d}_{int(job.abnormal)}.png", grey, _mask(added, THIN_MM) if job.abnormal else None
+
+
+def _write_patient(job: Job, seed: int, size: int, folder: Path) -> list[tuple[str, str]]:
+    """Render a patient's images into their folders; returns (dataset, file name) of each."""
+    written = []
+    for dataset, name, image, mask in render_patient(job, seed, size):
+        Image.fromarray(image).save(folder / dataset / ("abnormal" if job.abnormal else "normal") / name)
+        if mask is not None:
+            Image.fromarray(mask).save(folder / dataset / "masks" / name)
+        written.append((dataset, name))
+    return written
+
+
+def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: int = 160, workers: int | None = None) -> None:
+    """Write three phantom datasets (liver CT, lung CT, chest radiograph) with masks, split files and `datasets.yaml` into `out`.
+
+    Args:
+        out: a folder that does not exist or is empty. It appears under this name only when it is complete.
+        images: how many images in all; about a thousand if None.
+        seed: the same seed gives the same bytes, however many workers there are.
+        size: side of the images in pixels.
+        workers: processes to use; as many as there are processors if None.
+
+    Raises:
+        UserError: `out` holds something, or `images` or `size` is too small.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; name a new folder, or delete this one first")
+    if size < 64:
+        raise UserError(f"phantoms: images of {size} pixels are too small to show a lesion, use 64 or more")
+    jobs = plan_jobs(images)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        for dataset in DATASETS:
+            for kind in ("normal", "abnormal", "masks"):
+                (partial / dataset / kind).mkdir(parents=True)
+        _write_lists(partial, jobs, _write_images(jobs, seed, size, partial, workers), seed, size)
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:
+    """Write the images of every job, in parallel; returns their (dataset, file name), job by job."""
+    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    rest = [[value] * len(jobs) for value in (seed, size, folder)]
+    with tqdm(total=len(jobs), desc="phantoms", unit="patient", disable=None) as bar:
+
+        def collect(results):
+            written = []
+            for result in results:
+                written.append(result)
+                bar.update()
+            return written
+
+        if workers == 1:
+            return collect(map(_write_patient, jobs, *rest))
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            return collect(pool.map(_write_patient, jobs, *rest, chunksize=4))
+
+
+def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, str]]], seed: int, size: int) -> None:
+    """Write the split files, `datasets.yaml` and, last, the marker PHANTOM."""
+    lines: dict[tuple[str, str], list[str]] = {split: [] for split in SPLITS}
+    for job, files in zip(jobs, written, strict=True):
+        kind, place = ("anomaly", "abnormal") if job.abnormal else ("normal", "normal")
+        lines[kind, job.split] += [f"{place}/{name} {dataset}" for dataset, name in files]
+    for (kind, split), rows in lines.items():
+        file = folder / "folds" / "train_test_split" / kind / split
+        file.parent.mkdir(parents=True, exist_ok=True)
+        header = f"# phantoms, seed {seed}: {len(rows)} images, " + ", ".join(
+            f"{sum(r.endswith(' ' + d) for r in rows)} {d}" for d in DATASETS
+        )
+        file.write_text("\n".join([header, *sorted(rows, key=lambda row: row.split()[::-1])]) + "\n", encoding="utf-8")
+    entries = (f"{name}:\n  label: {v[0]}\n  organ: {v[1]}\n  modality: {v[2]}\n  root: {name}\n" for name, v in DATASETS.items())
+    (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
+    total = sum(map(len, written))
+    text = (
+        f"Phantoms: {total} computed images of {len(jobs)} random bodies, no patient data.\nversion {VERSION}\nseed {seed}\nsize {size}\n"
+    )
+    (folder / "PHANTOM").write_text(text, encoding="utf-8")

@@ -1,0 +1,142 @@
+"""Lesions of liver and lung as solids with a soft, irregular edge, and the distributions they are drawn from.
+
+What is reported, and what we draw:
+
+Liver, hypodense in the portal venous phase (metastases, hepatocellular carcinoma).
+  LiTS holds "varied sizes and appearances with various lesion-to-background levels" (Bilic et al., Med Image Anal 2023,
+  arXiv:1901.04056), down to a few millimetres; metastases up to 15 mm measure 9.3 +- 2.7 mm on average (Jang et al.-type reviews of small
+  lesions in colorectal cancer), larger ones reach most of a lobe. We draw the diameter log-normal, median 20 mm, sigma 0.55, kept within
+  7..80 mm, and 1 + Poisson(1.6) lesions, at most 7. Contrast: enhanced liver of about 110 HU against 50..90 HU for hypovascular tumour; we
+  draw a drop of 15..65 HU, most often about 35 (triangular). One lesion in three has an enhancing rim, one in four a necrotic centre.
+Lung, COVID-19 pneumonia.
+  Ground-glass opacity is hazy opacity that does not hide vessels and bronchial walls, consolidation does hide the vessels
+  (Hansell et al., Fleischner glossary, Radiology 2008). Bilateral in 28 / 76 / 88 % of early / intermediate / late scans, hallmarks
+  peripheral (Bernheim et al., Radiology 2020); peripheral in 82 %, posterior in 82 %, ground glass in 87 % of 552 patients (PMC7355135).
+  Mean density of opacities -462 +- 99 HU early and -430 +- 80 HU late, histogram peak at -500..-700 HU (quantitative CT of 52 patients,
+  2020). We draw a ground-glass HU of N(-540, 90) within -750..-320, add a consolidated core (-120..20 HU) to one patch in four, and make the
+  disease bilateral in four patients of five.
+Chest radiograph.
+  Ground glass in 51 % and consolidation in 51 % of follow-ups, lower zones in 90 %, bilateral in 63 %, mixed central and peripheral
+  (initial cohort of Singapore, 96 patients). The same patches as above, somewhat larger and denser (a radiograph hides what is small:
+  about half of the patients have a normal one), bilateral in 63 %.
+Number, shape and edge are our choice throughout.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from anomaly_detection.data.phantom_body import cavity_depth, probe
+from anomaly_detection.data.phantom_patient import Patient
+from anomaly_detection.data.phantom_shapes import Box, Canvas, Ellipsoid
+
+
+class Lesion(NamedTuple):
+    """An ellipsoid with a wavy surface.
+
+    `edge` (mm) is the width of its border; the tissue inside takes `hu`, its inner `core_share` (of the radius) takes `core_hu`.
+    """
+
+    body: Ellipsoid
+    wave: tuple[float, float, float]
+    roughness: float
+    edge: float
+    hu: float
+    core_share: float
+    core_hu: float
+
+    def box(self) -> Box:
+        low, high = np.array(self.body.box())
+        margin = self.roughness * (high - low) / 2 + self.edge
+        return Box(tuple(low - margin), tuple(high + margin))
+
+    def depth(self, x, y, z):
+        """Approximate distance below the wavy surface in mm; negative outside."""
+        k = 4.0 / float(np.mean(self.body.axes))
+        a, b, c = self.wave
+        ripple = np.sin(k * (0.9 * x + 0.5 * y) + a) * np.sin(k * (0.7 * y - 0.6 * z) + b)
+        ripple = (
+            ripple
+            + np.sin(k * (1.1 * z + 0.4 * x) + c) * np.sin(k * (0.6 * x - 0.8 * y) + a)
+            + 0.5 * np.sin(2 * k * (x + 0.7 * y - 0.6 * z) + c)
+        )
+        return self.body.depth(x, y, z) + np.float32(0.5 * self.roughness * min(self.body.axes)) * ripple
+
+
+def draw_liver_lesions(patient: Patient, rng: np.random.Generator) -> list[Lesion]:
+    """Hypodense tumours at random points of the liver."""
+    count = min(1 + rng.poisson(1.6), 7)
+    places = points_in(patient, "liver", rng)
+    return [_liver_lesion(place, patient.tissue["liver"], rng) for place in places[rng.permutation(len(places))[:count]]]
+
+
+def _liver_lesion(place: np.ndarray, liver: float, rng: np.random.Generator) -> Lesion:
+    radius = 0.5 * float(np.clip(rng.lognormal(np.log(20), 0.55), 7, 80))
+    hu = liver - rng.triangular(15, 35, 65)
+    centre = rng.random()
+    core = (0.75, hu - rng.uniform(10, 25)) if centre < 0.33 else (0.5, hu - rng.uniform(5, 20)) if centre < 0.58 else (0.0, hu)
+    if centre < 0.33:  # an enhancing rim lies between liver and the dark centre
+        hu = liver + rng.uniform(-12, 12)
+    axes = radius * rng.uniform(0.8, 1.2, 3)
+    return Lesion(_ellipsoid(place, axes, rng), _phases(rng), 0.16, rng.uniform(1.5, 5), hu, *core)
+
+
+def draw_lung_lesions(patient: Patient, rng: np.random.Generator, projected: bool = False) -> list[Lesion]:
+    """Patches of ground glass, some with a consolidated core, mostly peripheral, posterior and low; larger when meant for a radiograph."""
+    places = points_in(patient, "lung", rng)
+    depth = cavity_depth(places)
+    liking = np.exp(-np.maximum(depth - 8, 0) / (28 if projected else 16)) * np.exp(places[:, 1] / 45 - places[:, 2] / 120)
+    if rng.random() > (0.63 if projected else 0.8):
+        liking = liking * (places[:, 0] * rng.choice([-1, 1]) > 0)
+    count = 2 + rng.poisson(4.0)
+    places = places[rng.choice(len(places), count, p=liking / liking.sum())]
+    severity = rng.normal(0, 45)
+    return [_patch(place, severity, projected, rng) for place in places]
+
+
+def _patch(place: np.ndarray, severity: float, projected: bool, rng: np.random.Generator) -> Lesion:
+    radius = float(np.clip(rng.lognormal(np.log(30 if projected else 18), 0.4), 8, 55))
+    hu = float(np.clip(rng.normal(-460 if projected else -540, 80) + severity, -750, -320))
+    core = (0.0, hu)
+    if rng.random() < (0.5 if projected else 0.25):
+        core = (rng.uniform(0.6, 0.95) if projected else rng.uniform(0.4, 0.75), rng.uniform(-120, 20))
+    axes = radius * np.array([0.65, 1.0, 1.0]) * rng.uniform(0.75, 1.3, 3)
+    outward = np.arctan2(place[1], place[0])  # the short axis points to the chest wall, so that the patch hugs the pleura
+    return Lesion(Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), float(outward)), _phases(rng), 0.35, rng.uniform(5, 12), hu, *core)
+
+
+def _ellipsoid(place: np.ndarray, axes: np.ndarray, rng: np.random.Generator) -> Ellipsoid:
+    return Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), rng.uniform(0, 3.14))
+
+
+def _phases(rng: np.random.Generator) -> tuple[float, float, float]:
+    return tuple(rng.uniform(0, 6.28, 3).tolist())
+
+
+def points_in(patient: Patient, organ: str, rng: np.random.Generator) -> np.ndarray:
+    """Random points (n, 3), reference mm, that lie wholly within an organ."""
+    low, high = ([-130, -90, -130], [90, 95, 5]) if organ == "liver" else ([-125, -85, -50], [125, 95, 215])
+    points = rng.uniform(low, high, (3000, 3)).astype(np.float32)
+    return points[getattr(probe(patient, points), organ)[0, 0] > 0.99]
+
+
+def apply_lesions(canvas: Canvas, lesions: list[Lesion], organ: str, parenchyma: np.ndarray) -> np.ndarray:
+    """Change the HU `parenchyma` (in place) of "lung" or "liver" by lesions; returns the share of each point that is lesion, 0..1.
+
+    An opacity of the lung only ever adds attenuation; a tumour of the liver replaces the tissue.
+    """
+    coverage = np.zeros_like(parenchyma)
+    for lesion in lesions:
+        cut = canvas.window(lesion.box())
+        if cut is None:
+            continue
+        depth = lesion.depth(*canvas.points(cut))
+        inside = np.clip(depth / np.float32(max(lesion.edge, canvas.soft)) + np.float32(0.5), 0, 1)
+        hu = lesion.hu
+        if lesion.core_share:
+            reach = min(lesion.body.axes) * 0.5 * (1 - lesion.core_share**2)
+            hu = hu + np.clip((depth - reach) / lesion.edge + 0.5, 0, 1) * (lesion.core_hu - lesion.hu)
+        rise = hu - parenchyma[cut]
+        parenchyma[cut] += inside * (np.maximum(rise, 0) if organ == "lung" else rise)
+        coverage[cut] = np.maximum(coverage[cut], inside)
+    return coverage * getattr(canvas, organ)

@@ -1,0 +1,71 @@
+"""Numbers from scores and labels, through scikit-learn. Label 1 and a high score mean abnormal."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
+
+# What tables show, in their order; the rest of `image_metrics` stays in metrics.json.
+METRICS = (
+    "auroc",
+    "average_precision",
+    "f1",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "oracle_f1",
+    "oracle_accuracy",
+    "oracle_sensitivity",
+    "oracle_specificity",
+)
+
+
+def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
+    """The score that a fraction `quantile` of the validation normals stays below or at; an image above it is called abnormal."""
+    return float(np.quantile(normal_scores, quantile))
+
+
+def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The threshold with the best accuracy on these very labels: the published protocol, and an upper bound that no detector can know.
+
+    An image is abnormal if its score is above the threshold.
+    """
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    abnormal = labels.sum()
+    correct = true_positive_rate * abnormal + (1 - false_positive_rate) * (len(labels) - abnormal)
+    # roc_curve calls abnormal what is at or above its threshold; the next number below turns that into strictly above.
+    return float(np.nextafter(thresholds[int(np.argmax(correct))], -np.inf))
+
+
+def threshold_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
+    """F1, accuracy, sensitivity and specificity of calling abnormal what scores above the threshold."""
+    called = (scores > threshold).astype(int)
+    return {
+        "threshold": threshold,
+        "f1": f1_score(labels, called, zero_division=0.0),
+        "accuracy": accuracy_score(labels, called),
+        "sensitivity": recall_score(labels, called, zero_division=0.0),
+        "specificity": recall_score(labels, called, pos_label=0, zero_division=0.0),
+    }
+
+
+def image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
+    """All metrics of test images.
+
+    Args:
+        labels: (N,) 0 normal, 1 abnormal; both must occur.
+        scores: (N,).
+        threshold: fixed without test data, see `normal_threshold`.
+
+    Returns:
+        auroc, average_precision; f1, accuracy, sensitivity, specificity at the threshold; the same as `oracle_*` at the threshold chosen on the
+        test labels; and the numbers of normal and abnormal images.
+    """
+    oracle: Mapping[str, float] = threshold_metrics(labels, scores, oracle_threshold(labels, scores))
+    values = {
+        "auroc": roc_auc_score(labels, scores),
+        "average_precision": average_precision_score(labels, scores),
+        **threshold_metrics(labels, scores, threshold),
+        **{f"oracle_{name}": value for name, value in oracle.items()},
+    }
+    return {name: float(value) for name, value in values.items()} | {"normal": int((labels == 0).sum()), "abnormal": int((labels == 1).sum())}

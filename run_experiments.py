@@ -1,0 +1,217 @@
+"""The study: models x regimes x datasets x seeds, trained, scored and put into one table.
+
+Without arguments it looks for the datasets under ./data; where none is there it runs the study on phantoms, rendered bodies that need no download.
+What is finished is not done again, what was interrupted continues: after a crash, run the same command again.
+"""
+
+import argparse
+import logging
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
+from anomaly_detection.config import Layer, read_layers
+from anomaly_detection.data.catalog import is_phantom
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.tables import COMPONENTS, Result, write_tables
+from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics, package_version, run_experiment
+from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.settings import build_settings
+
+logger = logging.getLogger(__name__)
+
+REGIMES = ("separate", "united", "maddr")
+DOWNLOADS = (
+    "LiTS: competitions.codalab.org/competitions/17094; COVID-CT: github.com/UCSD-AI4H/COVID-CT; "
+    "chest X-rays: the Shenzhen set on kaggle.com (raddar/tuberculosis-chest-xrays-shenzhen)"
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="regimes: separate (one network per dataset), united (one network, all datasets), maddr (united, with the constraint)",
+    )
+    parser.add_argument("--models", nargs="+", default=list(BASELINES), metavar="MODEL", help=f"of {', '.join(BASELINES)} (default: all)")
+    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=REGIMES, help="(default: all three)")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="of those in datasets.yaml (default: all that lie in the data root)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2; phantoms: 0)")
+    parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
+    parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
+    parser.add_argument("--quick", action="store_true", help="a smoke run of a few hundred iterations")
+    parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
+    add_common_arguments(parser)
+    parser.set_defaults(seeds=None)
+    return parser
+
+
+def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | None) -> tuple[Path, list[str]]:
+    """The data root and the datasets of the study; phantoms, rendered now if need be, when asked for or when there is nothing else.
+
+    Raises:
+        UserError: a data root was given but holds no dataset, or a named dataset is not there.
+    """
+    root = data_root or Path("data")
+    available = [] if phantom or (data_root is None and not root.is_dir()) else _available(root)
+    if datasets and not phantom:
+        missing = [name for name in datasets if name not in available]
+        if missing:
+            raise UserError(f"{root}: no images or no split of {', '.join(missing)}; there are: {', '.join(available) or 'none'}")
+        return root, list(datasets)
+    if available:
+        return root, available
+    if data_root is not None and not phantom:
+        raise UserError(f"{root}: none of the datasets of datasets.yaml lies there with a split; see the README on adding a dataset")
+    if not phantom:
+        logger.info("no dataset under %s: the study runs on phantoms. Where to get the real ones: %s", root, DOWNLOADS)
+    root = root / "phantom"
+    if not is_phantom(root):
+        write_phantoms(root)
+    return root, list(datasets) if datasets else _available(root)
+
+
+def _available(root: Path) -> list[str]:
+    # Size and channels play no part in which datasets there are.
+    return DataSource(root, PROJECT, 64, 1).available()
+
+
+def config_file(model: str, datasets: Sequence[str]) -> Path:
+    """The config of a dataset, or of several together; base.yaml where there is none for them.
+
+    universal.yaml is for the datasets that it names: a mixture with any other runs on base.yaml.
+    """
+    folder = CONFIGS / model
+    if len(datasets) == 1:
+        own = folder / f"{datasets[0]}.yaml"
+        return own if own.exists() else folder / "base.yaml"
+    universal = folder / "universal.yaml"
+    named = next((layer.values["datasets"] for layer in reversed(read_layers(universal)) if "datasets" in layer.values), [])
+    return universal if set(datasets) <= set(named) else folder / "base.yaml"
+
+
+def plan(arguments: argparse.Namespace, datasets: list[str], phantom: bool, results: Path) -> list[Experiment]:
+    """Every experiment of the study, in the order of seeds, models, regimes."""
+    regimes = list(arguments.regimes)
+    if arguments.ablation:
+        regimes += [regime for regime in COMPONENTS if regime not in regimes]
+    experiments = []
+    for seed in arguments.seeds or ([0] if phantom else [0, 1, 2]):
+        for model in arguments.models:
+            find_baseline(model)
+            presets = [name for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
+            for regime in regimes:
+                for chosen in [[name] for name in datasets] if regime == "separate" else [datasets]:
+                    layers = [
+                        *read_layers(config_file(model, chosen)),
+                        *(layer for preset in presets for layer in read_layers(CONFIGS / model / f"{preset}.yaml")),
+                        *override_layers(arguments.set),
+                        Layer("the study", {"datasets": chosen, "seed": seed, "maddr": {"enabled": regime.startswith("maddr")}}),
+                    ]
+                    settings = build_settings([*layers, *_ablated(regime)])
+                    experiments.append(Experiment.place(settings, results, regime))
+    return experiments
+
+
+def _ablated(regime: str) -> list[Layer]:
+    """Zero weights for the components that a regime of the ablation leaves out."""
+    if regime in REGIMES:
+        return []
+    weights = zip(("organ_weight", "modality_weight", "center_weight"), COMPONENTS[regime], strict=True)
+    return [Layer(f"the regime {regime}", {"maddr": {name: 0.0 for name, on in weights if not on}})]
+
+
+def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource]) -> None:
+    """Meet every mistake of the user before the first hour of training: folders, images, settings, backbones."""
+    seen = []
+    for experiment in experiments:
+        settings, source = experiment.settings, _source(experiment, sources)
+        check_identity(experiment, source)
+        for part in ("train", "val", "test"):
+            for dataset in settings.datasets:
+                if (id(source), dataset, part) not in seen:
+                    source.load([dataset], part)
+                    seen.append((id(source), dataset, part))
+        if (settings.model, settings.baseline, settings.maddr) not in seen:
+            build_baseline(settings, source.domains(settings.datasets))
+            seen.append((settings.model, settings.baseline, settings.maddr))
+
+
+def _source(experiment: Experiment, sources: dict[tuple[int, int], DataSource]) -> DataSource:
+    return sources[experiment.settings.image_size, experiment.settings.channels]
+
+
+def state_of(experiment: Experiment) -> str:
+    """As --dry-run lists it."""
+    if finished_metrics(experiment) is not None:
+        return "finished"
+    return "interrupted" if (experiment.folder / "checkpoint.pt").exists() else "to do"
+
+
+def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
+    """What the table's numbers come from."""
+    lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in source.counts(name).items()) for name in datasets]
+    described: dict[str, list[str]] = {}
+    for experiment in experiments:
+        metrics = finished_metrics(experiment)
+        if metrics is not None:
+            text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
+            text += f"; {experiment.settings.iterations} iterations of batch {experiment.settings.batch_size}, {experiment.settings.image_size} px"
+            described.setdefault(f"{experiment.settings.model}: {text}", []).append(f"{experiment.regime} {'+'.join(experiment.settings.datasets)}")
+    lines += [f"{text} ({', '.join(dict.fromkeys(names))})" for text, names in described.items()]
+    return [*lines, f"thresholds: the {experiments[0].settings.threshold_quantile:g} quantile of validation normals; version {package_version()}"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the study; returns the exit code: 0, or 1 when an experiment failed."""
+    arguments = _parser().parse_args(argv)
+    device = choose_device(arguments.device)
+    root, datasets = find_data(arguments.data_root, arguments.phantom, arguments.datasets)
+    phantom = is_phantom(root)
+    results = arguments.results or Path("results") / ((("phantom" if phantom else root.resolve().name)) + ("_quick" if arguments.quick else ""))
+    experiments = plan(arguments, datasets, phantom, results)
+    shapes = {(experiment.settings.image_size, experiment.settings.channels) for experiment in experiments}
+    sources = {shape: DataSource(root, PROJECT, *shape) for shape in shapes}
+    if arguments.dry_run:
+        for experiment in experiments:
+            print(f"{state_of(experiment):12} {experiment.name}")
+        return 0
+    check(experiments, sources)
+
+    failed = []
+    for number, experiment in enumerate(experiments, start=1):
+        if finished_metrics(experiment) is not None:
+            continue
+        logger.info("[%d/%d] %s", number, len(experiments), experiment.name)
+        try:
+            run_experiment(experiment, _source(experiment, sources), device)
+        except Exception as error:  # one failed experiment must not cost the others
+            failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
+            logger.error("failed: %s", failed[-1])
+            if not isinstance(error, UserError):
+                (experiment.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+    done = [(experiment, finished_metrics(experiment)) for experiment in experiments]
+    finished = [Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, metrics) for e, metrics in done if metrics is not None]
+    if finished:
+        print(write_tables(results, finished, datasets, _heading(root, phantom, arguments.quick), _provenance(experiments, sources, datasets), arguments.ablation))
+        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def _provenance(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource], datasets: Sequence[str]) -> list[str]:
+    return provenance_lines(experiments, _source(experiments[0], sources), datasets)
+
+
+def _heading(root: Path, phantom: bool, quick: bool) -> str:
+    data = "phantom: rendered bodies, not patients" if phantom else root.resolve().name
+    return f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+requirements = [line for line in Path(__file__).with_name("requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+setup(
+    name="anomaly-detection",
+    version="0.1.0",
+    description="MADDR: one network that detects anomalies in medical images of several organs and modalities",
+    packages=find_packages(include=["anomaly_detection", "anomaly_detection.*"]),
+    python_requires=">=3.10",
+    install_requires=requirements,
+    extras_require={"test": ["pytest>=8.0", "ruff>=0.6"], "tensorboard": ["tensorboard>=2.14"]},
+    license="Apache-2.0",
+)

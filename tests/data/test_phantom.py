@@ -1,0 +1,289 @@
+"""Phantoms: the datasets on disk, and the physics and anatomy of the images in them."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from anomaly_detection.data import phantom
+from anomaly_detection.data.phantom import DATASETS, LIVER_WINDOW, LUNG_WINDOW, write_phantoms
+from anomaly_detection.data.phantom_body import paint_body, probe, sample_patient
+from anomaly_detection.data.phantom_lesions import draw_liver_lesions, draw_lung_lesions
+from anomaly_detection.data.phantom_shapes import Canvas, Column, Ellipsoid, Rod
+from anomaly_detection.errors import UserError
+
+IMAGES, SIZE = 48, 96
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("phantoms") / "out"
+    write_phantoms(out, images=IMAGES, seed=3, size=SIZE, workers=1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def patient():
+    return sample_patient(np.random.default_rng(11))
+
+
+def lines(out: Path, kind: str, split: str) -> list[tuple[str, str]]:
+    """(image, dataset) of a split file."""
+    text = (out / "folds" / "train_test_split" / kind / split).read_text(encoding="utf-8")
+    return [tuple(line.rsplit(" ", 1)) for line in text.splitlines() if not line.startswith("#")]
+
+
+def all_lines(out: Path) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    return {split: lines(out, *split) for split in phantom.SPLITS}
+
+
+def patient_number(image: str) -> str:
+    """The patient in a file name: volume-N_S, N%k, CHNCXR_N_X."""
+    stem = Path(image).stem
+    if stem.startswith("volume-"):
+        return stem.removeprefix("volume-").split("_")[0]
+    return str(int(stem.split("_")[1])) if stem.startswith("CHNCXR") else stem.split("%")[0]
+
+
+def digest(out: Path) -> dict[str, str]:
+    return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest() for file in out.rglob("*") if file.is_file()}
+
+
+# ---- on disk ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_split_files_list_exactly_the_images_there_are(phantoms):
+    listed = [(dataset, image) for rows in all_lines(phantoms).values() for image, dataset in rows]
+    on_disk = [
+        (dataset, f"{place}/{file.name}") for dataset in DATASETS for place in ("normal", "abnormal") for file in (phantoms / dataset / place).iterdir()
+    ]
+    assert len(listed) == IMAGES
+    assert sorted(listed) == sorted(on_disk)
+
+
+def test_every_split_holds_every_dataset_on_the_right_side(phantoms):
+    for (kind, _), rows in all_lines(phantoms).items():
+        assert {dataset for _, dataset in rows} == set(DATASETS)
+        assert {image.split("/")[0] for image, _ in rows} == {"abnormal" if kind == "anomaly" else "normal"}
+
+
+def test_images_are_grey_and_masks_mark_part_of_them(phantoms):
+    for (kind, _), rows in all_lines(phantoms).items():
+        for image, dataset in rows:
+            picture = Image.open(phantoms / dataset / image)
+            assert (picture.mode, picture.size) == ("L", (SIZE, SIZE))
+            mask = phantoms / dataset / "masks" / Path(image).name
+            assert mask.exists() == (kind == "anomaly")
+            if kind == "anomaly":
+                values = np.asarray(Image.open(mask))
+                assert values.shape == (SIZE, SIZE) and set(np.unique(values)) == {0, 255}
+                assert (values > 0).mean() < 0.35
+
+
+def test_no_patient_is_in_two_splits(phantoms):
+    patients = [{patient_number(image) for image, _ in rows} for rows in all_lines(phantoms).values()]
+    assert all(patients)
+    assert sum(map(len, patients)) == len(set().union(*patients))
+
+
+def test_no_two_images_are_alike(phantoms):
+    images = [file for dataset in DATASETS for place in ("normal", "abnormal") for file in (phantoms / dataset / place).iterdir()]
+    assert len({file.read_bytes() for file in images}) == IMAGES
+
+
+def test_catalog_and_marker(phantoms):
+    catalog = yaml.safe_load((phantoms / "datasets.yaml").read_text(encoding="utf-8"))
+    assert catalog == {
+        "lits": {"label": 0, "organ": "liver", "modality": "ct", "root": "lits"},
+        "covid_ct": {"label": 1, "organ": "lung", "modality": "ct", "root": "covid_ct"},
+        "covid_xray": {"label": 2, "organ": "lung", "modality": "xray", "root": "covid_xray"},
+    }
+    marker = (phantoms / "PHANTOM").read_text(encoding="utf-8")
+    assert f"{IMAGES} computed images" in marker and "seed 3" in marker
+
+
+def test_bytes_depend_on_the_seed_and_not_on_the_workers(phantoms, tmp_path):
+    write_phantoms(tmp_path / "again", images=IMAGES, seed=3, size=SIZE, workers=2)
+    assert digest(tmp_path / "again") == digest(phantoms)
+    write_phantoms(tmp_path / "other", images=12, seed=4, size=64, workers=1)
+    write_phantoms(tmp_path / "another", images=12, seed=5, size=64, workers=1)
+    pictures = [{sha for name, sha in digest(tmp_path / folder).items() if name.endswith(".png")} for folder in ("other", "another")]
+    shared = pictures[0] & pictures[1]
+    assert not shared
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep me")
+    with pytest.raises(UserError, match="not empty"):
+        write_phantoms(tmp_path, images=12)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(("settings", "words"), [({"images": 11}, "12 or more"), ({"size": 32}, "64 or more")])
+def test_too_small_a_request_is_refused(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        write_phantoms(tmp_path / "out", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(phantom, "_write_lists", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_phantoms(tmp_path / "out", images=12, size=64, workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    write_phantoms(tmp_path / "out", images=12, size=64, workers=1)
+    assert (tmp_path / "out" / "PHANTOM").is_file() and [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("images", [None, 12, 13, 100, 5000])
+def test_images_are_shared_out_as_asked(images):
+    jobs = phantom.plan_jobs(images)
+    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(phantom.SPLITS.values()))
+    assert [job.patient for job in jobs] == list(range(len(jobs)))
+    for name, (_, _, modality) in DATASETS.items():
+        taken = [job.images[name] for job in jobs]
+        assert max(taken) <= (phantom.SLICES if modality == "ct" else 1)
+
+
+# ---- physics -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_windows_map_hu_to_grey():
+    hu = np.array([-1000, -150, 50, 150, 250, 1000])
+    assert phantom.window_hu(hu, *LIVER_WINDOW).tolist() == [0, 0, 128, 191, 255, 255]
+    hu = np.array([-1350, -1000, -850, -600, 150, 400])
+    assert phantom.window_hu(hu, *LUNG_WINDOW).tolist() == [0, 60, 85, 128, 255, 255]
+
+
+def test_a_slice_shows_textbook_attenuation(patient):
+    """Median HU of organs at points well inside them."""
+    points = np.float32([patient.organs["right kidney"].centre, patient.organs["descending aorta"].rows[2][1:3] + (0,), (70, 20, 120), (-75, 0, -40)])
+    points[1] = (*[row for row in patient.organs["descending aorta"].rows if row[0] == 0][0][1:3], 0)
+    kidney, aorta, lung, liver = probe(patient, points).hu[0, 0]
+    assert 100 < kidney < 220 and 100 < aorta < 220
+    assert -950 < lung < -780 and 55 < liver < 135
+
+
+def test_thickness_of_a_radiograph_is_that_of_the_body(patient):
+    """Lung lets more through than heart or belly; beside the neck there is air alone."""
+    exposure = phantom.Exposure(380, (0, 88), 0, 0, 0.1, 0.01, 1, 0, 0)
+    thickness, added = phantom.project(patient, exposure, SIZE)
+    assert not added.any()
+
+    def at(x, z):
+        return thickness[round((88 - z) / 380 * SIZE + SIZE / 2), round(x / 380 * SIZE + SIZE / 2)]
+
+    assert at(180, 260) < 1
+    assert 30 < at(-75, 120) < 140
+    assert at(20, 40) > 1.3 * at(-75, 120) and at(-70, -60) > 1.3 * at(-75, 120)
+
+
+def test_denser_is_brighter_in_a_radiograph():
+    exposure = phantom.sample_exposure(np.random.default_rng(0))._replace(noise=0.0, scatter=0.0)
+    ramp = np.tile(np.linspace(0, 250, SIZE, dtype=np.float32), (SIZE, 1))
+    grey = phantom.develop(ramp, exposure, ramp, [0]).astype(int)
+    assert grey[:, 0].max() < 60 and grey[:, -1].min() > 200
+    assert (np.diff(grey[SIZE // 2, SIZE // 4 : -SIZE // 4]) >= 0).all()
+
+
+# ---- shapes --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solid", "volume"),
+    [
+        (Ellipsoid((3, -4, 5), (20, 30, 24), 0.6), 4 / 3 * np.pi * 20 * 30 * 24),
+        (Rod((-10, 0, -20), (15, 10, 20), 12), np.pi * 144 * np.sqrt(25**2 + 10**2 + 40**2) + 4 / 3 * np.pi * 12**3),
+        (Column(((-20, 0, 0, 10, 20), (20, 5, 0, 10, 20))), np.pi * 200 * 40),
+    ],
+)
+def test_solids_have_their_volume(solid, volume):
+    axis = np.arange(-50, 50, 1.0, dtype=np.float32) + 0.5
+    canvas = Canvas(axis.reshape(1, 1, -1), axis.reshape(1, -1, 1), axis.reshape(-1, 1, 1), soft=1.0)
+    cut, inside = canvas.share(solid)
+    if isinstance(solid, Column):  # a column is cut at the ends of its box
+        inside = inside[1:-1]
+    assert inside.sum() == pytest.approx(volume, rel=0.05)
+
+
+def test_painting_replaces_tissue_in_proportion():
+    axis = np.arange(-20, 20, 1.0, dtype=np.float32) + 0.5
+    canvas = Canvas(axis.reshape(1, 1, -1), axis.reshape(1, -1, 1), np.zeros((1, 1, 1), np.float32), soft=1.0)
+    canvas.lung = np.ones_like(canvas.hu)
+    canvas.paint(Ellipsoid((0, 0, 0), (10, 10, 10)), 40.0)
+    share = 1 - canvas.lung
+    np.testing.assert_allclose(canvas.hu, -1000 + share * 1040, atol=1e-2)
+    assert share.max() == 1 and share.min() == 0 and ((share > 0) & (share < 1)).any()
+    canvas.paint(Ellipsoid((500, 0, 0), (10, 10, 10)), 9999.0)
+    assert canvas.hu.max() == pytest.approx(40)
+
+
+# ---- lesions -------------------------------------------------------------------------------------------------------------------------------
+
+
+def render_pair(patient, organ: str, lesions: list, level: float):
+    """A slice with and without lesions, the share that is lesion and the share that is the organ."""
+    scan = phantom.sample_scan(np.random.default_rng(0), 128, organ)
+    diseased, share = phantom.render_slice(patient, scan, level, organ, [1], 128, lesions)
+    healthy, nothing = phantom.render_slice(patient, scan, level, organ, [1], 128)
+    assert not nothing.any()
+    canvas = phantom.slice_canvas(patient, scan, level, 128)
+    paint_body(canvas, patient, erect=False)
+    return diseased, healthy, share, getattr(canvas, organ)[0]
+
+
+@pytest.mark.parametrize(("organ", "draw"), [("liver", draw_liver_lesions), ("lung", draw_lung_lesions)])
+def test_lesions_change_their_organ_and_nothing_else(patient, organ, draw):
+    rng = np.random.default_rng(5)
+    lesions = draw(patient, rng)
+    for level in phantom.draw_levels(patient, organ, lesions, 2, rng):
+        diseased, healthy, share, organ_share = render_pair(patient, organ, lesions, level)
+        change = diseased - healthy
+        assert share.max() >= 0.5
+        assert (organ_share[share >= 0.5] >= 0.5).all()
+        assert np.abs(change[share == 0]).max() < 1e-3
+        # vessels that pass through ground glass stay as they were; the rest of the lesion differs
+        assert np.median(np.abs(change[share >= 0.5])) > 5
+        if organ == "lung":
+            assert change.min() > -1e-3
+
+
+def test_lesions_stay_within_the_reported_ranges():
+    liver, lung = [], []
+    for seed in range(12):
+        patient = sample_patient(np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        plain = patient.tissue["liver"]
+        liver += [(lesion, plain) for lesion in draw_liver_lesions(patient, rng)]
+        lung += draw_lung_lesions(patient, rng)
+    diameters = [2 * np.mean(lesion.body.axes) for lesion, _ in liver]
+    assert 5 < min(diameters) and max(diameters) < 100 and 12 < np.median(diameters) < 32
+    drops = [plain - (lesion.core_hu if lesion.core_share else lesion.hu) for lesion, plain in liver]
+    assert min(drops) > 14 and max(drops) < 95
+    assert all(-750 <= lesion.hu <= -320 for lesion in lung)
+    centres = np.array([lesion.body.centre for lesion in lung])
+    assert (centres[:, 1] > 0).mean() > 0.6  # behind
+    assert 0.2 < (centres[:, 0] < 0).mean() < 0.8  # on both sides
+
+
+def test_opacities_brighten_a_radiograph_where_the_mask_is(patient):
+    rng = np.random.default_rng(8)
+    lesions = draw_lung_lesions(patient, rng, projected=True)
+    exposure = phantom.sample_exposure(rng)
+    diseased, added = phantom.render_radiograph(patient, exposure, [1], SIZE, lesions)
+    healthy, nothing = phantom.render_radiograph(patient, exposure, [1], SIZE)
+    assert not nothing.any() and added.min() >= 0
+    change = diseased.astype(float) - healthy
+    marked, clear = added >= phantom.THIN_MM, added == 0
+    assert marked.any() and clear.any()
+    assert change[marked].mean() > 2 and abs(change[clear].mean()) < 0.25 * change[marked].mean()

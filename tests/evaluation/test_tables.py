@@ -1,0 +1,60 @@
+import csv
+from statistics import mean, stdev
+
+from anomaly_detection.evaluation.metrics import METRICS
+from anomaly_detection.evaluation.tables import Result, cells, table_markdown, write_tables
+
+DATASETS = ("liver", "lung")
+
+
+def result(regime: str, seed: int, **aurocs: float) -> Result:
+    def metrics(value: float) -> dict:
+        return {name: value for name in METRICS}
+
+    return Result("dpa", regime, tuple(aurocs), seed, {"datasets": {n: metrics(v) for n, v in aurocs.items()}, "pooled": metrics(0.5)})
+
+
+RESULTS = [
+    result("separate", 0, liver=0.6),
+    result("separate", 0, lung=0.8),
+    result("separate", 1, liver=0.7),
+    result("maddr", 0, liver=0.9, lung=0.7),
+    result("maddr", 1, liver=0.8, lung=0.6),
+]
+
+
+def test_a_row_gathers_networks_and_seeds():
+    row = cells(RESULTS, "dpa", "separate", DATASETS, "auroc")
+    assert row["liver"].values == (0.6, 0.7)
+    assert row["lung"].values == (0.8,)
+    assert row["mean"].values == (mean([0.6, 0.8]),), "only the seed that has every dataset"
+    assert row["pooled"].values == (), "two networks share no scale"
+    row = cells(RESULTS, "dpa", "maddr", DATASETS, "auroc")
+    assert str(row["liver"]) == f"0.850 ± {stdev([0.9, 0.8]):.3f}"
+    assert row["pooled"].values == (0.5, 0.5)
+
+
+def test_what_is_missing_is_a_dash():
+    text = table_markdown([result("separate", 0, liver=0.6)], DATASETS, "study", ["made of nothing"], ablation=False)
+    assert "| dpa | separate | 0.600 | – | – | – |" in text
+    assert "- made of nothing" in text
+
+
+def test_the_component_table_marks_what_is_on():
+    results = [result("united", 0, liver=0.6, lung=0.6), result("maddr_center", 0, liver=0.7, lung=0.7), result("maddr", 0, liver=0.8, lung=0.8)]
+    lines = table_markdown(results, DATASETS, "study", [], ablation=True).splitlines()
+    assert "| dpa |  |  |  | 0.600 | 0.600 | 0.600 | 0.500 |" in lines
+    assert "| dpa |  |  | x | 0.700 | 0.700 | 0.700 | 0.500 |" in lines
+    assert "| dpa | x | x | x | 0.800 | 0.800 | 0.800 | 0.500 |" in lines
+    assert "| dpa | x |  |  | – | – | – | – |" in lines
+    assert not [line for line in lines if line.startswith("| dpa | maddr_center")], "ablations stand in their own table"
+
+
+def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):
+    write_tables(tmp_path, RESULTS, DATASETS, "phantom", [], ablation=False)
+    with open(tmp_path / "table.csv", encoding="utf-8") as file:
+        rows = {(row["regime"], row["dataset"], row["metric"]): row for row in csv.DictReader(file)}
+    row = rows["maddr", "liver", "auroc"]
+    assert (row["data"], float(row["mean"]), float(row["sd"]), row["seeds"]) == ("phantom", mean([0.9, 0.8]), stdev([0.9, 0.8]), "2")
+    assert rows["separate", "lung", "oracle_f1"]["sd"] == ""
+    assert ("separate", "pooled", "auroc") not in rows
