@@ -89,7 +89,8 @@ def config_file(model: str, datasets: Sequence[str]) -> Path:
         own = folder / f"{datasets[0]}.yaml"
         return own if own.exists() else folder / "base.yaml"
     universal = folder / "universal.yaml"
-    named = next((layer.values["datasets"] for layer in reversed(read_layers(universal)) if "datasets" in layer.values), [])
+    layers = read_layers(universal) if universal.exists() else []
+    named = next((layer.values["datasets"] for layer in reversed(layers) if "datasets" in layer.values), [])
     return universal if set(datasets) <= set(named) else folder / "base.yaml"
 
 
@@ -102,12 +103,12 @@ def plan(arguments: argparse.Namespace, datasets: list[str], phantom: bool, resu
     for seed in arguments.seeds or ([0] if phantom else [0, 1, 2]):
         for model in arguments.models:
             find_baseline(model)
-            presets = [name for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
+            presets = [CONFIGS / model / f"{name}.yaml" for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
             for regime in regimes:
                 for chosen in [[name] for name in datasets] if regime == "separate" else [datasets]:
                     layers = [
                         *read_layers(config_file(model, chosen)),
-                        *(layer for preset in presets for layer in read_layers(CONFIGS / model / f"{preset}.yaml")),
+                        *(layer for preset in presets if preset.exists() for layer in read_layers(preset)),
                         *override_layers(arguments.set),
                         Layer("the study", {"datasets": chosen, "seed": seed, "maddr": {"enabled": regime.startswith("maddr")}}),
                     ]
@@ -171,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     device = choose_device(arguments.device)
     root, datasets = find_data(arguments.data_root, arguments.phantom, arguments.datasets)
     phantom = is_phantom(root)
-    results = arguments.results or Path("results") / ((("phantom" if phantom else root.resolve().name)) + ("_quick" if arguments.quick else ""))
+    results = arguments.results or Path("results") / (("phantom" if phantom else root.resolve().name) + ("_quick" if arguments.quick else ""))
     experiments = plan(arguments, datasets, phantom, results)
     shapes = {(experiment.settings.image_size, experiment.settings.channels) for experiment in experiments}
     sources = {shape: DataSource(root, PROJECT, *shape) for shape in shapes}
@@ -195,9 +196,15 @@ def main(argv: list[str] | None = None) -> int:
                 (experiment.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
     done = [(experiment, finished_metrics(experiment)) for experiment in experiments]
-    finished = [Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, metrics) for e, metrics in done if metrics is not None]
+    finished = [
+        Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, metrics) for e, metrics in done if metrics is not None
+    ]
     if finished:
-        print(write_tables(results, finished, datasets, _heading(root, phantom, arguments.quick), _provenance(experiments, sources, datasets), arguments.ablation))
+        print(
+            write_tables(
+                results, finished, datasets, _heading(root, phantom, arguments.quick), _provenance(experiments, sources, datasets), arguments.ablation
+            )
+        )
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
     for line in failed:
         print(f"failed: {line}")

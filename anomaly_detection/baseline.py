@@ -53,8 +53,10 @@ class Batch:
 
 
 class Baseline(nn.Module, ABC):
-    """An anomaly detector. It is constructed as ``cls(settings, maddr)``: the checked settings of the experiment, of which ``settings.baseline`` is an
-    instance of the class's own `Settings`, and the constraint to add to the loss that trains the encoder, or None.
+    """An anomaly detector.
+
+    It is constructed as ``cls(settings, maddr)``: the checked settings of the experiment, of which ``settings.baseline`` is an instance of the
+    class's own `Settings`, and the constraint to add to the loss that trains the encoder, or None.
 
     Attributes:
         Settings: frozen dataclass of what this baseline alone is configured by.

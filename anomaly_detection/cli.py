@@ -63,7 +63,9 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     except UserError as error:
         sys.exit(_told(str(error)))
     except OSError as error:
-        sys.exit(_told(f"{error.filename or 'a file'}: {error.strerror or error}; nothing that was saved is lost, run the same command again to continue"))
+        sys.exit(
+            _told(f"{error.filename or 'a file'}: {error.strerror or error}; nothing that was saved is lost, run the same command again to continue")
+        )
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -47,7 +47,7 @@ class Settings:
     seed: int = 0
     image_size: int = 64
     channels: Literal[1, 3] = 1
-    iterations: int = 16000
+    iterations: int = 2000
     batch_size: int = 32
     lr: float = 0.001
     lr_step: int | None = 10000
@@ -56,9 +56,9 @@ class Settings:
     early_stopping_patience: int | None = 6
     early_stopping_min_delta: float = 0.0
     log_iter: int = 100
-    val_iter: int = 500
-    sample_iter: int = 2000
-    checkpoint_iter: int = 500
+    val_iter: int = 200
+    sample_iter: int = 1000
+    checkpoint_iter: int = 200
     tensorboard: bool = False
     threshold_quantile: float = 0.95
 

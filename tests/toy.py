@@ -71,10 +71,25 @@ class ToyBaseline(Baseline):
 def toy_settings(**options) -> SimpleNamespace:
     """Those of `Settings` that the loop reads, small."""
     own = ToySettings(**{key: options.pop(key) for key in ("latent_dim", "warm_up") if key in options})
-    defaults = dict(
-        baseline=own, image_size=8, channels=1, iterations=12, batch_size=8, lr=0.01, lr_step=5, lr_gamma=0.5, bf16=False, seed=0,
-        early_stopping_patience=None, early_stopping_min_delta=0.0, log_iter=3, val_iter=4, sample_iter=6, checkpoint_iter=2, tensorboard=False,
-    )  # fmt: skip
+    defaults = {
+        "baseline": own,
+        "image_size": 8,
+        "channels": 1,
+        "iterations": 12,
+        "batch_size": 8,
+        "lr": 0.01,
+        "lr_step": 5,
+        "lr_gamma": 0.5,
+        "bf16": False,
+        "seed": 0,
+        "early_stopping_patience": None,
+        "early_stopping_min_delta": 0.0,
+        "log_iter": 3,
+        "val_iter": 4,
+        "sample_iter": 6,
+        "checkpoint_iter": 2,
+        "tensorboard": False,
+    }
     return SimpleNamespace(**(defaults | options))
 
 

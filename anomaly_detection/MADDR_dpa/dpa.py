@@ -145,10 +145,12 @@ class DPA(Baseline):
         latent = {"latent_dim": own.latent_dim, "latent_res": own.latent_res}
         self.encoder = Encoder(own.enc, **image, **latent)
         self.decoder = Decoder(own.dec, **image, **latent)
-        self.rec_loss = _build_rec_loss(own)
+        self.rec_loss = build_rec_loss(own)
         if own.adversarial is not None:
             self.discriminator = Encoder(own.adversarial.ddis, **image, latent_dim=1, latent_res=1)
             self.adversarial = adversarial_loss(own.adversarial.loss)
+        # Convolutions are fastest with the channels innermost, on CPUs and on GPUs.
+        self.to(memory_format=torch.channels_last)
 
     # --- training
 
@@ -249,7 +251,7 @@ class DPA(Baseline):
     def _at_stage(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.max_resolution:
             x = F.interpolate(x, (self.max_resolution, self.max_resolution), mode="bilinear", align_corners=False)
-        return mix_resolution(x, self.stage, self.max_resolution, self.progress)
+        return mix_resolution(x, self.stage, self.max_resolution, self.progress).contiguous(memory_format=torch.channels_last)
 
     def _fade(self) -> float:
         return self.progress if self.stage.kind == "trns" else 1.0
@@ -280,7 +282,12 @@ def _pooled(z: Tensor) -> Tensor:
     return z.mean(dim=(2, 3))
 
 
-def _build_rec_loss(own: DPASettings) -> ComposeLoss:
+def build_rec_loss(own: DPASettings) -> ComposeLoss:
+    """The weighted sum of reconstruction losses of `rec_loss`.
+
+    Raises:
+        BackboneError: the backbone, a layer, its weights or the file of statistics is not to be had.
+    """
     losses = []
     for name, weight in own.rec_loss.items():
         kind = RECONSTRUCTION_LOSSES[ReconstructionLossType[name]]

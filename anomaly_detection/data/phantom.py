@@ -1,12 +1,17 @@
 """Phantoms: small anatomical datasets rendered from random bodies, laid out on disk as the real ones.
 
-One body model (`phantom_body`) serves three datasets: liver CT (portal venous phase, liver window), chest CT (lung window) and posterior-
-anterior chest radiographs. They let every part of the project run, and be tested, without patient data. They are no substitute for it:
-a figure measured on phantoms says that the code works, not that a method does.
+One body model serves three datasets: liver CT (portal venous phase, liver window), chest CT (lung window) and posterior-anterior chest
+radiographs. They let every part of the project run, and be tested, without patient data. They are no substitute for it: a figure measured
+on phantoms says that the code works, not that a method does.
+
+`phantom_patient` draws who a body is, `phantom_body` paints it in Hounsfield units, `phantom_lesions` adds disease and states where its
+distributions come from, `phantom_render` makes images; this file decides which images there are and writes them.
 """
 
 import os
 import shutil
+import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +39,8 @@ VERSION = 1
 SPLITS = {("normal", "train"): 180, ("normal", "val"): 40, ("normal", "test"): 50, ("anomaly", "test"): 60}  # images per dataset
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 SLICES = 4  # of a CT patient
+START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker need not import the package, and torch with it, again
+LEVEL_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
 THIN_MM = 4.0  # water-equivalent thickness from which an opacity counts as visible in a radiograph
 
 
@@ -76,7 +83,7 @@ def _share_out(images: int | None) -> dict[tuple[str, str, str], int]:
 
 def _spaced_levels(candidates: np.ndarray, count: int) -> list[float]:
     """`count` of the candidate levels (mm), in their order, as far apart as 12 mm or, if that is not to be had, less."""
-    for space in (12.0, 8.0, 5.0, 3.0, 1.5, 0.0):
+    for space in (12.0, 8.0, 5.0, 3.0, 1.5, LEVEL_MM):
         chosen: list[float] = []
         for level in candidates:
             if len(chosen) < count and all(abs(level - other) >= space for other in chosen):
@@ -92,9 +99,9 @@ def draw_levels(patient: Patient, organ: str, lesions: list[Lesion], count: int,
     if not lesions:
         return _spaced_levels(points[:, 2], count)
     inside = np.max([lesion.depth(*points.T) for lesion in lesions], axis=0) > 0
-    centres = np.array([lesion.body.centre[2] for lesion in lesions])
-    near = (centres + rng.uniform(-0.4, 0.4, (8, 1)) * [lesion.body.axes[2] for lesion in lesions]).reshape(-1)
-    return _spaced_levels(np.concatenate([points[inside, 2], rng.permutation(near), centres]), count)
+    centre, reach = np.array([(lesion.body.centre[2], max(0.6 * lesion.body.axes[2], 4 * LEVEL_MM)) for lesion in lesions]).T
+    through = centre + np.linspace(-1, 1, 9)[:, None] * reach  # for lesions that no point hits
+    return _spaced_levels(np.concatenate([points[inside, 2], rng.permutation(through.reshape(-1))]), count)
 
 
 def _mask(share: np.ndarray, threshold: float) -> np.ndarray:
@@ -118,12 +125,12 @@ def render_patient(job: Job, seed: int, size: int) -> list[tuple[str, str, np.nd
 def _render_ct(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
     rng = np.random.default_rng(key)
     scan = sample_scan(rng, size, organ)
-    draw = draw_liver_lesions if organ == "liver" else draw_lung_lesions
+    draw, window = (draw_liver_lesions, LIVER_WINDOW) if organ == "liver" else (draw_lung_lesions, LUNG_WINDOW)
     lesions = draw(patient, rng) if job.abnormal else []
     for number, level in enumerate(draw_levels(patient, organ, lesions, job.images[name], rng)):
-        hu, share = render_slice(patient, scan, level, organ, [*key, number], size, lesions)
-        file = f"volume-{job.patient}_{round((level + 260) / 1.5):03d}.png" if organ == "liver" else f"{job.patient}%{number}.png"
-        yield file, window_hu(hu, *(LIVER_WINDOW if organ == "liver" else LUNG_WINDOW)), _mask(share, 0.5) if job.abnormal else None
+        hu, share = render_slice(patient, scan, level, organ, [*key, number + 1], size, lesions)
+        file = f"volume-{job.patient}_{round((level + 260) / LEVEL_MM):03d}.png" if organ == "liver" else f"{job.patient}%{number}.png"
+        yield file, window_hu(hu, *window), _mask(share, 0.5) if job.abnormal else None
 
 
 def _render_xray(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
@@ -160,7 +167,7 @@ def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: in
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; name a new folder, or delete this one first")
+        raise UserError(f"{out}: exists and is not an empty folder; name a new one, or delete this one first")
     if size < 64:
         raise UserError(f"phantoms: images of {size} pixels are too small to show a lesion, use 64 or more")
     jobs = plan_jobs(images)
@@ -179,7 +186,7 @@ def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: in
 
 def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:
     """Write the images of every job, in parallel; returns their (dataset, file name), job by job."""
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(workers or _processors(), len(jobs))
     rest = [[value] * len(jobs) for value in (seed, size, folder)]
     with tqdm(total=len(jobs), desc="phantoms", unit="patient", disable=None) as bar:
 
@@ -192,8 +199,13 @@ def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: 
 
         if workers == 1:
             return collect(map(_write_patient, jobs, *rest))
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context(START_METHOD)) as pool:
             return collect(pool.map(_write_patient, jobs, *rest, chunksize=4))
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, str]]], seed: int, size: int) -> None:
@@ -203,16 +215,13 @@ def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, st
         kind, place = ("anomaly", "abnormal") if job.abnormal else ("normal", "normal")
         lines[kind, job.split] += [f"{place}/{name} {dataset}" for dataset, name in files]
     for (kind, split), rows in lines.items():
+        counts = Counter(row.rsplit(" ", 1)[1] for row in rows)
+        header = f"# phantoms, seed {seed}: {len(rows)} images: " + ", ".join(f"{counts[name]} {name}" for name in DATASETS)
         file = folder / "folds" / "train_test_split" / kind / split
         file.parent.mkdir(parents=True, exist_ok=True)
-        header = f"# phantoms, seed {seed}: {len(rows)} images, " + ", ".join(
-            f"{sum(r.endswith(' ' + d) for r in rows)} {d}" for d in DATASETS
-        )
-        file.write_text("\n".join([header, *sorted(rows, key=lambda row: row.split()[::-1])]) + "\n", encoding="utf-8")
+        file.write_text("\n".join([header, *sorted(rows, key=lambda row: row.rsplit(" ", 1)[::-1])]) + "\n", encoding="utf-8")
     entries = (f"{name}:\n  label: {v[0]}\n  organ: {v[1]}\n  modality: {v[2]}\n  root: {name}\n" for name, v in DATASETS.items())
     (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
-    total = sum(map(len, written))
-    text = (
-        f"Phantoms: {total} computed images of {len(jobs)} random bodies, no patient data.\nversion {VERSION}\nseed {seed}\nsize {size}\n"
-    )
-    (folder / "PHANTOM").write_text(text, encoding="utf-8")
+    text = [f"Phantoms: {sum(map(len, written))} computed images of {len(jobs)} random bodies, no patient data."]
+    text += [f"version {VERSION}", f"seed {seed}", f"size {size}"]
+    (folder / "PHANTOM").write_text("\n".join(text) + "\n", encoding="utf-8")

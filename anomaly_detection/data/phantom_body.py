@@ -10,7 +10,8 @@ import numpy as np
 from anomaly_detection.data.phantom_patient import Patient, draw_patient
 from anomaly_detection.data.phantom_shapes import AIR, EVERYWHERE, Box, Canvas, Column, Ellipsoid, Rod
 
-FAT, MARROW, CORTEX, CARTILAGE = -100.0, 180.0, 650.0, 90.0  # HU
+# HU, where it does not differ between patients
+FAT, MARROW, CORTEX, CARTILAGE = -100.0, 180.0, 650.0, 90.0
 VERTEBRA_MM = 26.0  # height of a vertebra with its disc
 T1_MM = 208.0  # level of the first thoracic vertebra
 
@@ -48,9 +49,7 @@ _WALL = Column(
         (320, 0, 0, 58, 60),
     )
 )
-_SPINE = Column(
-    ((-260, 0, 42, 23, 17), (-100, 0, 50, 21, 16), (0, 0, 60, 19, 15), (100, 0, 66, 17, 14), (180, 0, 58, 15, 12), (300, 0, 34, 13, 10))
-)
+_SPINE = Column(((-260, 0, 42, 23, 17), (-100, 0, 50, 21, 16), (0, 0, 60, 19, 15), (100, 0, 66, 17, 14), (180, 0, 58, 15, 12), (300, 0, 34, 13, 10)))
 
 
 def sample_patient(rng: np.random.Generator) -> Patient:
@@ -63,15 +62,38 @@ def sample_patient(rng: np.random.Generator) -> Patient:
 
 
 def paint_body(canvas: Canvas, patient: Patient, erect: bool) -> None:
-    """Paint the whole body, standing with arms down (`erect`) or lying with arms up; lung and liver stay plain."""
-    organs = patient.organs
+    """Paint the whole body, standing with arms down (`erect`) or lying with arms up; lung and liver stay without vessels and texture.
+
+    What a chest radiograph does not show (bowel, fat between muscles, the outline of the liver) is left out when erect.
+    """
+    organs, tissue = patient.organs, patient.tissue
     wall = _paint_wall(canvas, patient)
-    if not erect:  # a radiograph does not show them
-        _paint_fascia(canvas, patient, wall)
     if erect:
         for side in ("right", "left"):
-            _paint_arm(canvas, organs[f"{side} arm"], patient.tissue["muscle"])
+            _paint_arm(canvas, organs[f"{side} arm"], tissue["muscle"])
+    else:
+        _paint_fascia(canvas, patient, wall)
     cavity, cosine = _cavity(canvas)
+    thorax, belly = _paint_cavity(canvas, patient, cavity)
+    canvas.lung, canvas.liver = thorax.copy(), None if erect else np.zeros_like(thorax)
+    _paint_ribs(canvas, patient, cavity, cosine)
+    _paint_scapulae(canvas, wall, cosine, erect)
+    _paint_bone(canvas, organs["sternum"], 2.5)
+    _paint_mediastinum(canvas, patient, thorax)
+    if belly is not None:
+        _paint_belly(canvas, patient, belly, erect)
+    _paint_back(canvas, patient)
+    canvas.paint(organs["descending aorta"], tissue["blood"])
+    canvas.paint(organs["esophagus"], tissue["muscle"])
+    for side in ("right", "left"):
+        _paint_bone(canvas, organs[f"{side} clavicle"], 2.5)
+
+
+def _paint_cavity(canvas: Canvas, patient: Patient, cavity: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fill the cavity with lung above the diaphragm and fat below; returns the share of each point that is in chest and in belly.
+
+    The belly is None where the whole canvas lies above the domes.
+    """
     thorax, belly = canvas.edge(cavity), None
     canvas.fill(EVERYWHERE, thorax, FAT)
     if canvas.z.min() < max(patient.domes) + canvas.soft:
@@ -79,19 +101,7 @@ def paint_body(canvas: Canvas, patient: Patient, erect: bool) -> None:
         belly = canvas.edge(cavity - 3) * (1 - above)
         thorax *= above
     canvas.fill(EVERYWHERE, thorax, patient.tissue["lung"])
-    canvas.lung = thorax.copy()
-    canvas.liver = None if erect else np.zeros_like(thorax)
-    _paint_ribs(canvas, patient, cavity, cosine)
-    _paint_scapulae(canvas, wall, cosine, erect)
-    _paint_bone(canvas, organs["sternum"], 2.5)
-    _paint_mediastinum(canvas, patient, thorax)
-    if belly is not None:
-        _paint_belly(canvas, patient, belly, cavity, erect)
-    _paint_back(canvas, patient)
-    for name in ("descending aorta", "esophagus"):
-        canvas.paint(organs[name], patient.tissue["blood" if name == "descending aorta" else "muscle"])
-    for side in ("right", "left"):
-        _paint_bone(canvas, organs[f"{side} clavicle"], 2.5)
+    return thorax, belly
 
 
 def _level(x, y, column: Column, z, grow: float | np.ndarray = 0.0):
@@ -137,7 +147,7 @@ def _add_breast(canvas: Canvas, depth: np.ndarray, breast: Ellipsoid, fat: float
 
 
 def _paint_fascia(canvas: Canvas, patient: Patient, depth: np.ndarray) -> None:
-    """Fat planes between the muscles of the wall: thin sheets at wavy depths, and seams across."""
+    """Fat planes between the muscles of the wall: thin sheets at wavy depths."""
     p = patient.fascia
     wave = 3.0 * np.sin(canvas.x / 31 + p[0]) * np.sin(canvas.z / 40 + p[2]) + 2.5 * np.sin(canvas.y / 23 + p[1])
     sheet = np.abs((depth + wave) % np.float32(13) - 6.5)
@@ -161,9 +171,7 @@ def _diaphragm(canvas: Canvas, patient: Patient) -> np.ndarray:
     sheet = None
     for side, top in zip((-1, 1), patient.domes, strict=True):
         x, y = side * canvas.x - np.float32(64), canvas.y + np.float32(12)
-        away = (
-            np.maximum(x / 66, x / -132) ** 2 + np.maximum(y / 105, y / -180) ** 2
-        )  # a half or a third as steep to the middle and the front
+        away = np.maximum(x / 66, x / -132) ** 2 + np.maximum(y / 105, y / -180) ** 2  # gentler to the middle and to the front
         dome = top - patient.dome_drop * (0.6 * away + 0.4 * away**2)
         sheet = dome if sheet is None else np.maximum(sheet, dome)
     return sheet
@@ -198,8 +206,7 @@ def _paint_ribs(canvas: Canvas, patient: Patient, cavity: np.ndarray, cosine: np
     cavity, cosine = cavity.reshape(-1)[shell], cosine.reshape(-1)[shell]
     x = np.abs(np.broadcast_to(canvas.x, canvas.hu.shape).reshape(-1)[shell])
     z = np.broadcast_to(canvas.z, canvas.hu.shape).reshape(-1)[shell]
-    half_width = _CAVITY.at(z)
-    _, _, a, _ = half_width
+    _, _, a, _ = _CAVITY.at(z)
     fall = patient.chest_drop * np.clip(a / 120, 0.35, 1) * (1 - cosine) / 2
     order = (T1_MM + patient.rib_shift - z - fall) / VERTEBRA_MM
     rib = np.clip(np.rint(order), 0, 11).astype(np.intp)
@@ -266,7 +273,7 @@ def _paint_airway(canvas: Canvas, airway) -> None:
         canvas.fill(cut, canvas.edge(depth), AIR + 20)
 
 
-def _paint_belly(canvas: Canvas, patient: Patient, belly: np.ndarray, cavity: np.ndarray, erect: bool) -> None:
+def _paint_belly(canvas: Canvas, patient: Patient, belly: np.ndarray, erect: bool) -> None:
     """Abdominal organs, cut off by the diaphragm and the wall."""
     organs, tissue = patient.organs, patient.tissue
 

@@ -1,27 +1,29 @@
 """Lesions of liver and lung as solids with a soft, irregular edge, and the distributions they are drawn from.
 
-What is reported, and what we draw:
-
-Liver, hypodense in the portal venous phase (metastases, hepatocellular carcinoma).
-  LiTS holds "varied sizes and appearances with various lesion-to-background levels" (Bilic et al., Med Image Anal 2023,
-  arXiv:1901.04056), down to a few millimetres; metastases up to 15 mm measure 9.3 +- 2.7 mm on average (Jang et al.-type reviews of small
-  lesions in colorectal cancer), larger ones reach most of a lobe. We draw the diameter log-normal, median 20 mm, sigma 0.55, kept within
-  7..80 mm, and 1 + Poisson(1.6) lesions, at most 7. Contrast: enhanced liver of about 110 HU against 50..90 HU for hypovascular tumour; we
-  draw a drop of 15..65 HU, most often about 35 (triangular). One lesion in three has an enhancing rim, one in four a necrotic centre.
-Lung, COVID-19 pneumonia.
-  Ground-glass opacity is hazy opacity that does not hide vessels and bronchial walls, consolidation does hide the vessels
-  (Hansell et al., Fleischner glossary, Radiology 2008). Bilateral in 28 / 76 / 88 % of early / intermediate / late scans, hallmarks
-  peripheral (Bernheim et al., Radiology 2020); peripheral in 82 %, posterior in 82 %, ground glass in 87 % of 552 patients (PMC7355135).
-  Mean density of opacities -462 +- 99 HU early and -430 +- 80 HU late, histogram peak at -500..-700 HU (quantitative CT of 52 patients,
-  2020). We draw a ground-glass HU of N(-540, 90) within -750..-320, add a consolidated core (-120..20 HU) to one patch in four, and make the
-  disease bilateral in four patients of five.
-Chest radiograph.
-  Ground glass in 51 % and consolidation in 51 % of follow-ups, lower zones in 90 %, bilateral in 63 %, mixed central and peripheral
-  (initial cohort of Singapore, 96 patients). The same patches as above, somewhat larger and denser (a radiograph hides what is small:
-  about half of the patients have a normal one), bilateral in 63 %.
-Number, shape and edge are our choice throughout.
+Liver: hypodense tumours in the portal venous phase (metastases, hepatocellular carcinoma).
+  Reported: LiTS holds "varied sizes and appearances with various lesion-to-background levels" (Bilic et al., Med Image Anal 2023,
+  arXiv:1901.04056). Metastases of up to 15 mm measure 9.3 +- 2.7 mm (helical CT of 1133 patients, PMID 12439304); larger ones may fill a
+  lobe. A rim is seen in 73 % of colorectal metastases and enhances in most (Ann Acad Med Singapore 2003;32:191-195). Textbook: enhanced
+  liver about 110 HU, hypovascular tumour 50..90 HU.
+  Drawn: diameter log-normal, median 20 mm, sigma 0.55, within 7..80 mm; 1 + Poisson(1.6) tumours, at most 7; 15..65 HU below the liver
+  (triangular, mode 35; less in a fatty liver: no tumour is below 25 HU, none's core below 12 HU); in a third a rim as bright as the liver
+  around a dark centre, in a quarter a necrotic core.
+Lung, CT: COVID-19 pneumonia.
+  Reported: ground glass does not hide the vessels, consolidation does (Hansell et al., Fleischner glossary, Radiology 2008). Bilateral in
+  28 / 76 / 88 % of early / intermediate / late scans, peripheral (Bernheim et al., Radiology 2020). Peripheral in 82 %, posterior in
+  82 %, ground glass in 87 % of 552 patients (PMC7355135). Mean density of the opacities -462 +- 99 HU early and -430 +- 80 HU late, with
+  a histogram peak at -700..-500 HU (quantitative CT of 52 patients, 2020).
+  Drawn: 2 + Poisson(4) patches; radius log-normal, median 18 mm, sigma 0.4, within 8..55 mm; ground glass of N(-530, 92) HU within
+  -750..-320; a consolidated core of -120..20 HU in a quarter; both lungs in 80 % of patients; likelier behind, low and near the pleura.
+Lung, radiograph.
+  Reported: ground glass the main pattern in 51 % of first, consolidation in 51 % of follow-up radiographs; lower zones in 90 %, multifocal
+  bilateral, central and peripheral in 63 %; 57 % of patients have a normal first one (96 patients of Singapore, Singapore Med J).
+  Drawn: as for CT, but radius of median 30 mm, N(-460, 92) HU, a consolidated core in half of the patches, both lungs in 63 %, less bound
+  to the pleura: an opacity that a radiograph shows is large and dense.
+Where no report is named, and for number, shape and edge throughout, the figure is our choice.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,11 +57,8 @@ class Lesion(NamedTuple):
         k = 4.0 / float(np.mean(self.body.axes))
         a, b, c = self.wave
         ripple = np.sin(k * (0.9 * x + 0.5 * y) + a) * np.sin(k * (0.7 * y - 0.6 * z) + b)
-        ripple = (
-            ripple
-            + np.sin(k * (1.1 * z + 0.4 * x) + c) * np.sin(k * (0.6 * x - 0.8 * y) + a)
-            + 0.5 * np.sin(2 * k * (x + 0.7 * y - 0.6 * z) + c)
-        )
+        ripple = ripple + np.sin(k * (1.1 * z + 0.4 * x) + c) * np.sin(k * (0.6 * x - 0.8 * y) + a)
+        ripple = ripple + 0.5 * np.sin(2 * k * (x + 0.7 * y - 0.6 * z) + c)
         return self.body.depth(x, y, z) + np.float32(0.5 * self.roughness * min(self.body.axes)) * ripple
 
 
@@ -71,14 +70,16 @@ def draw_liver_lesions(patient: Patient, rng: np.random.Generator) -> list[Lesio
 
 
 def _liver_lesion(place: np.ndarray, liver: float, rng: np.random.Generator) -> Lesion:
-    radius = 0.5 * float(np.clip(rng.lognormal(np.log(20), 0.55), 7, 80))
-    hu = liver - rng.triangular(15, 35, 65)
-    centre = rng.random()
-    core = (0.75, hu - rng.uniform(10, 25)) if centre < 0.33 else (0.5, hu - rng.uniform(5, 20)) if centre < 0.58 else (0.0, hu)
-    if centre < 0.33:  # an enhancing rim lies between liver and the dark centre
-        hu = liver + rng.uniform(-12, 12)
-    axes = radius * rng.uniform(0.8, 1.2, 3)
-    return Lesion(_ellipsoid(place, axes, rng), _phases(rng), 0.16, rng.uniform(1.5, 5), hu, *core)
+    axes = 0.5 * np.clip(rng.lognormal(np.log(20), 0.55), 7, 80) * rng.uniform(0.8, 1.2, 3)
+    hu = max(liver - rng.triangular(15, 35, 65), 25.0)
+    core_share, core_hu = 0.0, hu
+    kind = rng.random()
+    if kind < 0.33:  # the rim is about as bright as the liver, the centre is what shows
+        core_share, core_hu, hu = 0.75, hu, liver + rng.uniform(-12, 12)
+    elif kind < 0.58:
+        core_share, core_hu = 0.5, max(hu - rng.uniform(5, 20), 12.0)
+    body = Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), rng.uniform(0, 3.14))
+    return Lesion(body, _phases(rng), 0.16, rng.uniform(1.5, 5), hu, core_share, core_hu)
 
 
 def draw_lung_lesions(patient: Patient, rng: np.random.Generator, projected: bool = False) -> list[Lesion]:
@@ -96,17 +97,13 @@ def draw_lung_lesions(patient: Patient, rng: np.random.Generator, projected: boo
 
 def _patch(place: np.ndarray, severity: float, projected: bool, rng: np.random.Generator) -> Lesion:
     radius = float(np.clip(rng.lognormal(np.log(30 if projected else 18), 0.4), 8, 55))
-    hu = float(np.clip(rng.normal(-460 if projected else -540, 80) + severity, -750, -320))
+    hu = float(np.clip(rng.normal(-460 if projected else -530, 80) + severity, -750, -320))
     core = (0.0, hu)
     if rng.random() < (0.5 if projected else 0.25):
         core = (rng.uniform(0.6, 0.95) if projected else rng.uniform(0.4, 0.75), rng.uniform(-120, 20))
     axes = radius * np.array([0.65, 1.0, 1.0]) * rng.uniform(0.75, 1.3, 3)
     outward = np.arctan2(place[1], place[0])  # the short axis points to the chest wall, so that the patch hugs the pleura
     return Lesion(Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), float(outward)), _phases(rng), 0.35, rng.uniform(5, 12), hu, *core)
-
-
-def _ellipsoid(place: np.ndarray, axes: np.ndarray, rng: np.random.Generator) -> Ellipsoid:
-    return Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), rng.uniform(0, 3.14))
 
 
 def _phases(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -120,7 +117,7 @@ def points_in(patient: Patient, organ: str, rng: np.random.Generator) -> np.ndar
     return points[getattr(probe(patient, points), organ)[0, 0] > 0.99]
 
 
-def apply_lesions(canvas: Canvas, lesions: list[Lesion], organ: str, parenchyma: np.ndarray) -> np.ndarray:
+def apply_lesions(canvas: Canvas, lesions: Sequence[Lesion], organ: str, parenchyma: np.ndarray) -> np.ndarray:
     """Change the HU `parenchyma` (in place) of "lung" or "liver" by lesions; returns the share of each point that is lesion, 0..1.
 
     An opacity of the lung only ever adds attenuation; a tumour of the liver replaces the tissue.

@@ -8,6 +8,7 @@ liver 95..125 in the portal venous phase and less in steatosis, spleen 110..135,
 Shapes, positions and their spread are our own approximation of axial anatomy, not a registered atlas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,9 +68,7 @@ _ORGANS: dict[str, Ellipsoid | Column | Rod] = {
     "esophagus": Column(((-20, 10, 26, 8, 7), (100, 6, 34, 8, 6), (220, 3, 32, 8, 6))),
     "mediastinum": Column(((60, 0, 4, 32, 40), (100, 0, 4, 34, 46), (150, 0, 8, 27, 48), (200, 0, 12, 25, 40), (234, 0, 12, 28, 40))),
     "pericardial fat": Ellipsoid((16, -32, -24), (78, 46, 24)),
-    "anterior junction": Column(
-        ((-30, 8, -64, 17, 36), (20, 6, -66, 15, 38), (60, 2, -68, 6, 34), (110, 1, -60, 4, 34), (150, 0, -46, 8, 34))
-    ),
+    "anterior junction": Column(((-30, 8, -64, 17, 36), (20, 6, -66, 15, 38), (60, 2, -68, 6, 34), (110, 1, -60, 4, 34), (150, 0, -46, 8, 34))),
     "trachea": Column(((110, 0, 18, 9, 8), (170, 0, 14, 9, 9), (290, 0, -8, 8, 9))),
     "right bronchus": Rod((-3, 18, 112), (-44, 20, 84), 6),
     "left bronchus": Rod((3, 18, 112), (46, 24, 88), 5.5),
@@ -90,7 +89,10 @@ _ORGANS: dict[str, Ellipsoid | Column | Rod] = {
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a body; its vessels may still leave their organs. Spreads are our choice, wide enough that normal images differ as those of a clinic do."""
+    """Draw a body; its vessels may still leave their organs.
+
+    The spreads are our choice, wide enough that normal images differ as those of a clinic do.
+    """
     female = bool(rng.random() < 0.5)
     size = rng.normal(0.95 if female else 1.03, 0.04)
     patient = {
@@ -98,9 +100,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         "fat": float(np.clip(rng.lognormal(np.log(15), 0.5), 4, 48)),
         "wall": rng.normal(1.0, 0.12),
         "female": female,
-        "waves": np.column_stack(
-            [np.clip(rng.normal(0, 2.2, 4), -4, 4), rng.uniform(0.012, 0.04, (4, 2)), rng.uniform(0, 6.28, (4, 2))]
-        ).astype(np.float32),
+        "waves": _sample_waves(rng),
         "domes": (rng.normal(0, 9), rng.normal(-14, 9)),
         "dome_drop": rng.normal(62, 9),
         "chest_drop": rng.normal(96, 10),
@@ -112,6 +112,12 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         "fascia": rng.uniform(0, 6.28, 4).astype(np.float32),
     }
     return Patient(**patient, lung_vessels=_grow_lung_vessels(rng), liver_vessels=_grow_liver_vessels(rng))
+
+
+def _sample_waves(rng: np.random.Generator) -> np.ndarray:
+    """Four waves of up to 4 mm, 160..520 mm long."""
+    amplitude = np.clip(rng.normal(0, 2.2, 4), -4, 4)
+    return np.column_stack([amplitude, rng.uniform(0.012, 0.04, (4, 2)), rng.uniform(0, 2 * np.pi, (4, 2))]).astype(np.float32)
 
 
 def _sample_tissue(rng: np.random.Generator) -> dict[str, float]:
@@ -128,8 +134,8 @@ def _sample_tissue(rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def _jitter(organ, rng: np.random.Generator):
-    """The organ moved by about 4 mm and scaled by about 7 %."""
+def _jitter(organ: Ellipsoid | Column | Rod, rng: np.random.Generator) -> Ellipsoid | Column | Rod:
+    """The organ moved by about 4 mm (long ones less) and scaled by about 7 %."""
     shift, stretch = rng.normal(0, 4, 3), np.clip(rng.normal(1, 0.07, 3), 0.8, 1.2)
     if isinstance(organ, Ellipsoid):
         return Ellipsoid(tuple((organ.centre + shift).tolist()), tuple((organ.axes * stretch).tolist()), organ.turn + rng.normal(0, 0.12))
@@ -151,41 +157,45 @@ def _sample_bowel(rng: np.random.Generator) -> list[tuple[Ellipsoid, float]]:
     return [(Ellipsoid(tuple(centre), tuple(half), turn), hu) for centre, half, turn, hu in loops]
 
 
-# ---- vessels -------------------------------------------------------------------------------------------------------------------------------
+# ---- vessels
 
 
 def _grow_tree(rng, starts, directions, radii, lengths, generations: int, spread: float) -> Tubes:
-    """Grow trees by repeated forking: daughters carry the cube of the radius (Murray's law) and turn by about `spread` radians."""
-    points, sizes, steps = [], [], []
+    """Grow trees by repeated forking from stems: `starts` and `directions` (n, 3), `radii` and `lengths` (n,), in mm.
+
+    The cubes of the daughters' radii sum to that of the mother (Murray's law); the daughters turn aside by about `spread` radians.
+    """
+    pieces = []
     for generation in range(generations):
         bend = rng.normal(0, 0.18, directions.shape)
-        count = max(9 - generation, 5)
-        for step in range(1, count + 1):
-            part = step / count
-            points.append(starts + lengths[:, None] * part * (directions + bend * part * (1 - part) * 2))
-            sizes.append(radii * (1 - 0.12 * part))
-            steps.append(lengths / count)
+        count = max(7 - generation, 3)
+        knots = np.arange(count + 1)[:, None, None] / count
+        path = starts + lengths[:, None] * knots * (directions + 2 * bend * (1 - knots) * knots)
+        taper = radii * (1 - 0.12 * knots[:-1, :, 0])
+        pieces.append(((path[1:] + path[:-1]) / 2, taper, path[1:] - path[:-1]))
         ends = starts + lengths[:, None] * directions
-        share = rng.uniform(0.3, 0.7, len(radii))
+        share = rng.uniform(0.3, 0.7, len(radii))  # of the flow that the first daughter takes
         aside = np.cross(directions, rng.normal(size=directions.shape))
         aside /= np.linalg.norm(aside, axis=1, keepdims=True) + 1e-6
-        turn = (
-            spread
-            * rng.uniform(0.6, 1.4, (2, len(radii), 1))
-            * np.array([1, -1]).reshape(2, 1, 1)
-            * (1 - np.stack([share, 1 - share]))[..., None]
-            * 2
-        )
-        directions = (directions + turn * aside).reshape(-1, 3)
+        shares = np.stack([share, 1 - share])
+        turn = 2 * spread * rng.uniform(0.6, 1.4, shares.shape) * (1 - shares) * [[1], [-1]]  # the thinner daughter turns more
+        directions = (directions + turn[..., None] * aside).reshape(-1, 3)
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        radii = (radii * np.cbrt(np.stack([share, 1 - share]))).reshape(-1)
+        radii = (radii * np.cbrt(shares)).reshape(-1)
         lengths = (lengths * rng.uniform(0.7, 1.0, (2, len(lengths)))).reshape(-1)
         starts = np.concatenate([ends, ends])
-    return Tubes(*(np.concatenate(part).astype(np.float32) for part in (points, sizes, steps)))
+    points, sizes, axes = zip(*pieces, strict=True)
+    radii = np.concatenate([size.reshape(-1) for size in sizes]).astype(np.float32)
+    return Tubes(_rows(points), radii, _rows(axes))
+
+
+def _rows(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays of any shape (..., 3) as one (n, 3)."""
+    return np.concatenate([part.reshape(-1, 3) for part in parts]).astype(np.float32)
 
 
 def _grow_lung_vessels(rng: np.random.Generator) -> Tubes:
-    """Arteries and veins of both lungs, from the hila outwards; smallest radius about 0.5 mm."""
+    """Arteries and veins of both lungs, from the hila outwards."""
     trees = []
     for side in (-1, 1):
         count = 20

@@ -4,6 +4,7 @@ Both see the same body (`phantom_body`). A slice is painted on its own plane at 
 attenuation along parallel rays through a stack of sheets (Beer-Lambert law), then scatter, noise, logarithm and a display curve.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ def window_hu(hu: np.ndarray, level: float, width: float) -> np.ndarray:
     return np.rint(np.clip((hu - level) / width + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
-# ---- CT ------------------------------------------------------------------------------------------------------------------------------------
+# ---- CT
 
 
 class Scan(NamedTuple):
@@ -77,25 +78,39 @@ def slice_canvas(patient: Patient, scan: Scan, level: float, size: int) -> Canva
 
 def _stamp(patient: Patient, scan: Scan, level: float, tubes: Tubes, size: int) -> np.ndarray:
     """Share (size, size) of each pixel of a slice that is filled by a vessel tree."""
-    near = np.abs(tubes.points[:, 2] - level) < tubes.radii + scan.thickness / 2
-    tubes = tubes[near]
-    x, y, z = (_from_reference(patient, tubes.points) - [0, 0, level * patient.scale[2]]).T
-    c, s = np.cos(scan.tilt), np.sin(scan.tilt)
-    column = (c * x + s * y - scan.centre[0]) / scan.pixel + (size - 1) / 2
-    row = (c * y - s * x - scan.centre[1]) / scan.pixel + (size - 1) / 2
-    reach = int(np.ceil((tubes.radii.max(initial=0) / scan.pixel) + 1))
-    steps = np.arange(-reach, reach + 1)
-    columns, rows = np.rint(column)[:, None, None] + steps, np.rint(row)[:, None, None] + steps[:, None]
-    off_plane = np.maximum(np.abs(z) - scan.thickness / 4, 0)[:, None, None]
-    across = (columns - column[:, None, None]) ** 2 + (rows - row[:, None, None]) ** 2
-    away = np.sqrt(across * scan.pixel**2 + off_plane**2)
+    tubes = tubes[np.abs(tubes.points[:, 2] - level) < tubes.radii + scan.thickness / 2 + np.abs(tubes.axes[:, 2]) / 2]
+    points = _from_reference(patient, tubes.points) - [0, 0, level * patient.scale[2]]
+    (x, y, z), (along_x, along_y, along_z) = _turn(points, scan.tilt).T, _turn(tubes.axes * patient.scale, scan.tilt).T[..., None, None]
+    column, row = ((axis - middle) / scan.pixel + (size - 1) / 2 for axis, middle in zip((x, y), scan.centre, strict=True))
+    reach = int(np.ceil((tubes.radii.max(initial=0) + np.abs(tubes.axes).max(initial=0) / 2) / scan.pixel + 1))
+    columns, rows = _footprint(column, row, reach)
+    dx, dy = (columns - column[:, None, None]) * scan.pixel, (rows - row[:, None, None]) * scan.pixel
+    dz = -np.sign(z) * np.maximum(np.abs(z) - scan.thickness / 4, 0)
+    dz = dz[:, None, None]
+    part = (dx * along_x + dy * along_y + dz * along_z) / (along_x**2 + along_y**2 + along_z**2)
+    part = np.clip(part, -0.5, 0.5)  # where on the piece the pixel is nearest
+    away = np.sqrt((dx - part * along_x) ** 2 + (dy - part * along_y) ** 2 + (dz - part * along_z) ** 2)
     radii = tubes.radii[:, None, None]
-    share = np.clip((radii - away) / scan.pixel + 0.5, 0, 1) * np.minimum(1, 2.2 * radii / scan.pixel)
-    filled = np.zeros((size, size), np.float32)
+    share = np.clip((radii - away) / scan.pixel + 0.5, 0, 1) * np.minimum(1, 2.2 * radii / scan.pixel)  # thin ones fill no pixel
     seen = (share > 0) & (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
-    at = np.broadcast_to(rows * size + columns, share.shape)[seen].astype(np.intp)
-    np.maximum.at(filled.reshape(-1), at, share[seen].astype(np.float32))
-    return filled
+    filled = np.zeros(size * size, np.float32)
+    np.maximum.at(filled, (rows * size + columns)[seen], share[seen].astype(np.float32))
+    return filled.reshape(size, size)
+
+
+def _turn(vectors: np.ndarray, angle: float) -> np.ndarray:
+    """Vectors (n, 3) as the scanner sees them: rotated about the body axis."""
+    c, s = np.cos(angle), np.sin(angle)
+    x, y, z = vectors.T
+    return np.stack([c * x + s * y, c * y - s * x, z], axis=1)
+
+
+def _footprint(column: np.ndarray, row: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of the pixels within `reach` of image points (n,), as (n, 1, 2 reach + 1) and (n, 2 reach + 1, 1)."""
+    steps = np.arange(-reach, reach + 1)
+    columns = np.rint(column).astype(np.intp)[:, None, None] + steps
+    rows = np.rint(row).astype(np.intp)[:, None, None] + steps[:, None]
+    return columns, rows
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
@@ -109,7 +124,8 @@ def _quantum_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     white = rng.standard_normal((size + 2, size + 2), np.float32)
     rows = 0.25 * white[:-2] + 0.5 * white[1:-1] + 0.25 * white[2:]
     both = 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
-    return both / np.float32(0.375) * np.float32(0.8) + white[1:-1, 1:-1] * np.float32(0.6)
+    mixed = both + np.float32(0.3) * white[1:-1, 1:-1]
+    return mixed / np.float32(0.58)  # the standard deviation of the mixture
 
 
 def _add_table(hu: np.ndarray, scan: Scan) -> None:
@@ -123,39 +139,48 @@ def _add_table(hu: np.ndarray, scan: Scan) -> None:
         hu += np.where(hu < -500, shell * (150 - hu), 0)
 
 
-def render_slice(patient: Patient, scan: Scan, level: float, organ: str, seed, size: int, lesions: list[Lesion] = ()):
-    """An axial slice (size, size) in HU, and the share of each pixel that is lesion.
+def _texture(canvas: Canvas, organ: str, rng: np.random.Generator) -> np.ndarray:
+    """Deviation of the tissue from its mean, in HU: lung is denser where it lies lowest (gravity), and both tissues are grainy."""
+    size = canvas.hu.shape[-1]
+    if organ == "lung":
+        return 0.4 * canvas.y + 18 * _smooth_noise(rng, size, size // 3) + 12 * _smooth_noise(rng, size, 12)
+    return 4 * _smooth_noise(rng, size, size // 4) + 2.5 * _smooth_noise(rng, size, 8) + np.zeros_like(canvas.hu)
 
-    The noise depends on `seed` alone, so the same call without lesions gives the same image but for them.
+
+def _parenchyma(canvas: Canvas, patient: Patient, organ: str, vessels: np.ndarray, lesions: Sequence[Lesion], rng: np.random.Generator):
+    """HU of the organ's tissue with texture, vessels and lesions, and the share of each point that is lesion."""
+    tissue = patient.tissue[organ] + _texture(canvas, organ, rng)
+    if organ == "lung":  # vessels stay visible in ground glass
+        coverage = apply_lesions(canvas, lesions, organ, tissue)
+        tissue += vessels * np.maximum(45 - tissue, 0)
+    else:  # a tumour of the liver takes their place
+        tissue += vessels * (patient.tissue["vein"] - tissue)
+        coverage = apply_lesions(canvas, lesions, organ, tissue)
+    return tissue, coverage
+
+
+def render_slice(
+    patient: Patient, scan: Scan, level: float, organ: str, seed: Sequence[int], size: int, lesions: Sequence[Lesion] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """An axial slice at `level` (reference mm) as HU (size, size), and the share of each pixel that is lesion of the organ.
+
+    Texture and noise depend on `seed` alone: without lesions, the same call gives the same image but for them.
     """
     rng = np.random.default_rng(seed)
     canvas = slice_canvas(patient, scan, level, size)
     paint_body(canvas, patient, erect=False)
-    plain = patient.tissue[organ]
-    if organ == "lung":
-        change = 0.4 * canvas.y + 18 * _smooth_noise(rng, size, max(size // 3, 2)) + 12 * _smooth_noise(rng, size, 12)
-        tubes, blood = patient.lung_vessels, 45.0
-    else:
-        change = 4 * _smooth_noise(rng, size, max(size // 4, 2)) + 2.5 * _smooth_noise(rng, size, 8)
-        tubes, blood = patient.liver_vessels, patient.tissue["vein"]
-    tissue = np.broadcast_to(plain + change, canvas.hu.shape).astype(np.float32)
-    vessels = _stamp(patient, scan, level, tubes, size)
-    if organ == "lung":  # vessels stay visible in ground glass; a tumour of the liver pushes them aside
-        coverage = apply_lesions(canvas, lesions, organ, tissue)
-        tissue += vessels * np.maximum(blood - tissue, 0)
-    else:
-        tissue += vessels * (blood - tissue)
-        coverage = apply_lesions(canvas, lesions, organ, tissue)
-    hu = canvas.hu + getattr(canvas, organ) * (tissue - plain)
+    tubes = patient.lung_vessels if organ == "lung" else patient.liver_vessels
+    tissue, coverage = _parenchyma(canvas, patient, organ, _stamp(patient, scan, level, tubes, size), lesions, rng)
+    hu = (canvas.hu + getattr(canvas, organ) * (tissue - patient.tissue[organ]))[0]
     if scan.table is not None:
-        _add_table(hu[0], scan)
-    solid = np.clip((hu + 400) / 200, 0, 1)
-    hu = hu + solid * (7 * _smooth_noise(rng, size, max(size // 3, 2)) + 2.5 * _smooth_noise(rng, size, max(size // 9, 2)))
-    hu = hu + scan.noise * _quantum_noise(rng, size)
-    return np.maximum(hu[0], AIR - 24), coverage[0]  # a scanner stores no less than -1024
+        _add_table(hu, scan)
+    grain = 7 * _smooth_noise(rng, size, size // 3) + 2.5 * _smooth_noise(rng, size, size // 9)
+    hu += grain * np.clip((canvas.hu[0] + 400) / 200, 0, 1)  # of soft tissue
+    hu += scan.noise * _quantum_noise(rng, size)
+    return np.maximum(hu, AIR - 24), coverage[0]  # a scanner stores no less than -1024 HU
 
 
-# ---- radiograph ----------------------------------------------------------------------------------------------------------------------------
+# ---- radiograph
 
 
 class Exposure(NamedTuple):
@@ -164,11 +189,11 @@ class Exposure(NamedTuple):
     view: float  # side of the detector
     centre: tuple[float, float]  # x and z of its middle
     turn: float  # rotation of the patient about the body axis
-    tilt: float  # in the plane of the image
-    scatter: float
-    noise: float
-    gamma: float
-    black: float
+    lean: float  # sideways: a shear in the plane of the image
+    scatter: float  # share of the primary light
+    noise: float  # share of the light, standard deviation
+    gamma: float  # of the display curve
+    black: float  # how far the ends of the grey scale are off, as a share
     white: float
 
 
@@ -192,30 +217,35 @@ SHEETS = np.concatenate([np.arange(-165, -45, 6), np.arange(-45, 45, 7.5), np.ar
 
 
 def _attenuation(hu: np.ndarray) -> np.ndarray:
-    """HU to water-equivalent thickness per mm; bone counts for more at the lower energy of a radiograph."""
+    """HU to mm of water per mm; bone counts double, as at the lower energy of a radiograph and for its contrast after processing."""
     return (1 + hu / 1000) + 0.001 * np.maximum(hu - 100, 0)
 
 
-def project(patient: Patient, exposure: Exposure, size: int, lesions: list[Lesion] = ()):
+def _sum_rays(steps: np.ndarray, sheets: np.ndarray) -> np.ndarray:
+    """Sum over sheets (z, y, x) of thickness `steps`, head up. No matrix product: its threads would fight over the processors."""
+    return np.einsum("y,zyx->zx", steps, sheets)[::-1]
+
+
+def project(patient: Patient, exposure: Exposure, size: int, lesions: Sequence[Lesion] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Water-equivalent thickness in mm (size, size) along parallel rays from back to front, and what lesions add to it."""
     pixel = exposure.view / size
     pixels = ((np.arange(size) - (size - 1) / 2) * pixel).astype(np.float32)
     y, steps = ((SHEETS[1:] + SHEETS[:-1]) / 2).reshape(1, -1, 1), np.diff(SHEETS)
     column = pixels.reshape(1, 1, -1) + np.float32(exposure.centre[0])
-    turn, tilt = np.float32(np.tan(exposure.turn)), np.float32(np.tan(exposure.tilt))
+    turn, lean = np.float32(np.tan(exposure.turn)), np.float32(np.tan(exposure.lean))
     plain, added = np.empty((size, size), np.float32), np.zeros((size, size), np.float32)
-    rows = 20
+    rows = 20  # at a time, so that the block stays in the cache
     for first in range(0, size, rows):
         row = -pixels[first : first + rows][::-1].reshape(-1, 1, 1)
-        x, z = column + y * turn - row * tilt, row + np.float32(exposure.centre[1]) + column * tilt
+        x, z = column + y * turn - row * lean, row + np.float32(exposure.centre[1])
         canvas = Canvas(*_to_reference(patient, x, y, z), soft=1.1 * pixel)
         paint_body(canvas, patient, erect=True)
-        plain[first : first + rows] = (steps @ _attenuation(canvas.hu))[::-1]
+        plain[first : first + rows] = _sum_rays(steps, _attenuation(canvas.hu))
         if lesions:
             tissue = np.full_like(canvas.hu, patient.tissue["lung"])
             apply_lesions(canvas, lesions, "lung", tissue)
             rise = canvas.lung * (tissue - patient.tissue["lung"]) / 1000
-            added[first : first + rows] = (steps @ rise)[::-1]
+            added[first : first + rows] = _sum_rays(steps, rise)
     return plain, added
 
 
@@ -223,19 +253,18 @@ def _project_vessels(patient: Patient, exposure: Exposure, size: int) -> np.ndar
     """Water-equivalent thickness in mm (size, size) of the lung vessels, splat by volume, so that no voxel need resolve them."""
     pixel, tubes = exposure.view / size, patient.lung_vessels
     x, y, z = _from_reference(patient, tubes.points).T
-    x, z = x - y * np.tan(exposure.turn), z - exposure.centre[1]
-    tilt = np.tan(exposure.tilt)
-    z = (z - x * tilt) / (1 + tilt**2)
-    column, row = (x + z * tilt - exposure.centre[0]) / pixel + (size - 1) / 2, (size - 1) / 2 - z / pixel
-    steps = np.arange(-2, 3)
-    columns, rows = np.rint(column)[:, None, None] + steps, np.rint(row)[:, None, None] + steps[:, None]
+    z = z - exposure.centre[1]
+    x = x - y * np.tan(exposure.turn) + z * np.tan(exposure.lean) - exposure.centre[0]
+    column, row = (size - 1) / 2 + x / pixel, (size - 1) / 2 - z / pixel
+    columns, rows = _footprint(column, row, 2)
+    apart = (columns - column[:, None, None]) ** 2 + (rows - row[:, None, None]) ** 2
     spread = np.maximum(tubes.radii * 0.6 / pixel, 0.45)[:, None, None]
-    weight = np.exp(-((columns - column[:, None, None]) ** 2 + (rows - row[:, None, None]) ** 2) / (2 * spread**2))
-    volume = np.pi * tubes.radii**2 * tubes.lengths * float(patient.scale.prod())
-    weight *= (0.85 * volume / pixel**2)[:, None, None] / weight.sum(axis=(1, 2), keepdims=True)
+    weight = np.exp(-0.5 * apart / spread**2)
+    volume = np.pi * tubes.radii**2 * np.linalg.norm(tubes.axes, axis=1) * float(patient.scale.prod())
+    weight *= (0.85 * volume / pixel**2)[:, None, None] / weight.sum(axis=(1, 2), keepdims=True)  # 0.85: lung is no vacuum
     seen = (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
-    at = (rows * size + columns)[seen].astype(np.intp)
-    return np.bincount(at, weight[seen], minlength=size * size).reshape(size, size).astype(np.float32)
+    total = np.bincount((rows * size + columns)[seen], weight[seen], minlength=size * size)
+    return total.reshape(size, size).astype(np.float32)
 
 
 def _blur(image: np.ndarray, cells: int) -> np.ndarray:
@@ -244,7 +273,7 @@ def _blur(image: np.ndarray, cells: int) -> np.ndarray:
     return np.asarray(small.resize(image.shape[::-1], Image.Resampling.BICUBIC))
 
 
-def develop(thickness: np.ndarray, exposure: Exposure, reference: np.ndarray, seed) -> np.ndarray:
+def develop(thickness: np.ndarray, exposure: Exposure, reference: np.ndarray, seed: Sequence[int]) -> np.ndarray:
     """From water-equivalent thickness in mm to 8-bit grey, bright where much was absorbed.
 
     Beer-Lambert law with scatter and noise, logarithm, edge enhancement, and a grey scale that is fitted to `reference`, the thickness
@@ -260,8 +289,8 @@ def develop(thickness: np.ndarray, exposure: Exposure, reference: np.ndarray, se
     return np.rint(np.clip(grey, 0, 1) ** exposure.gamma * 255).astype(np.uint8)
 
 
-def _furnish(grey: np.ndarray, seed) -> np.ndarray:
-    """Add what the room adds: a side marker and the shadow of the collimator."""
+def _furnish(grey: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Add what the room adds, in place: a side marker and the shadow of the collimator."""
     rng = np.random.default_rng(seed)
     size = len(grey)
     if rng.random() < 0.6:
@@ -275,8 +304,10 @@ def _furnish(grey: np.ndarray, seed) -> np.ndarray:
     return grey
 
 
-def render_radiograph(patient: Patient, exposure: Exposure, seed, size: int, lesions: list[Lesion] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """A posterior-anterior radiograph (size, size), 8-bit, patient's right on the left, and the thickness that lesions add, mm of water."""
+def render_radiograph(
+    patient: Patient, exposure: Exposure, seed: Sequence[int], size: int, lesions: Sequence[Lesion] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """A posterior-anterior radiograph (size, size), 8-bit, patient's right on the left, and what lesions add, in mm of water."""
     plain, added = project(patient, exposure, size, lesions)
     plain += _project_vessels(patient, exposure, size)
-    return _furnish(develop(plain + added, exposure, plain, [*seed, 0]), [*seed, 1]), added
+    return _furnish(develop(plain + added, exposure, plain, [*seed, 1]), [*seed, 2]), added

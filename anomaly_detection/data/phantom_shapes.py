@@ -92,14 +92,14 @@ def _column_box(rows: tuple[tuple[float, ...], ...]) -> Box:
 
 
 class Tubes(NamedTuple):
-    """A branching tree as spheres along its centre lines: points (n, 3), radii (n,) and the tube length that each stands for (n,), all mm."""
+    """A branching tree as short straight pieces, in mm: their middles (n, 3), radii (n,) and vectors from end to end (n, 3)."""
 
     points: np.ndarray
     radii: np.ndarray
-    lengths: np.ndarray
+    axes: np.ndarray
 
-    def __getitem__(self, keep) -> "Tubes":
-        return Tubes(self.points[keep], self.radii[keep], self.lengths[keep])
+    def __getitem__(self, keep: np.ndarray) -> "Tubes":
+        return Tubes(self.points[keep], self.radii[keep], self.axes[keep])
 
 
 class Canvas:
@@ -129,9 +129,7 @@ class Canvas:
 
     def points(self, cut: tuple[slice, slice, slice]):
         """x, y and z of a part of the block."""
-        return tuple(
-            axis[tuple(s if n > 1 else slice(None) for s, n in zip(cut, axis.shape, strict=True))] for axis in (self.x, self.y, self.z)
-        )
+        return tuple(axis[tuple(s if n > 1 else slice(None) for s, n in zip(cut, axis.shape, strict=True))] for axis in (self.x, self.y, self.z))
 
     def edge(self, depth: np.ndarray) -> np.ndarray:
         """Share of a point that lies inside a surface `depth` mm above it."""

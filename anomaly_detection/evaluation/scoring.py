@@ -36,7 +36,14 @@ def anomaly_scores(baseline: Baseline, images: ImageSet, batch_size: int = 256) 
 
 def score_rows(baseline: Baseline, images: ImageSet, part: str, organs: tuple[str, ...], modalities: tuple[str, ...]) -> list[dict[str, Any]]:
     """Rows of scores.csv for one part ("val" or "test") of the data."""
-    columns = (images.names, images.datasets, images.organ.tolist(), images.modality.tolist(), images.label.tolist(), anomaly_scores(baseline, images))
+    columns = (
+        images.names,
+        images.datasets,
+        images.organ.tolist(),
+        images.modality.tolist(),
+        images.label.tolist(),
+        anomaly_scores(baseline, images),
+    )
     return [
         dict(zip(COLUMNS, (name, dataset, organs[organ], modalities[modality], part, label, float(score)), strict=True))
         for name, dataset, organ, modality, label, score in zip(*columns, strict=True)

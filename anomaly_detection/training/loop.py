@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
-from anomaly_detection.baseline import Baseline, Batch, Phase
+from anomaly_detection.baseline import Baseline, Batch
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
@@ -118,10 +118,11 @@ def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: 
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device has matrix units for bfloat16; without them autocast costs more than it saves."""
+    """Whether the device multiplies bfloat16 in hardware; where it does not, autocast costs more than it saves."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()  # no public name for it yet
+    # torch has no public names for these yet.
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def all_pixels(images: ImageSet) -> Iterator[Tensor]:

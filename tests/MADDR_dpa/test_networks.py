@@ -68,6 +68,7 @@ class Rebuild:
         if index == 1:
             padding, x = 0, F.pad(x, (1, 1, 1, 1), mode="reflect")
         weight = self.state[f"{place}.{index}.weight"] * self.state.get(f"{place}.{index}.scale", 1)
+        assert (index == 1) == (self.reflect and weight.shape[-1] == 3)
         return F.conv2d(x, weight, None, padding=padding) + self.state[f"{place}.{index}.bias"].view(1, -1, 1, 1)
 
     def normalise(self, place, x):

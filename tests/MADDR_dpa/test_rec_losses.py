@@ -463,7 +463,9 @@ def test_the_file_works_alone_in_an_empty_folder(tmp_path):
         "r.RECONSTRUCTION_LOSSES[r.ReconstructionLossType['l2']]('none')(x, x)\n"
         "print(sorted({n.split('.')[0] for n in sys.modules} & {'anomaly_detection', 'torchvision', 'efficientnet_lite_pytorch', 'yaml'}))\n"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{program}"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{program}"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 

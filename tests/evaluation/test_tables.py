@@ -9,7 +9,7 @@ DATASETS = ("liver", "lung")
 
 def result(regime: str, seed: int, **aurocs: float) -> Result:
     def metrics(value: float) -> dict:
-        return {name: value for name in METRICS}
+        return dict.fromkeys(METRICS, value)
 
     return Result("dpa", regime, tuple(aurocs), seed, {"datasets": {n: metrics(v) for n, v in aurocs.items()}, "pooled": metrics(0.5)})
 

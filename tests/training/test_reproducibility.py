@@ -8,7 +8,7 @@ from anomaly_detection.training.reproducibility import ShuffledIndices, random_s
 def test_every_image_is_seen_equally_often():
     indices = ShuffledIndices(10, seed=0)
     drawn = torch.cat([indices.take(4) for _ in range(15)]).tolist()
-    assert Counter(drawn) == {i: 6 for i in range(10)}
+    assert Counter(drawn) == dict.fromkeys(range(10), 6)
     assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
     assert drawn[:10] != drawn[10:20]
 

@@ -1,0 +1,37 @@
+import pytest
+import torch
+from PIL import Image
+
+from tests.toy import toy_images
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """The networks of the tests are too small to share: threads would cost more than they bring."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    """Three small datasets on disk in the documented layout: liver CT, lung CT, lung X-ray; abnormal images hold a bright square."""
+    root = tmp_path / "images"
+    catalog, kinds = [], {"liver_ct": ("liver", "ct"), "lung_ct": ("lung", "ct"), "lung_xray": ("lung", "xray")}
+    for number, (name, (organ, modality)) in enumerate(kinds.items()):
+        catalog.append(f"{name}:\n  label: {number}\n  organ: {organ}\n  modality: {modality}\n  root: {name}\n")
+        for kind, part, count in (("normal", "train", 8), ("normal", "val", 4), ("normal", "test", 4), ("anomaly", "test", 4)):
+            images = toy_images(3 * count, seed=hash_of(kind, part), side=16).images[number::3, 0].numpy().copy()
+            split = root / "folds" / "train_test_split" / kind / part
+            split.parent.mkdir(parents=True, exist_ok=True)
+            (root / name / kind).mkdir(parents=True, exist_ok=True)
+            for i, pixels in enumerate(images):
+                if kind == "anomaly":
+                    pixels[4:9, 6:11] = 255
+                Image.fromarray(pixels).save(root / name / kind / f"{part}_{i}.png")
+            with open(split, "a", encoding="utf-8") as file:
+                file.writelines(f"{kind}/{part}_{i}.png {name}\n" for i in range(count))
+    (root / "datasets.yaml").write_text("\n".join(catalog), encoding="utf-8")
+    return root
+
+
+def hash_of(kind: str, part: str) -> int:
+    return sum(map(ord, kind + part))

@@ -1,0 +1,267 @@
+"""The study from the command line: what it leaves on disk, and what it says to a mistake."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import run_experiments
+from anomaly_detection import cli, registry
+from anomaly_detection.experiment import load_experiment
+from anomaly_detection.training.checkpoint import load_checkpoint
+
+TOY_BASE = """model: toy
+datasets: [liver_ct]
+image_size: 16
+iterations: 20
+batch_size: 8
+lr: 0.01
+val_iter: 10
+"""
+
+
+@pytest.fixture
+def toy_model(monkeypatch, tmp_path):
+    """A fifth baseline: its class, one YAML file, and one line in the registry."""
+    (tmp_path / "configs" / "toy").mkdir(parents=True)
+    (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
+    return tmp_path
+
+
+def study(data_root: Path, *arguments: str) -> int:
+    results = data_root.parent / "results"
+    return run_experiments.main(["--models", "toy", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", *arguments])
+
+
+def code_and_error(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
+    """Exit code and last line of stderr of the command as the shell sees it."""
+    monkeypatch.setattr(sys, "argv", ["run_experiments.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda _: run_experiments.main(list(arguments)))
+    return caught.value.code, capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+
+
+def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, capsys):
+    assert study(data_root) == 0
+    results = data_root.parent / "results"
+    text = (results / "table.md").read_text()
+    assert text in capsys.readouterr().out
+    for regime in ("separate", "united", "maddr"):
+        assert f"| toy | {regime} | " in text
+    assert "Anomaly detection on images" in text
+    assert "phantom" not in text
+    assert "8 normal train, 4 normal val, 4 normal test, 4 anomaly test" in text
+    separate, mixed = results / "toy" / "separate" / "lung_ct" / "seed_0", results / "toy" / "maddr" / "liver_ct+lung_ct+lung_xray" / "seed_0"
+    for folder, images in ((separate, 12), (mixed, 36)):
+        with open(folder / "scores.csv", encoding="utf-8") as file:
+            assert len(list(csv.DictReader(file))) == images
+        assert {path.name for path in folder.iterdir()} >= {"config.yaml", "provenance.json", "checkpoint.pt", "log.csv", "samples", "metrics.json"}
+    assert json.loads((mixed / "metrics.json").read_text())["validation"]["val_organ_accuracy"] >= 0
+    assert "maddr.heads.organ.weight" in load_checkpoint(mixed / "checkpoint.pt")["model"]
+    assert not [name for name in load_checkpoint(separate / "checkpoint.pt")["model"] if "maddr" in name]
+
+
+def test_what_is_finished_is_not_done_again(toy_model, data_root, monkeypatch):
+    assert study(data_root) == 0
+    monkeypatch.setattr(run_experiments, "run_experiment", lambda *_: pytest.fail("trained again"))
+    assert study(data_root) == 0
+
+
+def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
+    """Die in the second experiment; the same command goes on with it and the rest."""
+    run, names = run_experiments.run_experiment, []
+
+    def dying(experiment, *rest):
+        if names:
+            raise KeyboardInterrupt
+        names.append(experiment.name)
+        return run(experiment, *rest)
+
+    monkeypatch.setattr(run_experiments, "run_experiment", dying)
+    with pytest.raises(KeyboardInterrupt):
+        study(data_root)
+    done = []
+    monkeypatch.setattr(run_experiments, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
+    assert study(data_root) == 0
+    assert len(done) == 4
+    assert names[0] not in done
+
+
+def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, monkeypatch, capsys):
+    run = run_experiments.run_experiment
+
+    def failing(experiment, *rest):
+        if experiment.regime == "united":
+            experiment.folder.mkdir(parents=True)
+            raise RuntimeError("the roof fell in")
+        return run(experiment, *rest)
+
+    monkeypatch.setattr(run_experiments, "run_experiment", failing)
+    assert study(data_root) == 1
+    output = capsys.readouterr().out
+    assert "failed: toy united liver_ct+lung_ct+lung_xray seed 0: the roof fell in" in output
+    assert "| toy | maddr | " in output
+    assert "| toy | united | " not in output
+
+
+def test_ablation_adds_the_components(toy_model, data_root, capsys):
+    assert study(data_root, "--ablation", "--regimes", "maddr") == 0
+    output = capsys.readouterr().out
+    assert "Components of MADDR" in output
+    folder = data_root.parent / "results" / "toy" / "maddr_organ" / "liver_ct+lung_ct+lung_xray" / "seed_0"
+    settings = load_experiment(folder).settings
+    assert (settings.maddr.organ_weight, settings.maddr.modality_weight, settings.maddr.center_weight) == (0.1, 0.0, 0.0)
+    assert {name for name in load_checkpoint(folder / "checkpoint.pt")["model"] if "maddr" in name} == {
+        "maddr.heads.organ.weight",
+        "maddr.heads.organ.bias",
+    }
+
+
+def test_dry_run_lists_and_does_nothing(toy_model, data_root, capsys):
+    assert study(data_root, "--dry-run", "--datasets", "lung_ct", "lung_xray") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "to do        toy separate lung_ct seed 0",
+        "to do        toy separate lung_xray seed 0",
+        "to do        toy united lung_ct+lung_xray seed 0",
+        "to do        toy maddr lung_ct+lung_xray seed 0",
+    ]
+    assert not (data_root.parent / "results").exists()
+
+
+def test_other_settings_need_another_folder(toy_model, data_root, capsys, monkeypatch):
+    assert study(data_root, "--regimes", "united") == 0
+    arguments = ["--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "results"), "--seeds", "0"]
+    code, error = code_and_error(capsys, monkeypatch, *arguments, "--regimes", "united", "--set", "lr=0.02")
+    assert code == 2
+    assert "was begun with lr: 0.01, now it is 0.02; choose another --results" in error
+
+
+def test_other_images_need_another_folder(toy_model, data_root, capsys, monkeypatch):
+    assert study(data_root, "--regimes", "united") == 0
+    (data_root / "lung_ct" / "normal" / "train_0.png").write_bytes((data_root / "lung_ct" / "normal" / "train_1.png").read_bytes())
+    arguments = ["--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "results"), "--seeds", "0"]
+    code, error = code_and_error(capsys, monkeypatch, *arguments, "--regimes", "united")
+    assert code == 2
+    assert "other images or splits" in error
+
+
+def break_split(root: Path, text: str) -> None:
+    (root / "folds" / "train_test_split" / "normal" / "val").write_text(text, encoding="utf-8")
+
+
+def truncate(root: Path) -> None:
+    path = root / "lung_ct" / "normal" / "train_3.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def misspell(root: Path) -> None:
+    (root / "datasets.yaml").write_text("liver_ct: {label: 0, organ: liver, modailty: ct, root: x}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "parts"),
+    [
+        (None, ["--set", "lr=abc"], ["--set lr=abc", "lr: expected a number, got 'abc'"]),
+        (None, ["--set", "bach_size=8"], ["bach_size", "did you mean batch_size?"]),
+        (None, ["--set", "maddr.organ_wieght=1"], ["maddr.organ_wieght", "did you mean organ_weight?"]),
+        (None, ["--set", "lr"], ["expected key=value"]),
+        (None, ["--datasets", "lung_tc"], ["lung_tc", "lung_ct"]),
+        (None, ["--device", "cuda:77"], ["--device cuda:77", "--device cpu"]),
+        (None, ["--set", "maddr.organ_dim=30"], ["organ_dim 30", "latent of 24"]),
+        (lambda root: (root / "lung_ct" / "normal" / "train_3.png").unlink(), [], ["train_3.png"]),
+        (truncate, [], ["train_3.png"]),
+        (lambda root: break_split(root, ""), [], ["normal/val", "liver_ct"]),
+        (lambda root: break_split(root, "normal/val_0.png liver\n"), [], ["normal/val:1", "liver_ct"]),
+        (
+            lambda root: (root / "datasets.yaml").write_text("liver_ct: {label: 0, organ: liver, modailty: ct, root: x}\n"),
+            [],
+            ["modailty", "modality"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(toy_model, data_root, capsys, monkeypatch, damage, arguments, parts):
+    if damage is not None:
+        damage(data_root)
+    results = data_root.parent / "results"
+    code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--results", str(results), *arguments)
+    assert code == 2
+    assert error.startswith("error: ")
+    for part in parts:
+        assert part in error
+    assert not results.exists(), "found before anything was begun"
+
+
+def test_a_missing_folder_and_an_unknown_model(capsys, monkeypatch, tmp_path):
+    code, error = code_and_error(capsys, monkeypatch, "--data-root", str(tmp_path / "nowhere"))
+    assert (code, "nowhere" in error) == (2, True)
+    (tmp_path / "empty").mkdir()
+    code, error = code_and_error(capsys, monkeypatch, "--data-root", str(tmp_path / "empty"))
+    assert (code, "empty" in error) == (2, True)
+
+
+def test_an_unknown_model_names_the_near_one(data_root, capsys, monkeypatch):
+    code, error = code_and_error(capsys, monkeypatch, "--data-root", str(data_root), "--models", "MADDR_dpe")
+    assert (code, "did you mean MADDR_dpa?" in error) == (2, True)
+
+
+def test_a_backbone_that_cannot_be_had_is_said_at_the_start(data_root, capsys, monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models.VGG19_Weights.get_state_dict", offline)
+    arguments = ["--data-root", str(data_root), "--results", str(tmp_path / "results"), "--set", "baseline.backbone=vgg19"]
+    code, error = code_and_error(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert "no route to host" in error
+    assert "efficientnet_lite0" in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, data_root, monkeypatch, capsys, caplog):
+    """The rendering itself has tests of its own: here the small images stand in."""
+    folder = data_root.parent / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def write(out: Path) -> None:
+        out.parent.mkdir(parents=True)
+        data_root.rename(out)
+        (out / "PHANTOM").write_text("phantoms")
+
+    (toy_model / "configs" / "toy" / "phantom.yaml").write_text("iterations: 10\n")
+    monkeypatch.setattr(run_experiments, "write_phantoms", write)
+    caplog.set_level("INFO")
+    assert run_experiments.main(["--models", "toy"]) == 0
+    assert "no dataset under data" in caplog.text
+    assert "LiTS" in caplog.text
+    assert "# Anomaly detection on phantom" in capsys.readouterr().out
+    (config,) = Path("results/phantom/toy/separate/lung_ct").glob("seed_*/config.yaml")
+    assert "iterations: 10\n" in config.read_text()
+    monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered again"))
+    assert run_experiments.main(["--models", "toy", "--dry-run"]) == 0
+
+
+def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, tmp_path, capsys):
+    small = [
+        "image_size=16",
+        "iterations=6",
+        "baseline.enc={type: residual9, inner_dims: [4, 4, 8]}",
+        "baseline.dec={type: residual9, inner_dims: [8, 4, 4]}",
+    ]
+    overrides = [word for each in [*small, "baseline.latent_dim=24"] for word in ("--set", each)]
+    arguments = ["--data-root", str(data_root), "--results", str(tmp_path / "results"), "--seeds", "0", "--regimes", "maddr", *overrides]
+    assert run_experiments.main(arguments) == 0
+    assert "efficientnet_lite0 (pretrained) b2 b4" in capsys.readouterr().out
+    from anomaly_detection.__main__ import main
+
+    (run,) = (tmp_path / "results" / "MADDR_dpa" / "maddr").glob("*/seed_0")
+    before = (run / "scores.csv").read_text()
+    (run / "scores.csv").unlink()
+    assert main(["evaluate", str(run), "--data-root", str(data_root)]) == 0
+    assert (run / "scores.csv").read_text() == before
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["state"]["finished"]
