@@ -6,9 +6,10 @@ What is finished is not done again, what was interrupted continues: after a cras
 
 import argparse
 import logging
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.config import Layer, read_layers
@@ -39,13 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=list(BASELINES), metavar="MODEL", help=f"of {', '.join(BASELINES)} (default: all)")
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=REGIMES, help="(default: all three)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="of those in datasets.yaml (default: all that lie in the data root)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="(default: 0 1 2; phantoms: 0)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
     parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few hundred iterations")
     parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
     add_common_arguments(parser)
-    parser.set_defaults(seeds=None)
     return parser
 
 
@@ -182,6 +182,23 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     check(experiments, sources)
 
+    failed = run_all(experiments, sources, device)
+    finished = [
+        Result(each.settings.model, each.regime, tuple(each.settings.datasets), each.settings.seed, metrics)
+        for each in experiments
+        if (metrics := finished_metrics(each)) is not None
+    ]
+    if finished:
+        provenance = provenance_lines(experiments, _source(experiments[0], sources), datasets)
+        print(write_tables(results, finished, datasets, _heading(root, phantom, arguments.quick), provenance, arguments.ablation))
+        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource], device: torch.device) -> list[str]:
+    """Run what is not finished, going on past what fails; return a line for each failure."""
     failed = []
     for number, experiment in enumerate(experiments, start=1):
         if finished_metrics(experiment) is not None:
@@ -191,28 +208,8 @@ def main(argv: list[str] | None = None) -> int:
             run_experiment(experiment, _source(experiment, sources), device)
         except Exception as error:  # one failed experiment must not cost the others
             failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
-            logger.error("failed: %s", failed[-1])
-            if not isinstance(error, UserError):
-                (experiment.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-
-    done = [(experiment, finished_metrics(experiment)) for experiment in experiments]
-    finished = [
-        Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, metrics) for e, metrics in done if metrics is not None
-    ]
-    if finished:
-        print(
-            write_tables(
-                results, finished, datasets, _heading(root, phantom, arguments.quick), _provenance(experiments, sources, datasets), arguments.ablation
-            )
-        )
-        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
-    for line in failed:
-        print(f"failed: {line}")
-    return 1 if failed else 0
-
-
-def _provenance(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource], datasets: Sequence[str]) -> list[str]:
-    return provenance_lines(experiments, _source(experiments[0], sources), datasets)
+            logger.error("failed: %s", failed[-1], exc_info=None if isinstance(error, UserError) else error)
+    return failed
 
 
 def _heading(root: Path, phantom: bool, quick: bool) -> str:

@@ -126,7 +126,7 @@ class DataSource:
             datasets=[spec.name for spec, _, entries in groups for _ in entries],
         )
 
-    def fingerprint(self, datasets: Sequence[str], parts: Sequence[Part] = ("train", "val")) -> str:
+    def fingerprint(self, datasets: Sequence[str], parts: Sequence[Part] = ("train", "val", "test")) -> str:
         """A short hash of names, labels, organs, modalities and pixels in some parts of the data.
 
         It depends on no folder and no file time, so a copy of the data on another machine has the same.

@@ -76,6 +76,17 @@ def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> str:
     return _markdown(["model", "organ head", "modality head", "center", *datasets, "mean", "pooled"], rows)
 
 
+def _head_table(results: Sequence[Result]) -> str:
+    """Accuracy of the MADDR heads on validation images; empty where no network has any."""
+    rows = []
+    for name in dict.fromkeys((result.model, result.regime) for result in results):
+        heads = [result.metrics["validation"] for result in results if (result.model, result.regime) == name]
+        row = [Cell(tuple(each[key] for each in heads if key in each)) for key in ("val_organ_accuracy", "val_modality_accuracy")]
+        if any(cell.values for cell in row):
+            rows.append([*name, *map(str, row)])
+    return _markdown(["model", "regime", "organ", "modality"], rows) if rows else ""
+
+
 def table_markdown(results: Sequence[Result], datasets: Sequence[str], heading: str, provenance: Sequence[str], ablation: bool) -> str:
     """table.md: the AUROC table, with `ablation` the component table, every other metric, and where the numbers come from.
 
@@ -85,6 +96,9 @@ def table_markdown(results: Sequence[Result], datasets: Sequence[str], heading: 
     parts = [f"# {heading}", "## auroc", _metric_table(main, datasets, "auroc")]
     if ablation:
         parts += ["## Components of MADDR (auroc)", _component_table(results, datasets)]
+    heads = _head_table(results)
+    if heads:
+        parts += ["## Accuracy of the MADDR heads on validation images", heads]
     for metric in METRICS[1:]:
         parts += [f"## {metric}", _metric_table(main, datasets, metric)]
     parts += ["## Provenance", "\n".join(f"- {line}" for line in provenance)]

@@ -11,7 +11,9 @@ def result(regime: str, seed: int, **aurocs: float) -> Result:
     def metrics(value: float) -> dict:
         return dict.fromkeys(METRICS, value)
 
-    return Result("dpa", regime, tuple(aurocs), seed, {"datasets": {n: metrics(v) for n, v in aurocs.items()}, "pooled": metrics(0.5)})
+    return Result(
+        "dpa", regime, tuple(aurocs), seed, {"datasets": {n: metrics(v) for n, v in aurocs.items()}, "pooled": metrics(0.5), "validation": {}}
+    )
 
 
 RESULTS = [
@@ -48,6 +50,15 @@ def test_the_component_table_marks_what_is_on():
     assert "| dpa | x | x | x | 0.800 | 0.800 | 0.800 | 0.500 |" in lines
     assert "| dpa | x |  |  | – | – | – | – |" in lines
     assert not [line for line in lines if line.startswith("| dpa | maddr_center")], "ablations stand in their own table"
+
+
+def test_the_heads_of_networks_that_have_them():
+    results = [result("maddr", seed, liver=0.6, lung=0.6) for seed in (0, 1)]
+    for each, accuracy in zip(results, (1.0, 0.9), strict=True):
+        each.metrics["validation"].update(val_organ_accuracy=accuracy, val_modality_accuracy=1.0)
+    text = table_markdown([*results, result("united", 0, liver=0.6, lung=0.6)], DATASETS, "study", [], ablation=False)
+    assert f"| dpa | maddr | 0.950 ± {stdev([1.0, 0.9]):.3f} | 1.000 ± 0.000 |" in text
+    assert "MADDR heads" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [], ablation=False)
 
 
 def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):

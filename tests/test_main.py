@@ -1,0 +1,88 @@
+"""python -m anomaly_detection, and what the commands share."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anomaly_detection import cli, registry
+from anomaly_detection.__main__ import main
+from anomaly_detection.cli import choose_device
+from anomaly_detection.errors import UserError
+
+CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct]\nimage_size: 16\niterations: 6\nval_iter: 3\nbatch_size: 4\n"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    (tmp_path / "mine.yaml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path / "mine.yaml"
+
+
+def test_train_then_evaluate_is_train_eval(config, data_root, tmp_path):
+    common = ["--data-root", str(data_root), "--set", "maddr.enabled=true"]
+    assert main(["train", str(config), "--results", str(tmp_path / "a"), *common]) == 0
+    (run,) = (tmp_path / "a" / "toy" / "maddr").glob("liver_ct+lung_ct/seed_0")
+    assert (run / "checkpoint.pt").exists()
+    assert not (run / "metrics.json").exists()
+    assert main(["evaluate", str(run), "--data-root", str(data_root)]) == 0
+    assert main(["train_eval", str(config), "--results", str(tmp_path / "b"), *common]) == 0
+    (other,) = (tmp_path / "b" / "toy" / "maddr").glob("liver_ct+lung_ct/seed_0")
+    assert (run / "scores.csv").read_text() == (other / "scores.csv").read_text()
+    assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
+
+
+def test_the_folder_tells_the_regime(config, data_root, tmp_path):
+    for override, regime in (("datasets=[liver_ct]", "separate"), ("seed=1", "united")):
+        assert main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "r"), "--set", override]) == 0
+        assert (tmp_path / "r" / "toy" / regime).is_dir()
+
+
+def test_evaluating_what_is_not_trained_is_refused(config, data_root, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        main(["evaluate", str(tmp_path / "nothing"), "--data-root", str(data_root)])
+    main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
+    (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged checkpoint .*delete it"):
+        main(["evaluate", str(run), "--data-root", str(data_root)])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("lr: expected a number"), 2, "error: lr: expected a number"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device"),
+        (KeyboardInterrupt(), 130, "same command again"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(capsys, error, code, words):
+    def failing(_):
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(failing)
+    assert caught.value.code == code
+    told = capsys.readouterr().err.strip()
+    assert words in told
+    assert "\n" not in told
+
+
+def test_devices():
+    assert choose_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="--device tpu9"):
+        choose_device("tpu9")
+
+
+@pytest.mark.parametrize("command", [["-m", "anomaly_detection"], ["-m", "anomaly_detection", "train"], ["run_experiments.py"]])
+def test_help_teaches(command):
+    done = subprocess.run([sys.executable, *command, "--help"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "usage: " in done.stdout
+    if "train" in command or "run_experiments.py" in command:
+        assert "--set KEY=VALUE" in done.stdout
