@@ -1,0 +1,271 @@
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection.data import arrays
+from anomaly_detection.data.arrays import load_images
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.images import read_image
+from anomaly_detection.data.splits import SplitEntry
+from anomaly_detection.errors import UserError
+
+SPEC = DatasetSpec(name="lits", label=0, organ="liver", modality="ct", root="liver")
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+
+
+def write_images(root: Path) -> list[SplitEntry]:
+    (root / SPEC.root).mkdir(parents=True)
+    for i, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(root / SPEC.root / f"{i}.png")
+    return [SplitEntry(f"{i}.png", "lits", "normal", "train", f"folds/train:{i + 1}") for i in range(len(PIXELS))]
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def entries(root):
+    return write_images(root)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The names of the files that were decoded, as they are."""
+    names = []
+
+    def counted(path, **settings):
+        names.append(path.name)
+        return read_image(path, **settings)
+
+    monkeypatch.setattr(arrays, "read_image", counted)
+    return names
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+def refusal(*arguments) -> str:
+    with pytest.raises(UserError) as error:
+        load_images(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_images_come_in_the_order_of_the_entries(root, entries):
+    order = np.random.default_rng(1).permutation(len(entries))
+    got = load_images([entries[i] for i in order], SPEC, root, 8, 1)
+    assert (got.shape, got.dtype) == ((12, 1, 8, 8), np.uint8)
+    assert np.array_equal(got[:, 0], PIXELS[order])
+    colour = load_images(entries, SPEC, root, 8, 3)
+    assert np.array_equal(colour, np.repeat(PIXELS[:, None], 3, axis=1))
+
+
+def test_the_second_time_nothing_is_decoded(root, entries, reads):
+    first = load_images(entries, SPEC, root, 8, 1)
+    assert len(reads) == 12
+    assert np.array_equal(load_images(entries, SPEC, root, 8, 1), first)
+    assert len(reads) == 12
+
+
+def test_a_change_of_the_array_does_not_reach_the_file(root, entries):
+    first = load_images(entries, SPEC, root, 8, 1)
+    first[:] = 7
+    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+
+
+def touch(root, entries):
+    os.utime(root / SPEC.root / "3.png", ns=(1, 1))
+    return entries, SPEC
+
+
+def overwrite(root, entries):
+    Image.fromarray(PIXELS[0]).resize((9, 9)).save(root / SPEC.root / "3.png")
+    return entries, SPEC
+
+
+def drop(root, entries):
+    return entries[1:], SPEC
+
+
+def turn_round(root, entries):
+    return entries[::-1], SPEC
+
+
+def crop(root, entries):
+    return entries, replace(SPEC, crop_size=4)
+
+
+def equalize(root, entries):
+    return entries, replace(SPEC, equalize_hist=True)
+
+
+def new_version(root, entries):
+    arrays.PIPELINE_VERSION += 1
+    return entries, SPEC
+
+
+@pytest.mark.parametrize("change", [touch, overwrite, drop, turn_round, crop, equalize, new_version])
+def test_what_changes_is_read_again_and_the_stale_array_goes(root, entries, reads, monkeypatch, change):
+    monkeypatch.setattr(arrays, "PIPELINE_VERSION", arrays.PIPELINE_VERSION)
+    load_images(entries, SPEC, root, 8, 1)
+    stale = kept(root / ".cache")
+    reads.clear()
+    now, spec = change(root, entries)
+    got = load_images(now, spec, root, 8, 1)
+    assert sorted(reads) == sorted(entry.image for entry in now)
+    paths = [root / SPEC.root / entry.image for entry in now]
+    assert np.array_equal(got, [read_image(path, 8, 1, spec.crop_size, spec.equalize_hist) for path in paths])
+    assert len(kept(root / ".cache")) == len(stale) == 1
+    assert kept(root / ".cache") != stale
+
+
+def test_arrays_of_other_sizes_channels_and_splits_stay(root, entries, reads):
+    test = [replace(entry, part="test") for entry in entries]
+    calls = [(entries, SPEC, root, 8, 1), (entries, SPEC, root, 4, 1), (entries, SPEC, root, 8, 3), (test, SPEC, root, 8, 1)]
+    for call in calls:
+        load_images(*call)
+    assert (len(reads), len(kept(root / ".cache"))) == (48, 4)
+    for call in calls:
+        load_images(*call)
+    assert len(reads) == 48
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    np.save(file := io.BytesIO(), array)
+    return file.getvalue()
+
+
+WHOLE = as_npy(PIXELS[:, None])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [WHOLE[:-1], WHOLE[:40], b"", b"garbage" * 200, as_npy(PIXELS[1:, None]), as_npy(PIXELS[:, None].astype(np.int16))],
+    ids=["cut short", "half a header", "empty", "garbage", "other shape", "other type"],
+)
+def test_a_damaged_array_is_made_again(root, entries, damaged):
+    load_images(entries, SPEC, root, 8, 1)
+    (path,) = (root / ".cache").glob("*.npy")
+    assert path.read_bytes() == WHOLE
+    path.write_bytes(damaged)
+    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+
+
+def test_missing_images_are_counted_and_the_first_is_named(root, entries):
+    for i in (5, 7):
+        (root / SPEC.root / f"{i}.png").unlink()
+    text = refusal(entries, SPEC, root, 8, 1)
+    assert all(part in text for part in ["folds/train:6", "2 of 12 images of lits", str(root / "liver" / "5.png"), "datasets.yaml"]), text
+
+
+def test_an_unreadable_image_is_named_and_nothing_is_left(root, entries):
+    path = root / SPEC.root / "6.png"
+    path.write_bytes(path.read_bytes()[:50])
+    assert str(path) in refusal(entries, SPEC, root, 8, 1)
+    assert kept(root / ".cache") == []
+
+
+def test_a_dataset_that_comes_out_black_is_warned_of(root, entries, caplog):
+    load_images(entries, SPEC, root, 8, 1)
+    assert caplog.records == []
+    for entry in entries:  # 12 bits in a 16-bit file
+        Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(root / SPEC.root / entry.image)
+    assert (load_images(entries, SPEC, root, 8, 1) == 16).all()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "lits normal train" in caplog.text
+
+
+def test_a_data_root_that_cannot_be_written_sends_the_arrays_to_the_user(root, entries, reads, monkeypatch, caplog, tmp_path):
+    (root / ".cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    caplog.set_level(logging.INFO)
+    for size in (8, 4, 8):
+        got = load_images(entries, SPEC, root, size, 1)
+    assert np.array_equal(got[:, 0], PIXELS)
+    assert len(reads) == 24
+    assert len([*(tmp_path / "own" / "anomaly_detection").glob("*/lits-normal-train-*.npy")]) == 2
+    assert len([record for record in caplog.records if "are kept in" in record.message]) == 1
+
+
+def test_no_place_to_write_at_all_is_told(root, entries, monkeypatch, tmp_path):
+    (root / ".cache").write_text("")
+    (tmp_path / "own").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    text = refusal(entries, SPEC, root, 8, 1)
+    assert all(part in text for part in [str(root / ".cache"), "XDG_CACHE_HOME", str(tmp_path / "own")]), text
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(root, entries):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))  # a file may have 500 bytes; the array has 896
+    try:
+        text = refusal(entries, SPEC, root, 8, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert all(part in text for part in [str(root / ".cache"), "cannot be written", "MiB"]), text
+    assert kept(root / ".cache") == []
+
+
+@pytest.fixture
+def processes():
+    """Processes that begin as copies of this one, so that they need no imports."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("no fork")
+    return multiprocessing.get_context("fork")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_of_two_processes_one_reads_and_both_have_the_images(root, entries, reads, monkeypatch, processes):
+    def slow(path, **settings):
+        time.sleep(0.05)  # long enough for the other to come to the lock
+        return read_counted(path, **settings)
+
+    def load(results):
+        start.wait()
+        array = load_images(entries, SPEC, root, 8, 1)
+        results.send((len(reads), hashlib.sha256(array).hexdigest()))
+
+    read_counted = arrays.read_image
+    monkeypatch.setattr(arrays, "read_image", slow)
+    start = processes.Barrier(2)
+    pipes = [processes.Pipe(duplex=False) for _ in range(2)]
+    children = [processes.Process(target=load, args=(sender,), daemon=True) for _, sender in pipes]
+    for child in children:
+        child.start()
+    assert all(receiver.poll(20) for receiver, _ in pipes)
+    digest = hashlib.sha256(PIXELS).hexdigest()
+    assert sorted(receiver.recv() for receiver, _ in pipes) == [(0, digest), (12, digest)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_killed_build_leaves_no_half_array_and_its_rest_is_cleared_away(root, entries, monkeypatch, processes):
+    def killed(path, **settings):
+        if path.name == "11.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_image(path, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "read_image", killed)
+        child = processes.Process(target=load_images, args=(entries, SPEC, root, 8, 1), daemon=True)
+        child.start()
+        child.join(20)
+    assert child.exitcode == -signal.SIGKILL
+    (left,) = kept(root / ".cache")  # it was killed while it wrote
+    assert left.endswith(".partial")
+    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+    (name,) = kept(root / ".cache")
+    assert name.endswith(".npy")

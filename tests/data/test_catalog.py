@@ -1,0 +1,77 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog
+from anomaly_detection.errors import UserError
+
+PROJECT = Path(__file__).parents[2]
+LITS = "lits: {label: 4, organ: liver, modality: ct, root: lits}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "datasets.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_datasets_come_in_order_of_their_labels(tmp_path):
+    xray = "xray: {label: 2, organ: lung, modality: xray, root: a/b, crop_size: 224, equalize_hist: true}\n"
+    catalog = read_catalog(write(tmp_path, LITS + xray))
+    assert list(catalog) == ["xray", "lits"]
+    spec = catalog["xray"]
+    assert (spec.name, spec.label, spec.organ, spec.modality, spec.root) == ("xray", 2, "lung", "xray", "a/b")
+    assert (spec.crop_size, spec.equalize_hist) == (224, True)
+    assert (catalog["lits"].crop_size, catalog["lits"].equalize_hist) == (None, False)
+
+
+def test_the_catalog_of_the_project():
+    catalog = read_catalog(PROJECT / "configs" / "datasets.yaml")
+    got = [(spec.name, spec.label, spec.organ, spec.modality) for spec in catalog.values()]
+    assert got == [("lits", 0, "liver", "ct"), ("covid_ct", 1, "lung", "ct"), ("covid_xray", 2, "lung", "xray")]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, crop_sise: 3}", ["lits: crop_sise", "did you mean crop_size?"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, name: x}", ["lits: name", "no such key"]),
+        ("lits: {label: zero, organ: liver, modality: ct, root: lits}", ["lits: label", "a whole number", "'zero'"]),
+        ("lits: {label: 0, organ: liver, modality: ct}", ["lits", "root is missing"]),
+        ("lits: {label: -1, organ: liver, modality: ct, root: lits}", ["lits: label", "0 or more", "-1"]),
+        ("lits: {label: 0, organ: '', modality: ct, root: lits}", ["lits: organ", "empty"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, crop_size: 0}", ["lits: crop_size", "at least 1", "null"]),
+        ("lits: 3", ["lits", "a group of keys", "organ"]),
+        (LITS + "b: {label: 4, organ: lung, modality: ct, root: b}", ["b: label: 4", "of lits already"]),
+        ("7: {label: 0, organ: liver, modality: ct, root: lits}", ["7", "begins with a letter"]),
+        ("'12': {label: 0, organ: liver, modality: ct, root: lits}", ["12", "begins with a letter"]),
+        ("my set: {label: 0, organ: liver, modality: ct, root: lits}", ["my set", "begins with a letter"]),
+        ("a/b: {label: 0, organ: liver, modality: ct, root: lits}", ["a/b", "begins with a letter"]),
+        ("# nothing", ["no dataset in it", "label, organ, modality and root"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(tmp_path, text, parts):
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_catalog(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in [str(path), *parts]), message
+
+
+def test_a_missing_catalog_is_named(tmp_path):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "datasets.yaml"))):
+        read_catalog(tmp_path / "datasets.yaml")
+
+
+def test_catalog_and_folds_of_the_data_go_first_each_on_its_own(tmp_path):
+    data, project = tmp_path / "data", tmp_path / "project"
+    data.mkdir()
+    assert find_catalog(data, project) == project / "configs" / "datasets.yaml"
+    assert find_folds(data, project) == project / "folds"
+    (data / "folds").mkdir()
+    assert find_catalog(data, project) == project / "configs" / "datasets.yaml"
+    assert find_folds(data, project) == data / "folds"
+    write(data, LITS)
+    assert find_catalog(data, project) == data / "datasets.yaml"

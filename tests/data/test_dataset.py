@@ -1,0 +1,155 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomaly_detection.data import DataSource, Domains, ImageSet
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.errors import UserError
+
+PROJECT = Path(__file__).parents[2]
+DATASETS = ("liver_ct", "lung_ct", "lung_xray")  # of the fixture data_root: 8 images to train on, 4 to validate, 4 and 4 to test
+
+
+@pytest.fixture
+def source(data_root):
+    return DataSource(data_root, PROJECT, 16, 1)
+
+
+def refusal(call) -> str:
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def spec(name, label, organ, modality):
+    return DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
+
+
+def test_ids_follow_the_labels_of_the_datasets():
+    specs = [spec("c", 7, "brain", "mri"), spec("a", 2, "lung", "xray"), spec("b", 5, "lung", "ct")]
+    assert Domains.of(specs) == Domains(organs=("lung", "brain"), modalities=("xray", "ct", "mri"))
+
+
+@pytest.mark.parametrize(("part", "kinds", "count"), [("train", ["normal"], 8), ("val", ["normal"], 4), ("test", ["normal", "anomaly"], 4)])
+def test_every_image_has_its_pixels_and_labels(data_root, source, part, kinds, count):
+    images = source.load(["lung_xray", "liver_ct", "lung_ct"], part)  # comes in the order of the labels all the same
+    rows = [(name, kind, i) for name in DATASETS for kind in kinds for i in range(count)]
+    assert len(images) == len(rows)
+    assert images.images.dtype == torch.uint8
+    assert images.datasets == [name for name, _, _ in rows]
+    assert images.names == [f"{kind}/{part}_{i}.png" for _, kind, i in rows]
+    assert images.label.tolist() == [int(kind == "anomaly") for _, kind, _ in rows]
+    assert images.organ.tolist() == [{"liver_ct": 0, "lung_ct": 1, "lung_xray": 1}[name] for name, _, _ in rows]
+    assert images.modality.tolist() == [{"liver_ct": 0, "lung_ct": 0, "lung_xray": 1}[name] for name, _, _ in rows]
+    assert {images.organ.dtype, images.modality.dtype, images.label.dtype} == {torch.int64}
+    for i, (dataset, name) in enumerate(zip(images.datasets, images.names, strict=True)):
+        assert np.array_equal(images.images[i, 0].numpy(), np.asarray(Image.open(data_root / dataset / name)))
+
+
+def test_the_ids_of_one_dataset_alone_begin_at_0(source):
+    images = source.load(["lung_xray"], "train")
+    assert set(images.organ.tolist() + images.modality.tolist()) == {0}
+    assert source.domains(["lung_xray"]) == Domains(("lung",), ("xray",))
+    assert source.domains(DATASETS) == Domains(("liver", "lung"), ("ct", "xray"))
+
+
+def test_pixels_lie_in_minus_1_to_1():
+    ids = torch.zeros(2, dtype=torch.int64)
+    values = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).view(1, 1, 2, 2).repeat(2, 3, 1, 1)
+    values[1] = 102
+    images = ImageSet(values, ids, ids, ids, ["a", "b"], ["d", "d"])
+    got = images.pixels(torch.tensor([1, 0, 1]))
+    assert (got.shape, got.dtype) == ((3, 3, 2, 2), torch.float32)
+    torch.testing.assert_close(got[1, 2].flatten(), torch.tensor([-1, -0.6, 0.6, 1]))
+    torch.testing.assert_close(got[[0, 2]], torch.full((2, 3, 2, 2), -0.2))
+    assert images.images[1, 0, 0, 0] == 102  # the set itself is as it was
+
+
+def test_a_set_moves_whole(source):
+    moved = source.load(["lung_ct"], "val").to("meta")
+    assert {tensor.device.type for tensor in (moved.images, moved.organ, moved.modality, moved.label)} == {"meta"}
+    assert moved.pixels(torch.arange(2)).device.type == "meta"
+    assert (len(moved), len(moved.names), len(moved.datasets)) == (4, 4, 4)
+
+
+def test_available_are_datasets_with_a_folder_and_lines(data_root, source):
+    assert source.available() == list(DATASETS)
+    shutil.rmtree(data_root / "lung_ct")
+    assert source.available() == ["liver_ct", "lung_xray"]
+    with open(data_root / "datasets.yaml", "a") as file:
+        file.write("\nbrain: {label: 9, organ: brain, modality: mri, root: liver_ct}\n")
+    assert DataSource(data_root, PROJECT, 16, 1).available() == ["liver_ct", "lung_xray"]
+
+
+def test_counts_are_those_of_the_split_files(source):
+    expected = {("normal", "train"): 8, ("normal", "val"): 4, ("normal", "test"): 4, ("anomaly", "test"): 4}
+    assert source.counts("lung_ct") == expected
+
+
+def test_a_project_catalog_and_folds_serve_data_without_their_own(data_root, tmp_path):
+    project = tmp_path / "project"
+    (project / "configs").mkdir(parents=True)
+    shutil.move(data_root / "datasets.yaml", project / "configs" / "datasets.yaml")
+    shutil.move(data_root / "folds", project / "folds")
+    assert len(DataSource(data_root, project, 16, 1).load(DATASETS, "train")) == 24
+
+
+def test_the_fingerprint_is_of_the_content_alone(data_root, source, tmp_path):
+    first = source.fingerprint(DATASETS)
+    shutil.copytree(data_root, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"), copy_function=shutil.copyfile)
+    os.utime(data_root / "lung_ct" / "normal" / "train_0.png", ns=(1, 1))
+    assert DataSource(tmp_path / "copy", PROJECT, 16, 1).fingerprint(DATASETS) == first == source.fingerprint(DATASETS[::-1])
+
+
+def change_pixel(root):
+    path = root / "lung_ct" / "normal" / "val_2.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 3] ^= 1
+    Image.fromarray(pixels).save(path)
+
+
+def change_organ(root):
+    path = root / "datasets.yaml"
+    path.write_text(path.read_text().replace("liver\n", "lung\n", 1))
+
+
+def change_split(root):
+    path = root / "folds" / "train_test_split" / "normal" / "train"
+    path.write_text(path.read_text().replace("normal/train_0.png lung_ct\n", ""))
+
+
+@pytest.mark.parametrize("change", [change_pixel, change_organ, change_split])
+def test_the_fingerprint_shows_a_change(data_root, source, change):
+    first = source.fingerprint(DATASETS)
+    change(data_root)
+    assert DataSource(data_root, PROJECT, 16, 1).fingerprint(DATASETS) != first
+
+
+def test_the_fingerprint_tells_settings_datasets_and_parts_apart(data_root, source):
+    prints = [
+        source.fingerprint(DATASETS),
+        source.fingerprint(["lung_ct"]),
+        source.fingerprint(DATASETS, ["test"]),
+        DataSource(data_root, PROJECT, 8, 1).fingerprint(DATASETS),
+        DataSource(data_root, PROJECT, 16, 3).fingerprint(DATASETS),
+    ]
+    assert len(set(prints)) == 5
+
+
+def test_mistakes_are_told_in_one_line(data_root, source):
+    assert "did you mean lung_ct?" in refusal(lambda: source.load(["lung_tc"], "train"))
+    assert "no dataset is chosen" in refusal(lambda: source.load([], "train"))
+    missing = data_root / "none"
+    assert str(missing) in refusal(lambda: DataSource(missing, PROJECT, 16, 1))
+    shutil.rmtree(data_root / "lung_xray")
+    text = refusal(lambda: source.load(DATASETS, "val"))
+    assert all(part in text for part in ["4 of 4 images of lung_xray", str(data_root / "lung_xray" / "normal" / "val_0.png")]), text
+    (data_root / "folds" / "train_test_split" / "anomaly" / "test").unlink()
+    text = refusal(lambda: DataSource(data_root, PROJECT, 16, 1).load(["lung_ct"], "test"))
+    assert all(part in text for part in [str(Path("anomaly") / "test"), "no such split file"]), text

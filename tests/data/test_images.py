@@ -1,0 +1,192 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection.data.images import read_image
+from anomaly_detection.errors import UserError
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write an image or an array to a file."""
+
+    def write(image, name="a.png", **options):
+        path = tmp_path / name
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+        return path
+
+    return write
+
+
+def flat(mode, colour):
+    return Image.new(mode, (4, 4), colour)
+
+
+def with_palette(colours, index):
+    image = Image.new("P", (4, 4), index)
+    image.putpalette(sum(colours, ()))
+    return image
+
+
+# grey values by ITU-R 601: 0.299 R + 0.587 G + 0.114 B; alpha a over black multiplies by a / 255
+@pytest.mark.parametrize(
+    ("image", "name", "grey", "rgb"),
+    [
+        (flat("1", 1), "a.png", 255, (255, 255, 255)),
+        (flat("L", 77), "a.png", 77, (77, 77, 77)),
+        (flat("L", 77), "a.bmp", 77, (77, 77, 77)),
+        (flat("L", 77), "a.tif", 77, (77, 77, 77)),
+        (flat("L", 77), "a.jpg", 77, (77, 77, 77)),
+        (flat("RGB", (200, 100, 50)), "a.png", 124, (200, 100, 50)),  # 59.8 + 58.7 + 5.7 = 124.2
+        (flat("LA", (200, 51)), "a.png", 40, (40, 40, 40)),  # 200 / 5
+        (flat("RGBA", (200, 100, 50, 51)), "a.png", 25, (40, 20, 10)),  # (40, 20, 10) is 24.84
+        (flat("RGBA", (200, 100, 50, 0)), "a.png", 0, (0, 0, 0)),
+        (with_palette([(0, 0, 0), (200, 100, 50)], 1), "a.png", 124, (200, 100, 50)),
+        (flat("CMYK", (0, 0, 0, 55)), "a.tif", 200, (200, 200, 200)),
+        (flat("CMYK", (255, 0, 0, 0)), "a.tif", 179, (0, 255, 255)),  # cyan: 149.685 + 29.07 = 178.76
+        (flat("I;16", 257 * 130), "a.png", 130, (130, 130, 130)),
+        (flat("I;16", 257 * 130), "a.tif", 130, (130, 130, 130)),
+        (flat("I", 257 * 130), "a.tif", 130, (130, 130, 130)),
+        (flat("F", 0.5), "a.tif", 128, (128, 128, 128)),  # 127.5, to even
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else None,
+)
+def test_every_colour_mode(save, image, name, grey, rgb):
+    path = save(image, name)
+    assert np.array_equal(read_image(path, 4, 1), np.full((1, 4, 4), grey, np.uint8))
+    got = read_image(path, 4, 3)
+    assert (got.shape, got.dtype) == ((3, 4, 4), np.uint8)
+    assert np.array_equal(got, np.broadcast_to(np.array(rgb, np.uint8)[:, None, None], (3, 4, 4)))
+
+
+def test_a_transparent_palette_entry_is_black(save):
+    path = save(with_palette([(10, 10, 10), (200, 100, 50)], 1), transparency=1)
+    assert not read_image(path, 4, 1).any()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_spans_the_whole_range(tmp_path, bits):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    white = zlib.compress(bytes([0] + [255] * bits) * 8)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", white) + chunk(b"IEND", b""))
+    assert (read_image(path, 8, 1) == 255).all()
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bits_are_rounded_to_8_over_the_full_range(save, name):
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    got = read_image(save(ramp, name), 256, 1)[0].ravel()
+    expected = [(2 * 255 * value + 65535) // (2 * 65535) for value in range(65536)]  # round half up, in whole numbers; there are no ties
+    assert got.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.array([[-1000, 400]], np.int32), "-1000 to 400"),
+        (np.array([[0, 65536]], np.int32), "0 to 65536"),
+        (np.array([[0, 255]], np.float32), "0 to 255"),
+        (np.array([[0, np.nan]], np.float32), "nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(save, values, shown):
+    path = save(values, "a.tif")
+    assert_refused(path, shown, "rescale")
+
+
+def test_rows_columns_and_channels_stay_in_place(save):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    path = save(pixels)
+    assert np.array_equal(read_image(path, 6, 3), pixels.transpose(2, 0, 1))
+
+
+def test_exif_orientation_is_followed(save):
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to show
+    got = read_image(save(pixels, "a.jpg", exif=exif, quality=100), 16, 1)[0]
+    assert np.abs(got.astype(int) - np.rot90(pixels, -1)).max() <= 2
+    assert got[4, 12] > 250 > 5 > got[4, 4]
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 9), (9, 4), (4, 9), (4, 4), (5, 3), (3, 8)])
+@pytest.mark.parametrize("crop", [5, 6])
+def test_centre_crop_pads_with_0(save, height, width, crop):
+    pixels = np.random.default_rng(0).integers(1, 256, (height, width), dtype=np.uint8)
+    got = read_image(save(pixels), crop, 1, crop_size=crop)[0]
+    # a margin that is odd goes one way or the other: the result is one of the windows nearest to the centre
+    padded = np.pad(pixels, crop)
+    tops, lefts = ({crop + (length - crop) // 2, crop - (crop - length) // 2} for length in (height, width))
+    windows = [padded[top : top + crop, left : left + crop] for top in tops for left in lefts]
+    assert any(np.array_equal(got, window) for window in windows)
+
+
+def test_equalize_makes_the_distribution_even(save):
+    pixels = np.repeat(np.arange(100, 132, dtype=np.uint8), 2048).reshape(256, 256)  # 32 grey levels, as many pixels of each
+    got = read_image(save(pixels), 256, 1, equalize_hist=True)[0]
+    order = np.unique(got)
+    assert np.abs(order - np.linspace(0, 255, 32)).max() <= 4
+    assert np.array_equal(np.searchsorted(order, got), pixels - 100)
+
+
+def test_the_crop_is_taken_before_equalisation_and_resize(save):
+    pixels = np.full((128, 128), 200, np.uint8)
+    pixels[32:96, 32:96] = np.repeat([50, 60], 32)
+    path = save(pixels)
+    assert np.unique(read_image(path, 64, 1, crop_size=64)).tolist() == [50, 60]
+    # of the crop alone the two levels go to the two ends; of the whole image the upper one would end in the middle
+    assert np.unique(read_image(path, 64, 1, crop_size=64, equalize_hist=True)).tolist() == [0, 255]
+
+
+def test_resize_is_bilinear_with_antialiasing(save):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 48), dtype=np.uint8)
+    got = read_image(save(pixels), 8, 1)[0]
+
+    def weights(length):  # a triangle as wide as the step, around the centre of each new pixel
+        step = length / 8
+        distance = np.abs((np.arange(length) + 0.5)[None] - (np.arange(8)[:, None] + 0.5) * step) / step
+        triangle = np.clip(1 - distance, 0, None)
+        return triangle / triangle.sum(1, keepdims=True)
+
+    expected = weights(24) @ pixels @ weights(48).T
+    assert np.abs(got - expected).max() <= 1
+
+
+def assert_refused(path, *parts):
+    with pytest.raises(UserError) as error:
+        read_image(path, 8, 1)
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(part in text for part in [str(path), *parts]), text
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif"])
+def test_a_truncated_file_is_refused(save, name):
+    path = save(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8), name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert_refused(path, "cannot be read as an image", "replace it")
+
+
+def test_a_file_that_is_no_image_a_folder_and_a_missing_file_are_refused(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    assert_refused(tmp_path / "text.png", "cannot be read as an image")
+    assert_refused(tmp_path, "cannot be read as an image")
+    assert_refused(tmp_path / "none.png", "no such image")
+
+
+def test_a_stack_of_images_is_refused(save):
+    path = save(flat("L", 1), "a.tif", save_all=True, append_images=[flat("L", 2), flat("L", 3)])
+    assert_refused(path, "holds 3 images", "file of its own")
+
+
+def test_the_preview_in_a_camera_file_is_left_aside(save):
+    path = save(flat("L", 90), "a.jpg", format="MPO", save_all=True, append_images=[flat("L", 2)])
+    assert np.array_equal(read_image(path, 4, 1), np.full((1, 4, 4), 90))
