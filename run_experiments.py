@@ -5,6 +5,7 @@ What is finished is not done again, what was interrupted continues: after a cras
 """
 
 import argparse
+import errno
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +13,24 @@ from pathlib import Path
 import torch
 
 from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
-from anomaly_detection.config import Layer, read_layers
+from anomaly_detection.config import Layer, read_layers, to_plain
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.tables import COMPONENTS, Result, write_tables
-from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics, package_version, run_experiment
+from anomaly_detection.experiment import (
+    Experiment,
+    build_baseline,
+    check_identity,
+    finished_metrics,
+    load_experiment,
+    read_json,
+    run_experiment,
+)
 from anomaly_detection.registry import BASELINES, find_baseline
 from anomaly_detection.settings import build_settings
+from anomaly_detection.training.log import tensorboard_writer
 
 logger = logging.getLogger(__name__)
 
@@ -49,34 +59,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | None) -> tuple[Path, list[str]]:
-    """The data root and the datasets of the study; phantoms, rendered now if need be, when asked for or when there is nothing else.
+def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | None, render: bool = True) -> tuple[Path, list[str]]:
+    """The data root and the datasets of the study in the order of their labels; phantoms when asked for or when there is nothing else.
+
+    With `render`, phantoms that are not there yet are rendered.
 
     Raises:
-        UserError: a data root was given but holds no dataset, or a named dataset is not there.
+        UserError: a data root was given but holds no dataset, a named dataset is not there, or images are there but no split lists them.
     """
     root = data_root or Path("data")
-    available = [] if phantom or (data_root is None and not root.is_dir()) else _available(root)
-    if datasets and not phantom:
-        missing = [name for name in datasets if name not in available]
+    if not phantom and (data_root is not None or root.is_dir()):
+        source = _any_source(root)
+        available = source.available()
+        missing = [name for name in datasets or [] if name not in available]
+        unlisted = [name for name, spec in source.catalog.items() if (root / spec.root).is_dir() and name not in available]
         if missing:
             raise UserError(f"{root}: no images or no split of {', '.join(missing)}; there are: {', '.join(available) or 'none'}")
-        return root, list(datasets)
-    if available:
-        return root, available
-    if data_root is not None and not phantom:
-        raise UserError(f"{root}: none of the datasets of datasets.yaml lies there with a split; see the README on adding a dataset")
+        if available:
+            return root, [name for name in available if not datasets or name in datasets]
+        if unlisted:
+            raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {source.splits.folds} as folds/README.md says")
+        if data_root is not None:
+            raise UserError(f"{root}: none of the datasets of datasets.yaml lies there; see the README on adding a dataset")
     if not phantom:
         logger.info("no dataset under %s: the study runs on phantoms. Where to get the real ones: %s", root, DOWNLOADS)
     root = root / "phantom"
     if not is_phantom(root):
+        if not render:
+            raise UserError(f"the study would run on phantoms, which are not rendered yet; python -m anomaly_detection phantom {root} does it")
         write_phantoms(root)
-    return root, list(datasets) if datasets else _available(root)
+    available = _any_source(root).available()
+    missing = [name for name in datasets or [] if name not in available]
+    if missing:
+        raise UserError(f"there are no phantoms of {', '.join(missing)}; there are: {', '.join(available)}")
+    return root, [name for name in available if not datasets or name in datasets]
 
 
-def _available(root: Path) -> list[str]:
+def _any_source(root: Path) -> DataSource:
     # Size and channels play no part in which datasets there are.
-    return DataSource(root, PROJECT, 64, 1).available()
+    return DataSource(root, PROJECT, 64, 1)
 
 
 def config_file(model: str, datasets: Sequence[str]) -> Path:
@@ -98,18 +119,25 @@ def plan(arguments: argparse.Namespace, datasets: list[str], phantom: bool, resu
     """Every experiment of the study, in the order of seeds, models, regimes."""
     regimes = list(arguments.regimes)
     if arguments.ablation:
-        regimes += [regime for regime in COMPONENTS if regime not in regimes]
+        regimes += COMPONENTS
+    overrides = override_layers(arguments.set)
+    for layer in overrides:
+        for key, instead in (("seed", "--seeds"), ("datasets", "--datasets"), ("model", "--models")):
+            if key in layer.values:
+                raise UserError(f"{layer.source}: the study sets {key} itself; use {instead}")
+        if "enabled" in (layer.values.get("maddr") or {}):
+            raise UserError(f"{layer.source}: the regimes of the study set maddr.enabled; use --regimes")
     experiments = []
-    for seed in arguments.seeds or ([0] if phantom else [0, 1, 2]):
-        for model in arguments.models:
+    for seed in dict.fromkeys(arguments.seeds or ([0] if phantom else [0, 1, 2])):
+        for model in dict.fromkeys(arguments.models):
             find_baseline(model)
             presets = [CONFIGS / model / f"{name}.yaml" for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
-            for regime in regimes:
+            for regime in dict.fromkeys(regimes):
                 for chosen in [[name] for name in datasets] if regime == "separate" else [datasets]:
                     layers = [
                         *read_layers(config_file(model, chosen)),
                         *(layer for preset in presets if preset.exists() for layer in read_layers(preset)),
-                        *override_layers(arguments.set),
+                        *overrides,
                         Layer("the study", {"datasets": chosen, "seed": seed, "maddr": {"enabled": regime.startswith("maddr")}}),
                     ]
                     settings = build_settings([*layers, *_ablated(regime)])
@@ -131,6 +159,8 @@ def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Data
     for experiment in experiments:
         settings, source = experiment.settings, _source(experiment, sources)
         check_identity(experiment, source)
+        if settings.tensorboard:
+            tensorboard_writer()
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
                 if (id(source), dataset, part) not in seen:
@@ -152,25 +182,53 @@ def state_of(experiment: Experiment) -> str:
     return "interrupted" if (experiment.folder / "checkpoint.pt").exists() else "to do"
 
 
+def warn_of_unlike(experiments: Sequence[Experiment]) -> None:
+    """Say where the regimes of a model differ in more than their data and the constraint: then they are not compared like for like."""
+    by_model: dict[str, list[dict]] = {}
+    for experiment in experiments:
+        values = to_plain(experiment.settings)
+        by_model.setdefault(experiment.settings.model, []).append({k: v for k, v in values.items() if k not in ("datasets", "seed", "maddr")})
+    for model, settings in by_model.items():
+        unlike = [key for key in settings[0] if any(each[key] != settings[0][key] for each in settings)]
+        if unlike:
+            logger.warning("%s: the configs of these datasets differ in %s: the regimes are not compared like for like", model, ", ".join(unlike))
+
+
+def all_finished(results: Path, datasets: Sequence[str]) -> list[Experiment]:
+    """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
+
+    They stand in the order of models, regimes and seeds.
+    """
+    found = []
+    for path in results.glob("*/*/*/seed_*/metrics.json"):
+        experiment = load_experiment(path.parent)
+        chosen = experiment.settings.datasets
+        if set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets)):
+            found.append(experiment)
+    order = {name: place for place, name in enumerate([*BASELINES, *REGIMES, *COMPONENTS])}
+    found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
+    return found
+
+
 def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
     """What the table's numbers come from."""
     lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in source.counts(name).items()) for name in datasets]
     described: dict[str, list[str]] = {}
     for experiment in experiments:
-        metrics = finished_metrics(experiment)
-        if metrics is not None:
-            text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
-            text += f"; {experiment.settings.iterations} iterations of batch {experiment.settings.batch_size}, {experiment.settings.image_size} px"
-            described.setdefault(f"{experiment.settings.model}: {text}", []).append(f"{experiment.regime} {'+'.join(experiment.settings.datasets)}")
-    lines += [f"{text} ({', '.join(dict.fromkeys(names))})" for text, names in described.items()]
-    return [*lines, f"thresholds: the {experiments[0].settings.threshold_quantile:g} quantile of validation normals; version {package_version()}"]
+        settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
+        text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
+        text += f"; at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px; threshold at the "
+        text += f"{metrics['threshold_quantile']:g} quantile of validation normals; version {origin['package']}, torch {origin['torch']}"
+        name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}"
+        described.setdefault(f"{settings.model}: {text}", []).append(name)
+    return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the study; returns the exit code: 0, or 1 when an experiment failed."""
     arguments = _parser().parse_args(argv)
     device = choose_device(arguments.device)
-    root, datasets = find_data(arguments.data_root, arguments.phantom, arguments.datasets)
+    root, datasets = find_data(arguments.data_root, arguments.phantom, arguments.datasets, render=not arguments.dry_run)
     phantom = is_phantom(root)
     results = arguments.results or Path("results") / (("phantom" if phantom else root.resolve().name) + ("_quick" if arguments.quick else ""))
     experiments = plan(arguments, datasets, phantom, results)
@@ -181,16 +239,15 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{state_of(experiment):12} {experiment.name}")
         return 0
     check(experiments, sources)
+    warn_of_unlike(experiments)
+    results.mkdir(parents=True, exist_ok=True)
 
     failed = run_all(experiments, sources, device)
-    finished = [
-        Result(each.settings.model, each.regime, tuple(each.settings.datasets), each.settings.seed, metrics)
-        for each in experiments
-        if (metrics := finished_metrics(each)) is not None
-    ]
+    finished = all_finished(results, datasets)
     if finished:
-        provenance = provenance_lines(experiments, _source(experiments[0], sources), datasets)
-        print(write_tables(results, finished, datasets, _heading(root, phantom, arguments.quick), provenance, arguments.ablation))
+        rows = [Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, finished_metrics(e)) for e in finished]
+        provenance = provenance_lines(finished, _source(experiments[0], sources), datasets)
+        print(write_tables(results, rows, datasets, _heading(root, phantom, arguments.quick), provenance))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
     for line in failed:
         print(f"failed: {line}")
@@ -207,6 +264,8 @@ def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Da
         try:
             run_experiment(experiment, _source(experiment, sources), device)
         except Exception as error:  # one failed experiment must not cost the others
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise  # it would cost them all
             failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
             logger.error("failed: %s", failed[-1], exc_info=None if isinstance(error, UserError) else error)
     return failed

@@ -7,7 +7,7 @@ from anomaly_detection.cli import PROJECT, add_common_arguments, choose_device, 
 from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
-from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, run_experiment, train_experiment, write_identity
+from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
 from anomaly_detection.settings import Settings, build_settings
 
 
@@ -26,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="score the images again with a trained network")
     evaluate.add_argument("run", type=Path, metavar="RUN", help="the folder of an experiment: .../seed_0")
-    evaluate.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: ./data)")
+    evaluate.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were in training)")
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="threshold_quantile=Q: another threshold")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
     return parser
 
@@ -44,15 +45,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     device = choose_device(arguments.device)
     if arguments.command == "evaluate":
-        experiment = load_experiment(arguments.run)
-        evaluate_experiment(experiment, _source(arguments.data_root, experiment.settings), device)
+        experiment = load_experiment(arguments.run, override_layers(arguments.set))
+        source = _source(arguments.data_root or Path(read_json(arguments.run / "provenance.json")["data_root"]), experiment.settings)
+        with own_folder(experiment, source):
+            evaluate_experiment(experiment, source, device)
     else:
         settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
         source = _source(arguments.data_root, settings)
         experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
         if arguments.command == "train":
-            write_identity(experiment, source)
-            train_experiment(experiment, source, device)
+            with own_folder(experiment, source):
+                train_experiment(experiment, source, device)
         else:
             run_experiment(experiment, source, device)
     print(f"results in {experiment.folder}")

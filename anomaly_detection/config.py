@@ -41,6 +41,10 @@ class Layer:
     values: Mapping[str, Any]
 
 
+class _Inside(dict):
+    """The way into a group that `--set a.b=value` names: what else the group holds stays, even where the group is a plain mapping."""
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
@@ -84,7 +88,7 @@ def parse_override(text: str) -> Layer:
         raise UserError(f"--set {text}: {value!r} is not a YAML value") from None
     values: Any = parsed
     for part in reversed(key.strip().split(".")):
-        values = {part: values}
+        values = _Inside({int(part) if part.isdigit() else part: values})
     return Layer(f"--set {text}", values)
 
 
@@ -119,10 +123,10 @@ def _nested_schema(hint: Any) -> type | None:
 
 def _merge(schema: type | None, below: Any, above: Any, source: str, prefix: str, origins: dict[str, str]) -> Any:
     origins[prefix] = source
-    if schema is None or not isinstance(above, Mapping):
+    if not isinstance(above, Mapping) or (schema is None and not isinstance(above, _Inside)):
         return above
     merged = dict(below) if isinstance(below, Mapping) else {}
-    fields = _fields(schema)
+    fields = {} if schema is None else _fields(schema)
     for key, value in above.items():
         name = f"{prefix}.{key}" if prefix else str(key)
         merged[key] = _merge(_nested_schema(fields.get(key)), merged.get(key), value, source, name, origins)
@@ -147,7 +151,7 @@ def _convert(hint: Any, value: Any, name: str, origins: Mapping[str, str]) -> An
     if kind in (Union, types.UnionType):
         return _convert_union(hint, arguments, value, name, origins)
     if kind is Literal:
-        if value in arguments:
+        if any(value == argument and type(value) is type(argument) for argument in arguments):
             return value
         near = difflib.get_close_matches(str(value), [str(argument) for argument in arguments], 1)
         _fail(name, origins, f"expected one of {', '.join(map(str, arguments))}; got {value!r}" + (f"; did you mean {near[0]}?" if near else ""))

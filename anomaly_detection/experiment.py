@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,27 +57,42 @@ class Experiment:
         return f"{self.settings.model} {self.regime} {'+'.join(self.settings.datasets)} seed {self.settings.seed}"
 
 
+@contextmanager
+def own_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
+    """Work in the folder of an experiment alone, and only if it is this experiment's; write config.yaml and provenance.json if it is new.
+
+    Raises:
+        UserError: the folder holds another experiment, or another process works in it.
+    """
+    folder = experiment.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            check_identity(experiment, source)
+            for stale in folder.glob(".*.partial"):  # of a process that was killed
+                stale.unlink()
+            if not (folder / "provenance.json").exists():
+                _write_identity(experiment, source)
+            yield
+    except Timeout:
+        raise UserError(f"{folder}: another process works on this experiment; wait for it, or choose another --results") from None
+
+
 def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Train (or continue), score and write the results; return the metrics. What is finished is not done again.
 
     Raises:
         UserError: the folder holds another experiment, another process works in it, or anything in the settings or the data is wrong.
     """
-    folder = experiment.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            write_identity(experiment, source)
-            train_experiment(experiment, source, device)
-            return evaluate_experiment(experiment, source, device)
-    except Timeout:
-        raise UserError(f"{folder}: another process works on this experiment; wait for it, or choose another --results") from None
+    with own_folder(experiment, source):
+        train_experiment(experiment, source, device)
+        return evaluate_experiment(experiment, source, device)
 
 
 def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     """The metrics of an experiment that has ended, None of one that has not."""
     path = experiment.folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def check_identity(experiment: Experiment, source: DataSource) -> None:
@@ -89,23 +106,21 @@ def check_identity(experiment: Experiment, source: DataSource) -> None:
     if (folder / "config.yaml").exists():
         before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_plain(experiment.settings))
         for key in [*now, *before]:
-            if before.get(key) != now.get(key):
+            if key != "threshold_quantile" and before.get(key) != now.get(key):
                 raise UserError(f"{folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {remedy}")
     if (folder / "provenance.json").exists():
-        before = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        before = read_json(folder / "provenance.json")
         if before["data"] != source.fingerprint(experiment.settings.datasets):
             raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")
 
 
-def write_identity(experiment: Experiment, source: DataSource) -> None:
-    """Write config.yaml and provenance.json, or see that they are the same."""
-    check_identity(experiment, source)
+def _write_identity(experiment: Experiment, source: DataSource) -> None:
     with whole_file(experiment.folder / "config.yaml") as partial:
         partial.write_text(yaml.safe_dump(to_plain(experiment.settings), sort_keys=False), encoding="utf-8")
     provenance = {
         "experiment": experiment.name,
         "data": source.fingerprint(experiment.settings.datasets),
-        "data_root": source.data_root.resolve().name,
+        "data_root": str(source.data_root.resolve()),
         "package": package_version(),
         "torch": torch.__version__,
     }
@@ -113,28 +128,36 @@ def write_identity(experiment: Experiment, source: DataSource) -> None:
 
 
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
-    """Train the baseline from the start or from its checkpoint."""
+    """Train the baseline from the start or from its checkpoint; to be called in `own_folder`."""
     settings = experiment.settings
+    domains = source.domains(settings.datasets)
     train_set = source.load(settings.datasets, "train").to(device)
     val_set = source.load(settings.datasets, "val").to(device)
     seed_everything(settings.seed)
-    baseline = build_baseline(settings, source.domains(settings.datasets), train_set).to(device)
-    train(baseline, train_set, val_set, settings, experiment.folder)
+    baseline = build_baseline(settings, domains, train_set).to(device)
+    if baseline.maddr is not None:
+        weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
+        logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
+    train(baseline, train_set, val_set, settings, experiment.folder, _identity(domains))
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
-    """Score validation and test images with the trained baseline; write scores.csv and metrics.json."""
+    """Score validation and test images with the trained baseline, write scores.csv and metrics.json; to be called in `own_folder`."""
     settings = experiment.settings
     checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
     if not checkpoint["state"]["finished"]:
         raise UserError(f"{experiment.folder}: training has not ended; run the training command again, it continues")
     domains = source.domains(settings.datasets)
+    if checkpoint["identity"] != _identity(domains):
+        known = "; ".join(f"{name}: {' '.join(words)}" for name, words in checkpoint["identity"].items())
+        raise UserError(f"{experiment.folder}: trained with {known}; datasets.yaml numbers them otherwise now")
     parts = {part: source.load(settings.datasets, part).to(device) for part in ("val", "test")}
     baseline = build_baseline(settings, domains, parts["val"]).to(device)
     baseline.load_state_dict(checkpoint["model"])
     rows = [row for part, images in parts.items() for row in score_rows(baseline, images, part, domains.organs, domains.modalities)]
     metrics = {
         **metrics_of(rows, settings.threshold_quantile),
+        "threshold_quantile": settings.threshold_quantile,
         "validation": validate(baseline, parts["val"]),
         "best_iteration": checkpoint["state"]["best"]["iteration"],
         "baseline": baseline.describe(),
@@ -142,6 +165,11 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     write_scores(experiment.folder / "scores.csv", rows)
     write_json(experiment.folder / "metrics.json", metrics)
     return metrics
+
+
+def _identity(domains: Domains) -> dict[str, list[str]]:
+    """What the class numbers mean, for the checkpoint."""
+    return {"organs": list(domains.organs), "modalities": list(domains.modalities)}
 
 
 def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
@@ -188,10 +216,28 @@ def _inverse_frequency(labels: Tensor, classes: int) -> list[float]:
     return (len(labels) / (classes * counts)).tolist()
 
 
-def load_experiment(folder: Path) -> Experiment:
-    """The experiment whose results lie in a folder."""
-    settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml"))])
+def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment:
+    """The experiment whose results lie in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
     return Experiment(settings, folder.resolve().parent.parent.name, folder)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except ValueError:
+        raise UserError(f"{path}: damaged; delete the file and run the same command again") from None
 
 
 def package_version() -> str:

@@ -23,6 +23,7 @@ class Outer:
     inner: Inner = Inner()
     limit: int | None = None
     flag: bool = False
+    channels: Literal[1, 3] = 1
 
     def __post_init__(self):
         if self.lr <= 0:
@@ -38,8 +39,14 @@ def test_overrides_win_and_nested_groups_merge():
     assert got == Outer(lr=0.001, dims=[1, 2], inner=Inner(4, {"a": 1.0}))
 
 
-def test_a_mapping_is_replaced_not_merged():
+def test_a_mapping_is_replaced_unless_a_key_in_it_is_named():
     assert settings("inner.weights={b: 2}", inner={"weights": {"a": 1}}).inner.weights == {"b": 2.0}
+    assert settings("inner.weights.b=2", inner={"weights": {"a": 1}}).inner.weights == {"a": 1.0, "b": 2.0}
+
+
+def test_a_choice_among_numbers_is_not_met_by_true():
+    with pytest.raises(UserError, match="expected one of 1, 3; got True"):
+        settings("channels=true")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The study from the command line: what it leaves on disk, and what it says to a mistake."""
 
 import csv
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 import run_experiments
 from anomaly_detection import cli, registry
+from anomaly_detection.errors import UserError
 from anomaly_detection.experiment import load_experiment
 from anomaly_detection.training.checkpoint import load_checkpoint
 
@@ -178,7 +181,7 @@ def misspell(root: Path) -> None:
         (lambda root: break_split(root, ""), [], ["normal/val", "liver_ct"]),
         (lambda root: break_split(root, "normal/val_0.png liver\n"), [], ["normal/val:1", "liver_ct"]),
         (
-            lambda root: (root / "datasets.yaml").write_text("liver_ct: {label: 0, organ: liver, modailty: ct, root: x}\n"),
+            misspell,
             [],
             ["modailty", "modality"],
         ),
@@ -244,6 +247,71 @@ def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, data_roo
     assert "iterations: 10\n" in config.read_text()
     monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered again"))
     assert run_experiments.main(["--models", "toy", "--dry-run"]) == 0
+
+
+def test_a_dry_run_renders_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered"))
+    code, error = code_and_error(capsys, monkeypatch, "--dry-run")
+    assert (code, "would run on phantoms" in error) == (2, True)
+
+
+def test_images_without_a_split_are_not_taken_for_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data" / "lits").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, error = code_and_error(capsys, monkeypatch)
+    assert (code, "no split file lists images of lits" in error) == (2, True)
+
+
+def test_the_table_gathers_what_earlier_commands_finished(toy_model, data_root, capsys):
+    for arguments in (["--regimes", "united"], ["--regimes", "maddr"], ["--regimes", "maddr", "--seeds", "1", "1"]):
+        assert study(data_root, *arguments) == 0
+    table = capsys.readouterr().out.split("tables in")[2]
+    assert "| toy | united | " in table
+    row = next(line for line in table.splitlines() if line.startswith("| toy | maddr | "))
+    assert " ± " in row
+    assert "seed 1, weights of iteration" in table
+
+
+def test_what_the_study_sets_itself_cannot_be_overridden(toy_model, data_root, capsys, monkeypatch):
+    for override, instead in (("seed=7", "--seeds"), ("datasets=[lung_ct]", "--datasets"), ("maddr.enabled=true", "--regimes")):
+        code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--set", override)
+        assert (code, instead in error) == (2, True)
+
+
+def test_configs_that_differ_between_regimes_are_said(toy_model, data_root, caplog):
+    (toy_model / "configs" / "toy" / "lung_ct.yaml").write_text("extends: base.yaml\niterations: 30\n")
+    assert study(data_root, "--datasets", "lung_ct", "liver_ct") == 0
+    assert "toy: the configs of these datasets differ in iterations: the regimes are not compared like for like" in caplog.text
+
+
+def test_a_full_disk_ends_the_study_with_one_line(toy_model, data_root, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint.pt")
+
+    monkeypatch.setattr("anomaly_detection.training.loop.save_checkpoint", full)
+    arguments = ["--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "results")]
+    code, error = code_and_error(capsys, monkeypatch, *arguments)
+    assert (code, "checkpoint.pt: No space left on device" in error) == (2, True)
+
+
+def test_evaluating_on_other_data_is_refused(toy_model, data_root, capsys):
+    from anomaly_detection.__main__ import main
+
+    assert study(data_root, "--regimes", "united") == 0
+    (run,) = (data_root.parent / "results" / "toy" / "united").glob("*/seed_0")
+    before = (run / "metrics.json").read_text()
+    assert main(["evaluate", str(run)]) == 0, "the data root is remembered"
+    assert (run / "metrics.json").read_text() == before
+    catalog = (data_root / "datasets.yaml").read_text()
+    (data_root / "datasets.yaml").write_text(catalog.replace("liver", "spleen", 2).replace("spleen_ct", "liver_ct"))
+    with pytest.raises(UserError, match="trained with organs: liver lung"):
+        main(["evaluate", str(run)])
+    (data_root / "datasets.yaml").write_text(catalog)
+    (data_root / "lung_ct" / "anomaly" / "test_0.png").write_bytes((data_root / "lung_ct" / "anomaly" / "test_1.png").read_bytes())
+    with pytest.raises(UserError, match="other images or splits"):
+        main(["evaluate", str(run)])
+    assert (run / "metrics.json").read_text() == before
 
 
 def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, tmp_path, capsys):

@@ -75,6 +75,8 @@ class DPASettings:
     def __post_init__(self):
         if not self.rec_loss or min(self.rec_loss.values()) <= 0:
             raise ValueError("rec_loss must name at least one loss, each with a weight above 0")
+        if min(self.batch_sizes.values(), default=1) < 1:
+            raise ValueError(f"batch_sizes must be at least 1, got {self.batch_sizes}")
 
 
 class GrowingPerceptualLoss(nn.Module):
@@ -97,7 +99,7 @@ class GrowingPerceptualLoss(nn.Module):
 
     def _at(self, resolution: int, x: Tensor, y: Tensor) -> Tensor:
         weights = self.per_resolution.get(resolution, self.default)
-        self.loss.set_new_weights(weights.img_weight, weights.feature_weights)
+        self.loss.set_new_weights(weights.img_weight, _layers(weights, self.loss.backbone.default_weights))
         return self.loss(x, y)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -137,6 +139,8 @@ class DPA(Baseline):
         self.batch_size = settings.batch_size
         self.latent_dim = own.latent_dim
         self.max_resolution = settings.image_size
+        if settings.image_size < 8 or settings.image_size & (settings.image_size - 1):
+            raise ValueError(f"image_size must be a power of two from 8 on, not {settings.image_size}")
         initial = own.initial_image_res or settings.image_size
         self.stages = growing_stages(initial, settings.image_size, settings.iterations, own.trns_iter, own.iters_per_res)
         self.stage, self.progress = self.stages[-1], 1.0
@@ -165,7 +169,7 @@ class DPA(Baseline):
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Take the feature statistics, unless a file gave them."""
         for loss in self._perceptual_losses():
-            if loss.loss.statistics is not None and not loss.loss.statistics.known:
+            if loss.loss.statistics is not None and loss.loss.statistics.unknown:
                 loss.loss.fit_feature_statistics(images)
 
     def begin_step(self, phase: Phase, iteration: int) -> None:
@@ -295,7 +299,8 @@ def build_rec_loss(own: DPASettings) -> ComposeLoss:
             losses.append((weight, kind()))
             continue
         every = [own.features, *own.features_per_resolution.values()]
-        layers = {layer: 1.0 for each in every for layer in _layers(each, own.backbone)}
+        default = DEFAULT_FEATURE_WEIGHTS.get(own.backbone, {})
+        layers = {layer: 1.0 for each in every for layer in _layers(each, default)}
         loss = kind(
             img_weight=max(each.img_weight for each in every),
             feature_weights=layers,
@@ -307,5 +312,5 @@ def build_rec_loss(own: DPASettings) -> ComposeLoss:
     return ComposeLoss(losses)
 
 
-def _layers(weights: FeatureWeights, backbone: str) -> dict[str, float]:
-    return DEFAULT_FEATURE_WEIGHTS.get(backbone, {}) if weights.feature_weights is None else weights.feature_weights
+def _layers(weights: FeatureWeights, default: Mapping[str, float]) -> Mapping[str, float]:
+    return default if weights.feature_weights is None else weights.feature_weights

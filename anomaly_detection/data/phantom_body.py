@@ -107,8 +107,8 @@ def _paint_cavity(canvas: Canvas, patient: Patient, cavity: np.ndarray) -> tuple
 def _level(x, y, column: Column, z, grow: float | np.ndarray = 0.0):
     """Squared radius of the points relative to a rounded-off section that is wider at the back, 1 on its surface; and its half depth."""
     cx, cy, a, b = column.at(z)
-    v = (y - cy) / (b + 0.9 * grow)
-    u = (x - cx) / ((a + grow) * (1 + np.float32(0.07) * np.clip(v, -1.2, 1.2)))
+    v = (y - cy) * (1 / (b + 0.9 * grow))
+    u = (x - cx) * (1 / (a + grow)) * (1 - np.float32(0.07) * v)
     u, v = u * u, v * v
     return u + v - np.float32(0.36) * np.minimum(u * v, 1), b
 

@@ -87,14 +87,14 @@ def _head_table(results: Sequence[Result]) -> str:
     return _markdown(["model", "regime", "organ", "modality"], rows) if rows else ""
 
 
-def table_markdown(results: Sequence[Result], datasets: Sequence[str], heading: str, provenance: Sequence[str], ablation: bool) -> str:
-    """table.md: the AUROC table, with `ablation` the component table, every other metric, and where the numbers come from.
+def table_markdown(results: Sequence[Result], datasets: Sequence[str], heading: str, provenance: Sequence[str]) -> str:
+    """table.md: the AUROC table, the component table where an ablation was run, every other metric, and where the numbers come from.
 
     `oracle_*` marks thresholds chosen on the test labels; all others were fixed on validation normals.
     """
     main = [result for result in results if result.regime in ("separate", "united", "maddr")]
     parts = [f"# {heading}", "## auroc", _metric_table(main, datasets, "auroc")]
-    if ablation:
+    if {result.regime for result in results} & (set(COMPONENTS) - {"united", "maddr"}):
         parts += ["## Components of MADDR (auroc)", _component_table(results, datasets)]
     heads = _head_table(results)
     if heads:
@@ -105,9 +105,9 @@ def table_markdown(results: Sequence[Result], datasets: Sequence[str], heading: 
     return "\n\n".join(parts) + "\n"
 
 
-def write_tables(folder: Path, results: Sequence[Result], datasets: Sequence[str], heading: str, provenance: Sequence[str], ablation: bool) -> str:
+def write_tables(folder: Path, results: Sequence[Result], datasets: Sequence[str], heading: str, provenance: Sequence[str]) -> str:
     """Write table.md and table.csv (a line per model, regime, column and metric); return the text of the first."""
-    text = table_markdown(results, datasets, heading, provenance, ablation)
+    text = table_markdown(results, datasets, heading, provenance)
     with whole_file(folder / "table.md") as partial:
         partial.write_text(text, encoding="utf-8")
     with whole_file(folder / "table.csv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:

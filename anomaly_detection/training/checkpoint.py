@@ -1,5 +1,6 @@
 """Checkpoints: all that training needs to go on as if it had not stopped, and all that scoring needs."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from anomaly_detection.files import whole_file
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values to a file, whole or not at all."""
+    # Through memory: torch tells a full disk in a way of its own, a plain write as the OSError it is.
+    buffer = BytesIO()
+    torch.save(content, buffer)
     with whole_file(path) as partial:
-        torch.save(content, partial)
+        partial.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -26,4 +30,4 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; train first") from None
     except Exception as error:  # whatever a damaged file makes of the unpickler
-        raise UserError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); delete it to train again from the start") from None
+        raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to train again from the start") from None

@@ -15,7 +15,12 @@ class TrainingLog:
         """`rows` are those of the checkpoint that training continues from; whatever the file holds beyond them is forgotten."""
         self.path = folder / "log.csv"
         self.rows = rows
-        self._writer = _tensorboard_writer(folder / "tensorboard", len(rows)) if tensorboard else None
+        self._writer = tensorboard_writer()(folder / "tensorboard", purge_step=self._step() + 1) if tensorboard else None
+
+    def _step(self) -> int:
+        """Iterations up to the last row, over all phases: TensorBoard wants steps that never go back."""
+        last = {row["phase"]: row["iteration"] for row in self.rows}
+        return sum(last.values())
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row and write the file."""
@@ -28,7 +33,7 @@ class TrainingLog:
         if self._writer is not None:
             for name, value in row.items():
                 if isinstance(value, float):
-                    self._writer.add_scalar(f"{row['phase']}/{name}", value, row["iteration"])
+                    self._writer.add_scalar(f"{row['phase']}/{name}", value, self._step())
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
@@ -36,9 +41,14 @@ class TrainingLog:
             self._writer.close()
 
 
-def _tensorboard_writer(folder: Path, rows: int):
+def tensorboard_writer() -> type:
+    """TensorBoard's SummaryWriter.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("tensorboard: true needs the package: pip install tensorboard, or --set tensorboard=false") from None
-    return SummaryWriter(folder, purge_step=rows)
+    return SummaryWriter

@@ -29,7 +29,9 @@ EVALUATION_BATCH = 256
 SAMPLE_IMAGES = 8
 
 
-def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path) -> None:
+def train(
+    baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path, identity: dict[str, Any] | None = None
+) -> None:
     """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
 
     Best means the lowest validation loss in the last phase. A run that was killed and started again ends with the weights of one that was not.
@@ -39,6 +41,7 @@ def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: 
         train_set, val_set: normal images; the second only ever judges.
         settings: of the experiment.
         folder: receives checkpoint.pt, log.csv and samples/.
+        identity: plain values that the checkpoint carries along, such as what the class numbers of the heads mean.
 
     Raises:
         UserError: a loss is no longer a number.
@@ -99,13 +102,19 @@ def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: 
                 if validates:
                     stopped = last and _keep_best(baseline, row["val_loss"], iteration, state, settings)
                 log.add(row)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in row.items() if isinstance(value, float) and name != "images_per_second"})
+                bar.set_postfix(
+                    {
+                        name: f"{value:.4g}"
+                        for name, value in row.items()
+                        if isinstance(value, float) and not name.endswith(("_second", "_variance", "lr"))
+                    }
+                )
                 sums, steps, started = {}, 0, time.monotonic()
             if ends or iteration % settings.sample_iter == 0:
                 save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
             if (saves or stopped) and not (last and (ends or stopped)):
                 state["position"] = indices.position
-                _save(path, baseline, optimizers, schedulers, state)
+                _save(path, baseline, optimizers, schedulers, state, identity)
         bar.close()
         if stopped:
             logger.info("stopped early at iteration %d: best validation loss at %d", state["iteration"], state["best"]["iteration"])
@@ -113,7 +122,7 @@ def train(baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: 
 
     baseline.load_state_dict(state["best"].pop("model"))
     state["finished"] = True
-    _save(path, baseline, {}, {}, state)
+    _save(path, baseline, {}, {}, state, identity)
     log.close()
 
 
@@ -122,7 +131,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # torch has no public names for these yet.
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+    return device.type == "cpu" and any(probe() for probe in probes if probe is not None)
 
 
 def all_pixels(images: ImageSet) -> Iterator[Tensor]:
@@ -133,7 +143,7 @@ def all_pixels(images: ImageSet) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
-    """Mean validation loss, and the accuracy of the MADDR heads where there are any."""
+    """Mean validation loss; with MADDR also the accuracy of its heads and the variance of the parts of the latent."""
     baseline.eval()
     losses, latents = [], []
     for x in all_pixels(images):
@@ -142,8 +152,10 @@ def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
             latents.append(baseline.encode(x))
     result = {"val_loss": torch.cat(losses).double().mean().item()}
     if baseline.maddr is not None:
-        accuracy = baseline.maddr.accuracy(torch.cat(latents), images.organ, images.modality)
+        z = torch.cat(latents)
+        accuracy = baseline.maddr.accuracy(z, images.organ, images.modality)
         result |= {f"val_{name}_accuracy": value.item() for name, value in accuracy.items()}
+        result |= {f"val_{name}_variance": value.item() for name, value in baseline.maddr.variances(z).items()}
     return result
 
 
@@ -187,8 +199,12 @@ def _keep_best(baseline: Baseline, loss: float, iteration: int, state: dict[str,
     return patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience
 
 
-def _save(path: Path, baseline: Baseline, optimizers: dict, schedulers: dict, state: dict[str, Any]) -> None:
+def _save(path: Path, baseline: Baseline, optimizers: dict, schedulers: dict, state: dict[str, Any], identity: dict[str, Any] | None) -> None:
+    for name, value in baseline.state_dict().items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"the weights {name} are no longer finite numbers at iteration {state['iteration']}; lower lr and start again")
     content = {
+        "identity": identity,
         "model": baseline.state_dict(),
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},

@@ -1,7 +1,9 @@
 """The drop-in file against loops in float64, known limits, and numbers of an independent implementation."""
 
 import copy
+import doctest
 import math
+import pickle
 import shutil
 import subprocess
 import sys
@@ -210,6 +212,23 @@ def test_wrong_inputs_are_refused_with_a_sentence():
         maddr(rand(5, 16), labels(4, 3), labels(5, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_module_or_a_latent_of_another_precision(dtype):
+    maddr, z, organ, modality = constraint(), rand(9, 16), labels(9, 3), labels(9, 2)
+    expected = maddr(z, organ, modality)["total"]
+    for module, latent in ((copy.deepcopy(maddr).to(dtype), z), (maddr, z.to(dtype)), (copy.deepcopy(maddr).to(dtype), z.to(dtype))):
+        total = module(latent, organ, modality)["total"]
+        assert total.dtype == (torch.float64 if latent.dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(total.float(), expected, rtol=0.02, atol=0)
+
+
+def test_variances_are_those_of_the_parts():
+    z = rand(9, 16)
+    variances = constraint().variances(z)
+    for name, part in (("organ", z[:, :4]), ("modality", z[:, 4:7]), ("content", z[:, 7:])):
+        assert variances[name].item() == pytest.approx(np.mean(np.var(part.numpy(), axis=0)), rel=1e-5)
+
+
 # --- pixel losses
 
 
@@ -350,8 +369,28 @@ def test_statistics_of_the_authors_file(tmp_path, vgg):
     loss = RelativePerceptualL1Loss("none", 0, {"r32": 1}, weights="random:1", feature_statistics=str(tmp_path / "mean_var.pt"))
     assert torch.equal(loss.statistics.mean_r32, values["r32"][0])
     assert torch.equal(loss.statistics.divisor_r32, values["r32"][1])
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    loss.set_new_weights(0, {"r12": 1})
+    assert torch.isfinite(loss(x, y)).all(), "the file has all layers, also those named later, as DPA does when it grows"
+    loss.set_new_weights(0, {"r22": 1})
     with pytest.raises(BackboneError, match="no feature statistics of layer 'r22'"):
-        RelativePerceptualL1Loss("none", 0, {"r22": 1}, weights="random:1", feature_statistics=str(tmp_path / "mean_var.pt"))
+        loss(x, y)
+    for broken in ({"r12": torch.zeros(3)}, {"r12": (torch.zeros(3), torch.zeros(3))}, {"nothing": 1}):
+        torch.save(broken, tmp_path / "broken.pt")
+        with pytest.raises(BackboneError, match=r"broken\.pt"):
+            RelativePerceptualL1Loss("none", 0, {"r12": 1}, weights="random:1", feature_statistics=str(tmp_path / "broken.pt"))
+
+
+def test_layers_may_be_named_after_construction(fitted):
+    """DPA constructs the loss without weights and sets those of each resolution."""
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    fitted.set_new_weights(0, {"r12": 1})
+    fitted.fit_feature_statistics([x])
+    assert torch.isfinite(fitted(x, y)).all()
+    fitted.set_new_weights(img_weight=1)
+    a, b = fitted.backbone.preprocess(x), fitted.backbone.preprocess(y)
+    expected = (a - b).abs().mean(dim=(1, 2, 3)) / a.abs().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(fitted(x, y), expected)
 
 
 def test_unknown_statistics_are_an_error_not_a_guess(vgg):
@@ -467,6 +506,16 @@ def test_the_file_works_alone_in_an_empty_folder(tmp_path):
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{program}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(rec_losses).attempted > 0
+    assert doctest.testmod(rec_losses).failed == 0
+
+
+def test_losses_can_be_pickled(fitted):
+    x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    assert torch.equal(pickle.loads(pickle.dumps(fitted))(x, y), fitted(x, y))
 
 
 def test_every_name_in_a_dpa_config_has_a_class():

@@ -6,9 +6,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.errors import UserError
 
-CATALOG = {
-    name: DatasetSpec(name=name, label=label, organ="lung", modality="ct", root=name) for label, name in enumerate(["lits", "covid_ct"], 3)
-}
+CATALOG = {name: DatasetSpec(name=name, label=label, organ="lung", modality="ct", root=name) for label, name in enumerate(["lits", "covid_ct"], 3)}
 
 
 def write(folds: Path, split: str, content: str | bytes) -> Path:

@@ -37,14 +37,14 @@ def test_a_row_gathers_networks_and_seeds():
 
 
 def test_what_is_missing_is_a_dash():
-    text = table_markdown([result("separate", 0, liver=0.6)], DATASETS, "study", ["made of nothing"], ablation=False)
+    text = table_markdown([result("separate", 0, liver=0.6)], DATASETS, "study", ["made of nothing"])
     assert "| dpa | separate | 0.600 | – | – | – |" in text
     assert "- made of nothing" in text
 
 
 def test_the_component_table_marks_what_is_on():
     results = [result("united", 0, liver=0.6, lung=0.6), result("maddr_center", 0, liver=0.7, lung=0.7), result("maddr", 0, liver=0.8, lung=0.8)]
-    lines = table_markdown(results, DATASETS, "study", [], ablation=True).splitlines()
+    lines = table_markdown(results, DATASETS, "study", []).splitlines()
     assert "| dpa |  |  |  | 0.600 | 0.600 | 0.600 | 0.500 |" in lines
     assert "| dpa |  |  | x | 0.700 | 0.700 | 0.700 | 0.500 |" in lines
     assert "| dpa | x | x | x | 0.800 | 0.800 | 0.800 | 0.500 |" in lines
@@ -56,13 +56,13 @@ def test_the_heads_of_networks_that_have_them():
     results = [result("maddr", seed, liver=0.6, lung=0.6) for seed in (0, 1)]
     for each, accuracy in zip(results, (1.0, 0.9), strict=True):
         each.metrics["validation"].update(val_organ_accuracy=accuracy, val_modality_accuracy=1.0)
-    text = table_markdown([*results, result("united", 0, liver=0.6, lung=0.6)], DATASETS, "study", [], ablation=False)
+    text = table_markdown([*results, result("united", 0, liver=0.6, lung=0.6)], DATASETS, "study", [])
     assert f"| dpa | maddr | 0.950 ± {stdev([1.0, 0.9]):.3f} | 1.000 ± 0.000 |" in text
-    assert "MADDR heads" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [], ablation=False)
+    assert "MADDR heads" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
 
 
 def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):
-    write_tables(tmp_path, RESULTS, DATASETS, "phantom", [], ablation=False)
+    write_tables(tmp_path, RESULTS, DATASETS, "phantom", [])
     with open(tmp_path / "table.csv", encoding="utf-8") as file:
         rows = {(row["regime"], row["dataset"], row["metric"]): row for row in csv.DictReader(file)}
     row = rows["maddr", "liver", "auroc"]
