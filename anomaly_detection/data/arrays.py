@@ -123,7 +123,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _build(path: Path, shape: tuple[int, ...], entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path) -> None:
-    logger.info("reading %d images into %s", len(entries), path)
+    logger.debug("reading %d images into %s", len(entries), path)
     read = functools.partial(read_image, size=shape[-1], channels=shape[1], crop_size=spec.crop_size, equalize_hist=spec.equalize_hist)
     paths = [data_root / spec.root / entry.image for entry in entries]
     label = f"reading {spec.name} {entries[0].kind} {entries[0].part}"
