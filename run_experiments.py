@@ -27,6 +27,7 @@ from anomaly_detection.experiment import (
     load_experiment,
     read_json,
     run_experiment,
+    same_data,
 )
 from anomaly_detection.registry import BASELINES, find_baseline
 from anomaly_detection.settings import build_settings
@@ -194,16 +195,18 @@ def warn_of_unlike(experiments: Sequence[Experiment]) -> None:
             logger.warning("%s: the configs of these datasets differ in %s: the regimes are not compared like for like", model, ", ".join(unlike))
 
 
-def all_finished(results: Path, datasets: Sequence[str]) -> list[Experiment]:
+def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
     """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
 
-    They stand in the order of models, regimes and seeds.
+    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model that is not
+    registered now, stays out.
     """
     found = []
-    for path in results.glob("*/*/*/seed_*/metrics.json"):
+    for path in (path for model in BASELINES for path in (results / model).glob("*/*/seed_*/metrics.json")):
         experiment = load_experiment(path.parent)
         chosen = experiment.settings.datasets
-        if set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets)):
+        belongs = set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets))
+        if belongs and same_data(experiment, source):
             found.append(experiment)
     order = {name: place for place, name in enumerate([*BASELINES, *REGIMES, *COMPONENTS])}
     found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
@@ -243,10 +246,11 @@ def main(argv: list[str] | None = None) -> int:
     results.mkdir(parents=True, exist_ok=True)
 
     failed = run_all(experiments, sources, device)
-    finished = all_finished(results, datasets)
+    source = _source(experiments[0], sources)
+    finished = all_finished(results, datasets, source)
     if finished:
         rows = [Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, finished_metrics(e)) for e in finished]
-        provenance = provenance_lines(finished, _source(experiments[0], sources), datasets)
+        provenance = provenance_lines(finished, source, datasets)
         print(write_tables(results, rows, datasets, _heading(root, phantom, arguments.quick), provenance))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
     for line in failed:

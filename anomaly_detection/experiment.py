@@ -108,10 +108,15 @@ def check_identity(experiment: Experiment, source: DataSource) -> None:
         for key in [*now, *before]:
             if key != "threshold_quantile" and before.get(key) != now.get(key):
                 raise UserError(f"{folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {remedy}")
-    if (folder / "provenance.json").exists():
-        before = read_json(folder / "provenance.json")
-        if before["data"] != source.fingerprint(experiment.settings.datasets):
-            raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")
+    if (folder / "provenance.json").exists() and not same_data(experiment, source):
+        raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")
+
+
+def same_data(experiment: Experiment, source: DataSource) -> bool:
+    """Whether an experiment that was begun saw the names, labels, domains and pixels that lie in the source now."""
+    settings = experiment.settings
+    at_its_size = DataSource(source.data_root, source.project_root, settings.image_size, settings.channels)
+    return read_json(experiment.folder / "provenance.json")["data"] == at_its_size.fingerprint(settings.datasets)
 
 
 def _write_identity(experiment: Experiment, source: DataSource) -> None:

@@ -273,6 +273,15 @@ def test_the_table_gathers_what_earlier_commands_finished(toy_model, data_root, 
     assert "seed 1, weights of iteration" in table
 
 
+def test_results_on_other_images_stay_out_of_the_table(toy_model, data_root, capsys):
+    assert study(data_root, "--regimes", "united") == 0
+    (data_root / "lung_ct" / "anomaly" / "test_0.png").write_bytes((data_root / "lung_ct" / "anomaly" / "test_1.png").read_bytes())
+    assert study(data_root, "--regimes", "maddr") == 0
+    table = capsys.readouterr().out.split("tables in")[1]
+    assert "| toy | maddr | " in table
+    assert "| toy | united | " not in table
+
+
 def test_what_the_study_sets_itself_cannot_be_overridden(toy_model, data_root, capsys, monkeypatch):
     for override, instead in (("seed=7", "--seeds"), ("datasets=[lung_ct]", "--datasets"), ("maddr.enabled=true", "--regimes")):
         code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--set", override)

@@ -68,6 +68,19 @@ class ToyBaseline(Baseline):
         return self.anomaly_map(x).mean(dim=(1, 2, 3))
 
 
+def die_at(baseline: Baseline, call: int | None) -> None:
+    """Make that call of training_step end the run, as a killed process would; None: no call."""
+    step, calls = baseline.training_step, []
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    baseline.training_step = dying
+
+
 def toy_settings(**options) -> SimpleNamespace:
     """Those of `Settings` that the loop reads, small."""
     own = ToySettings(**{key: options.pop(key) for key in ("latent_dim", "warm_up") if key in options})

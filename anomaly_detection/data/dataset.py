@@ -80,7 +80,7 @@ class DataSource:
     """
 
     def __init__(self, data_root: Path, project_root: Path, size: int, channels: Literal[1, 3]):
-        self.data_root, self.size, self.channels = Path(data_root), size, channels
+        self.data_root, self.project_root, self.size, self.channels = Path(data_root), Path(project_root), size, channels
         if not self.data_root.is_dir():
             raise UserError(f"{data_root}: no such folder; the data root is the folder that holds the folders of the datasets")
         self.catalog = read_catalog(find_catalog(data_root, project_root))

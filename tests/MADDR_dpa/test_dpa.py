@@ -13,7 +13,7 @@ from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSetting
 from anomaly_detection.MADDR_dpa.rec_losses import L1Loss, MADDRConstraint
 from anomaly_detection.training.loop import train
 from anomaly_detection.training.reproducibility import seed_everything
-from tests.toy import toy_images, toy_settings
+from tests.toy import die_at, toy_images, toy_settings
 
 SMALL = DPASettings(
     enc=EncoderSettings(type="residual9", inner_dims=[4, 4, 8]),
@@ -176,15 +176,7 @@ def test_growing_with_a_discriminator_resumes_exactly(tmp_path, stop_at):
         experiment = settings(own, iterations=5)
         seed_everything(0)
         baseline = DPA(experiment, MADDRConstraint(24))
-        training_step, calls = baseline.training_step, []
-
-        def counting(*arguments):
-            calls.append(1)
-            if len(calls) == stop_at:
-                raise KeyboardInterrupt
-            return training_step(*arguments)
-
-        baseline.training_step = counting
+        die_at(baseline, stop_at)
         train(baseline, toy_images(20, side=16), toy_images(6, seed=1, side=16), experiment, folder)
         return baseline.state_dict()
 

@@ -14,7 +14,7 @@ from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train, validate
 from anomaly_detection.training.reproducibility import seed_everything
-from tests.toy import ToyBaseline, toy_images, toy_settings
+from tests.toy import ToyBaseline, die_at, toy_images, toy_settings
 
 
 def run(folder: Path, stop_at: int | None = None, maddr: bool = True, **options) -> ToyBaseline:
@@ -22,16 +22,7 @@ def run(folder: Path, stop_at: int | None = None, maddr: bool = True, **options)
     settings = toy_settings(**options)
     seed_everything(settings.seed)
     baseline = ToyBaseline(settings, MADDRConstraint(24) if maddr else None)
-    if stop_at is not None:
-        step, calls = baseline.training_step, []
-
-        def dying(*arguments):
-            calls.append(1)
-            if len(calls) == stop_at:
-                raise KeyboardInterrupt
-            return step(*arguments)
-
-        baseline.training_step = dying
+    die_at(baseline, stop_at)
     train(baseline, toy_images(30), toy_images(9, seed=1), settings, folder)
     return baseline
 
