@@ -111,6 +111,10 @@ class Baseline(nn.Module, ABC):
         """(B,), the loss by which the last phase keeps its best weights; labels and constraint have no part in it."""
         return self.anomaly_score(x)
 
+    def sample(self, x: Tensor) -> Tensor:
+        """What stands below the images x in the sample pictures: (B, C, H, W), their reconstructions unless a phase has others to show."""
+        return self.reconstruct(x)
+
     def describe(self) -> dict[str, Any]:
         """What a table must say beside the numbers, such as the features that a loss is taken over."""
         return {}
@@ -127,3 +131,10 @@ class Baseline(nn.Module, ABC):
         accuracy = self.maddr.accuracy(z, batch.organ, batch.modality)
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}
         return terms["total"], {**log, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
+
+
+def minimise(loss: Tensor, optimizer: Optimizer) -> None:
+    """One step of an optimizer. Only the gradients of its own parameters are computed: those of an adversary are neither needed nor touched."""
+    optimizer.zero_grad()
+    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+    optimizer.step()

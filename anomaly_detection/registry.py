@@ -9,6 +9,9 @@ from anomaly_detection.errors import UserError
 # name: module and class, imported when asked for
 BASELINES = {
     "MADDR_dpa": "anomaly_detection.MADDR_dpa.dpa:DPA",
+    "f_anogan": "anomaly_detection.f_anogan.f_anogan:FAnoGAN",
+    "ganomaly": "anomaly_detection.ganomaly.ganomaly:GANomaly",
+    "memae": "anomaly_detection.memae.memae:MemAE",
 }
 
 

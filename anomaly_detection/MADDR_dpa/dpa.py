@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.baseline import Baseline, Batch, Phase
-from anomaly_detection.MADDR_dpa.adversarial import AdversarialSettings, adversarial_loss
+from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss
+from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
 from anomaly_detection.MADDR_dpa.growing import Stage, growing_stages, mix_resolution
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import (
@@ -204,9 +204,7 @@ class DPA(Baseline):
             fake = self._decode(self._encode(x))
         with self.autocast():
             loss = self.adversarial.discriminator_loss(self._discriminate, x, fake.float())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        minimise(loss, optimizer)
         return {"discriminator": loss.detach()}
 
     def _autoencoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -221,9 +219,7 @@ class DPA(Baseline):
         if self.own.adversarial is not None:
             loss = loss + self.own.adversarial.weight * generator
             log["generator"] = generator.detach()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        minimise(loss, optimizer)
         return {"loss": loss.detach(), "rec": rec.detach(), **log}
 
     # --- use

@@ -165,7 +165,7 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
     baseline.eval()
     index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.images.device).long()
     x = images.pixels(index)
-    y = torch.nn.functional.interpolate(baseline.reconstruct(x).float(), x.shape[2:], mode="nearest")
+    y = torch.nn.functional.interpolate(baseline.sample(x).float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from anomaly_detection.adversarial import AdversarialSettings
 from anomaly_detection.baseline import Batch
-from anomaly_detection.MADDR_dpa.adversarial import AdversarialSettings
 from anomaly_detection.MADDR_dpa.dpa import DPA, DiscriminatorSettings, DPASettings, FeatureWeights
 from anomaly_detection.MADDR_dpa.growing import Stage
 from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSettings

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss, squared_gradient_norm
 from anomaly_detection.config import Layer, build
 from anomaly_detection.errors import UserError
-from anomaly_detection.MADDR_dpa.adversarial import AdversarialSettings, adversarial_loss, squared_gradient_norm
 from anomaly_detection.MADDR_dpa.networks import Encoder, EncoderSettings
 
 KINDS = ["wasserstein", "least_squared", "nnl"]

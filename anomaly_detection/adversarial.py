@@ -1,4 +1,4 @@
-"""The adversarial losses that DPA offers beside its perceptual one. A discriminator maps images (B, C, H, W) to one logit each.
+"""Adversarial losses, for baselines with a discriminator or critic. It maps images (B, C, H, W) to one logit each.
 
 Sources: DPA: Shvetsova et al., Anomaly Detection in Medical Imaging with Deep Perceptual Autoencoders, IEEE Access 2021. wasserstein:
 Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017; its target_gamma and norm_penalty: Karras et al., Progressive Growing
@@ -66,6 +66,13 @@ def squared_gradient_norm(discriminator: Discriminator, x: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3))
 
 
+def gradient_norm_between(discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
+    """``||dD(u)/du||_2`` at one point u drawn on the line between each real and fake image: (B,) float32 (Gulrajani et al., eq. 3)."""
+    share = torch.rand(real.shape[0], 1, 1, 1, device=real.device)
+    # The floor keeps the gradient of the root finite where the discriminator is flat.
+    return squared_gradient_norm(discriminator, share * real + (1 - share) * fake).clamp_min(1e-16).sqrt()
+
+
 class AdversarialLoss(ABC):
     """What the generator (here the autoencoder) and the discriminator minimise in turn."""
 
@@ -105,9 +112,7 @@ class WassersteinLoss(AdversarialLoss):
     def _penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | float:
         if self.settings.gradient_penalty == 0:
             return 0.0
-        share = torch.rand(real.shape[0], 1, 1, 1, device=real.device)
-        # The floor keeps the gradient of the root finite where the discriminator is flat.
-        norm = squared_gradient_norm(discriminator, share * real + (1 - share) * fake).clamp_min(1e-16).sqrt()
+        norm = gradient_norm_between(discriminator, real, fake)
         return self.settings.gradient_penalty * (norm / self.settings.target_gamma - 1).square().mean()
 
 

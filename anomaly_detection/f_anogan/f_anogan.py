@@ -1,0 +1,170 @@
+"""f-AnoGAN as a baseline: a Wasserstein GAN of normal images, then an encoder into its latent space.
+
+Source: Schlegl et al., f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks, Medical Image Analysis 54, 2019, and
+its published code; the GAN: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, RMSprop
+
+from anomaly_detection.adversarial import gradient_norm_between
+from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+
+
+@dataclass(frozen=True)
+class FAnoGANSettings:
+    """What f-AnoGAN alone is configured by; each key is commented in configs/f_anogan/base.yaml."""
+
+    latent_dim: int = 128
+    width: int = 8
+    gan_iterations: int = 300
+    critic_steps: int = 5
+    gradient_penalty: float = 10.0
+    encoder_lr: float = 0.0005
+    kappa: float = 1.0
+    bn_momentum: float = 0.1
+    horizontal_flip: bool = False
+
+    def __post_init__(self):
+        for key in ("latent_dim", "width", "gan_iterations", "critic_steps"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("gradient_penalty", "kappa"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+        if self.encoder_lr <= 0:
+            raise ValueError(f"encoder_lr must be above 0, not {self.encoder_lr}")
+        if not 0 < self.bn_momentum <= 1:
+            raise ValueError(f"bn_momentum must be above 0 and at most 1, not {self.bn_momentum}")
+
+
+class FAnoGAN(Baseline):
+    """Phase "gan": generator G and critic D by WGAN-GP. Phase "encoder": E by the izi_f loss, G and D frozen. MADDR acts on E(x), in the second.
+
+    The loss of an image x with y = G(E(x)) and the critic's features f, and the anomaly score, is ``mean (x - y)^2 + kappa mean (f(x) - f(y))^2``.
+    It is not scaled over a test set. Batch norms are in evaluation mode when images are scored.
+
+    Args:
+        settings: of the experiment; ``settings.baseline`` is a `FAnoGANSettings`; ``settings.lr`` is that of the GAN, and
+            ``settings.iterations`` those of the encoder.
+        maddr: the constraint on E(x), or None.
+
+    Raises:
+        ValueError: settings that no network can have.
+    """
+
+    Settings = FAnoGANSettings
+
+    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
+        super().__init__(maddr)
+        own: FAnoGANSettings = settings.baseline
+        self.own = own
+        self.latent_dim = own.latent_dim
+        self.lr = settings.lr
+        # Each critic step sees images of its own.
+        self.gan_phase = Phase("gan", own.gan_iterations, settings.batch_size * own.critic_steps)
+        self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size)
+        self.current = self.encoder_phase
+        shape = (settings.image_size, settings.channels, own.width)
+        self.generator = Generator(*shape, own.latent_dim, own.bn_momentum)
+        self.critic = Critic(*shape)
+        self.encoder = Encoder(*shape, own.latent_dim, own.bn_momentum)
+        self.to(memory_format=torch.channels_last)
+
+    # --- training
+
+    def phases(self) -> list[Phase]:
+        return [self.gan_phase, self.encoder_phase]
+
+    def begin_step(self, phase: Phase, iteration: int) -> None:
+        self.current = phase
+
+    def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
+        if phase == self.gan_phase:
+            networks = {"generator": self.generator, "critic": self.critic}
+            return {name: Adam(network.parameters(), self.lr, betas=(0.0, 0.9)) for name, network in networks.items()}
+        heads = [] if self.maddr is None else list(self.maddr.parameters())
+        return {"encoder": RMSprop([*self.encoder.parameters(), *heads], self.own.encoder_lr, alpha=0.9, eps=1e-10)}
+
+    def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+        if "encoder" in optimizers:
+            return self._encoder_step(batch, optimizers["encoder"])
+        for part in batch.chunks(self.own.critic_steps):
+            log = self._critic_step(part, optimizers["critic"])
+        with self.autocast():
+            value = self.critic(self.generator(self._noise(batch.image, len(part.image)))).float().mean()
+        minimise(-value, optimizers["generator"])
+        return {"generator": -value.detach(), **log}
+
+    def _critic_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
+        real = self._augmented(batch.image)
+        with torch.no_grad(), self.autocast():
+            fake = self.generator(self._noise(real, len(real))).float()
+        # The critic stays in float32: its penalty needs the gradient of a gradient, and its loss is a small difference of large values.
+        gap = self.critic(real).mean() - self.critic(fake).mean()
+        norm = gradient_norm_between(self.critic, real, fake)
+        penalty = (norm - 1).square().mean()
+        minimise(-gap + self.own.gradient_penalty * penalty, optimizer)
+        return {"critic_gap": gap.detach(), "gradient_penalty": penalty.detach(), "gradient_norm": norm.detach().mean()}
+
+    def _encoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
+        self.generator.eval()
+        x = self._augmented(batch.image)
+        with self.autocast():
+            z = self.encoder(x)
+            pixels, features = self._residuals(x, self.generator(z))
+        pixels, features = pixels.mean(), features.mean()
+        constraint, log = self.constraint(z, batch)
+        loss = pixels + self.own.kappa * features + constraint
+        minimise(loss, optimizer)
+        return {"loss": loss.detach(), "rec": pixels.detach(), "features": features.detach(), **log}
+
+    def _noise(self, like: Tensor, count: int) -> Tensor:
+        return torch.randn(count, self.latent_dim, device=like.device)
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        if not self.own.horizontal_flip:
+            return x
+        return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
+
+    # --- use
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self.generator(self.encoder(x))
+
+    def sample(self, x: Tensor) -> Tensor:
+        """In the phase "gan" images from noise, always the same noise; then reconstructions."""
+        if self.current == self.encoder_phase:
+            return self.reconstruct(x)
+        noise = torch.randn(len(x), self.latent_dim, generator=torch.Generator().manual_seed(0))
+        return self.generator(noise.to(x.device))
+
+    def anomaly_score(self, x: Tensor) -> Tensor:
+        pixels, features = self._residuals(x, self.reconstruct(x))
+        return pixels + self.own.kappa * features
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """|x - y|, mean over the channels; the feature residual has no places."""
+        return (x - self.reconstruct(x)).abs().mean(dim=1, keepdim=True)
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """In the phase "gan" minus the critic's value (it grows when the critic has learned the training images by heart); then the score."""
+        return -self.critic(x) if self.current == self.gan_phase else self.anomaly_score(x)
+
+    def describe(self) -> dict[str, Any]:
+        return {"width": self.own.width, "kappa": self.own.kappa, "gan": f"{self.own.gan_iterations} generator steps"}
+
+    def _residuals(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared differences (B,) of pixels and of the critic's features."""
+        pixels = (x - y).float().square().flatten(1).mean(dim=1)
+        features = (self.critic.features(x) - self.critic.features(y)).float().square().mean(dim=1)
+        return pixels, features

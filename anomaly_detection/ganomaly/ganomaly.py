@@ -1,0 +1,158 @@
+"""GANomaly as a baseline: an encoder-decoder-encoder trained against a discriminator, scored by the distance of its two latents.
+
+Source: Akcay et al., GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training, ACCV 2018, and its published code.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+
+logger = logging.getLogger(__name__)
+
+# A discriminator whose loss is below this tells all images apart and has nothing left to teach: it is drawn anew.
+COLLAPSED_LOSS = 1e-5
+
+
+@dataclass(frozen=True)
+class GANomalySettings:
+    """What GANomaly alone is configured by; each key is commented in configs/ganomaly/base.yaml."""
+
+    latent_dim: int = 128
+    width: int = 16
+    extra_layers: int = 0
+    adversarial_weight: float = 1.0
+    context_weight: float = 50.0
+    latent_weight: float = 1.0
+    score: Literal["squared", "absolute"] = "squared"
+
+    def __post_init__(self):
+        for key in ("latent_dim", "width"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("extra_layers", "adversarial_weight", "context_weight", "latent_weight"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+
+
+class GANomaly(Baseline):
+    """``z = E1(x)``, ``y = Dec(z)``, ``z' = E2(y)``; the anomaly score is the distance of z and z'. MADDR constrains z alone.
+
+    The score is not scaled. The published code maps the scores of a test set to [0, 1] by their least and greatest: then the score of an image
+    depends on the others, anomalies among them, and a single image has none. Networks are in evaluation mode when they score, for the same
+    reason: with the statistics of the batch at hand, which the published code uses, the score would depend on the company.
+
+    Args:
+        settings: of the experiment; ``settings.baseline`` is a `GANomalySettings`.
+        maddr: the constraint on z, or None.
+
+    Raises:
+        ValueError: settings that no network can have.
+    """
+
+    Settings = GANomalySettings
+
+    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
+        super().__init__(maddr)
+        own: GANomalySettings = settings.baseline
+        self.own = own
+        self.latent_dim = own.latent_dim
+        self.lr = settings.lr
+        self.phase = Phase("ganomaly", settings.iterations, settings.batch_size)
+        shape = (settings.image_size, settings.channels, own.width)
+        self.encoder = Encoder(*shape, own.latent_dim, own.extra_layers)
+        self.decoder = Decoder(*shape, own.latent_dim, own.extra_layers)
+        self.second_encoder = Encoder(*shape, own.latent_dim, own.extra_layers)
+        self.discriminator = Discriminator(*shape)
+        self.to(memory_format=torch.channels_last)
+
+    def phases(self) -> list[Phase]:
+        return [self.phase]
+
+    def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
+        generator = [self.encoder, self.decoder, self.second_encoder, *([] if self.maddr is None else [self.maddr])]
+        parameters = [parameter for network in generator for parameter in network.parameters()]
+        return {
+            "generator": Adam(parameters, self.lr, betas=(0.5, 0.999)),
+            "discriminator": Adam(self.discriminator.parameters(), self.lr, betas=(0.5, 0.999)),
+        }
+
+    def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+        """Both steps start from the same networks: the discriminator judges the reconstructions from before the generator's step."""
+        x = batch.image
+        with self.autocast():
+            z, y, second_z = self._pass(x)
+            real_logits, real_features = self.discriminator(x)
+            fake_features = self.discriminator(y)[1]
+            fake_logits = self.discriminator(y.detach())[0]
+        losses = self.generator_losses(x, y, z, second_z, real_features.detach(), fake_features)
+        constraint, log = self.constraint(z, batch)
+        loss = sum(weight * losses[name] for name, weight in self.weights.items())
+        discriminator_loss = (F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()) / 2
+        minimise(loss + constraint, optimizers["generator"])
+        minimise(discriminator_loss, optimizers["discriminator"])
+        # Reading the loss waits for the device, once a step; the collapse must be met before the next one.
+        collapsed = discriminator_loss.item() < COLLAPSED_LOSS
+        if collapsed:
+            logger.warning("the discriminator's loss fell below %g: it is drawn anew (a run where this happens often has failed)", COLLAPSED_LOSS)
+            self.discriminator.initialise()
+            optimizers["discriminator"].state.clear()
+        return {
+            "loss": (loss + constraint).detach(),
+            **{name: value.detach() for name, value in losses.items()},
+            "discriminator": discriminator_loss.detach(),
+            "discriminator_resets": torch.tensor(float(collapsed), device=x.device),
+            **log,
+        }
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms of the generator's loss."""
+        return {"adversarial": self.own.adversarial_weight, "context": self.own.context_weight, "latent": self.own.latent_weight}
+
+    @staticmethod
+    def generator_losses(x: Tensor, y: Tensor, z: Tensor, second_z: Tensor, real_features: Tensor, fake_features: Tensor) -> dict[str, Tensor]:
+        """``adversarial`` = mean (f(x) - f(y))^2, ``context`` = mean |x - y|, ``latent`` = mean (z - z')^2, unweighted float32 scalars."""
+        return {
+            "adversarial": F.mse_loss(fake_features.float(), real_features.float()),
+            "context": F.l1_loss(y.float(), x.float()),
+            "latent": F.mse_loss(second_z.float(), z.float()),
+        }
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.encoder(x).flatten(1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+    def anomaly_score(self, x: Tensor) -> Tensor:
+        """``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`)."""
+        z, _, second_z = self._pass(x)
+        difference = (z - second_z).float()
+        return (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """|x - y|, mean over the channels; the score itself has no places."""
+        return (x - self.reconstruct(x)).abs().mean(dim=1, keepdim=True)
+
+    def validation_loss(self, x: Tensor) -> Tensor:
+        """The weighted context and latent losses: the latent distance alone is least where the latent says nothing."""
+        z, y, second_z = self._pass(x)
+        context, latent = (x - y).abs().flatten(1).mean(dim=1), (z - second_z).square().flatten(1).mean(dim=1)
+        return self.own.context_weight * context + self.own.latent_weight * latent
+
+    def describe(self) -> dict[str, Any]:
+        return {"width": self.own.width, "score": f"{self.own.score} latent distance"}
+
+    def _pass(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = self.encoder(x)
+        y = self.decoder(z)
+        return z, y, self.second_encoder(y)

@@ -1,0 +1,120 @@
+"""MemAE as a baseline: an autoencoder that decodes what its memory of normal images answers, scored by the reconstruction error.
+
+Source: Gong et al., Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder, ICCV 2019, and its published code.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.memae.networks import Decoder, Encoder, Memory
+
+
+@dataclass(frozen=True)
+class MemAESettings:
+    """What MemAE alone is configured by; each key is commented in configs/memae/base.yaml."""
+
+    latent_dim: int = 128
+    width: int = 32
+    memory_per: Literal["image", "position"] = "image"
+    slots: int = 100
+    shrinkage: float = 1.0
+    temperature: float | None = None
+    entropy_weight: float = 0.0002
+
+    def __post_init__(self):
+        for key in ("latent_dim", "width", "slots"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        for key in ("shrinkage", "entropy_weight"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature must be null or above 0, not {self.temperature}")
+
+
+class MemAE(Baseline):
+    """The memory-augmented autoencoder. Its anomaly score is the mean squared error of the reconstruction.
+
+    MADDR constrains the query, before the memory; with a query per position it constrains their mean over the positions.
+
+    Args:
+        settings: of the experiment; ``settings.baseline`` is a `MemAESettings`.
+        maddr: the constraint on the query, or None.
+
+    Raises:
+        ValueError: settings that no network can have.
+    """
+
+    Settings = MemAESettings
+
+    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
+        super().__init__(maddr)
+        own: MemAESettings = settings.baseline
+        self.own = own
+        self.latent_dim = own.latent_dim
+        self.lr = settings.lr
+        self.phase = Phase("memae", settings.iterations, settings.batch_size)
+        shape = (settings.image_size, settings.channels, own.width, own.latent_dim, own.memory_per == "position")
+        self.encoder = Encoder(*shape)
+        self.memory = Memory(own.slots, own.latent_dim, own.shrinkage, own.temperature)
+        self.decoder = Decoder(*shape)
+        self.to(memory_format=torch.channels_last)
+
+    def phases(self) -> list[Phase]:
+        return [self.phase]
+
+    def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
+        return {"autoencoder": Adam(self.parameters(), self.lr)}
+
+    def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+        with self.autocast():
+            query = self.encoder(batch.image)
+            reading = self.memory(query)
+            y = self.decoder(reading.output)
+        rec, entropy = F.mse_loss(y.float(), batch.image), reading.entropy()
+        constraint, log = self.constraint(_pooled(query), batch)
+        loss = rec + self.own.entropy_weight * entropy + constraint
+        minimise(loss, optimizers["autoencoder"])
+        return {
+            "loss": loss.detach(),
+            "rec": rec.detach(),
+            "entropy": entropy.detach(),
+            "slots_used": reading.slots_used().float(),
+            "dead_queries": reading.dead.float().mean(),
+            **log,
+        }
+
+    def encode(self, x: Tensor) -> Tensor:
+        return _pooled(self.encoder(x))
+
+    def address(self, x: Tensor) -> Tensor:
+        """The addressing weights (Q, slots) of the queries of images."""
+        return self.memory(self.encoder(x)).weights
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        return self.decoder(self.memory(self.encoder(x)).output)
+
+    def anomaly_score(self, x: Tensor) -> Tensor:
+        return self._squared_error(x).flatten(1).mean(dim=1)
+
+    def anomaly_map(self, x: Tensor) -> Tensor:
+        """(x - y)^2, mean over the channels."""
+        return self._squared_error(x).mean(dim=1, keepdim=True)
+
+    def describe(self) -> dict[str, Any]:
+        return {"width": self.own.width, "memory": f"{self.own.slots} slots, a query per {self.own.memory_per}"}
+
+    def _squared_error(self, x: Tensor) -> Tensor:
+        return (x - self.reconstruct(x)).square()
+
+
+def _pooled(query: Tensor) -> Tensor:
+    """(B, latent_dim, h, w) -> (B, latent_dim)."""
+    return query.mean(dim=(2, 3))
