@@ -217,7 +217,7 @@ def test_a_backbone_that_cannot_be_had_is_said_at_the_start(data_root, capsys, m
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models.VGG19_Weights.get_state_dict", offline)
-    arguments = ["--data-root", str(data_root), "--results", str(tmp_path / "results"), "--set", "baseline.backbone=vgg19"]
+    arguments = ["--models", "MADDR_dpa", "--data-root", str(data_root), "--results", str(tmp_path / "results"), "--set", "baseline.backbone=vgg19"]
     code, error = code_and_error(capsys, monkeypatch, *arguments)
     assert code == 2
     assert "no route to host" in error
@@ -331,7 +331,8 @@ def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, 
         "baseline.dec={type: residual9, inner_dims: [8, 4, 4]}",
     ]
     overrides = [word for each in [*small, "baseline.latent_dim=24"] for word in ("--set", each)]
-    arguments = ["--data-root", str(data_root), "--results", str(tmp_path / "results"), "--seeds", "0", "--regimes", "maddr", *overrides]
+    arguments = ["--models", "MADDR_dpa", "--data-root", str(data_root), "--results", str(tmp_path / "results"), "--seeds", "0"]
+    arguments += ["--regimes", "maddr", *overrides]
     assert run_experiments.main(arguments) == 0
     assert "efficientnet_lite0 (pretrained) b2 b4" in capsys.readouterr().out
     from anomaly_detection.__main__ import main

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from anomaly_detection.ganomaly import ganomaly as module
+from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
+from tests.test_baselines import batch_of, built, settings_of
+from tests.toy import toy_images
+
+
+def test_full_size_networks_have_the_published_shapes():
+    x = torch.zeros(1, 1, 64, 64)
+    encoder, decoder, discriminator = Encoder(64, 1, 64, 100), Decoder(64, 1, 64, 100), Discriminator(64, 1, 64)
+    # weights of the spec's table by hand: 4 x 4 kernels, no bias, two numbers per batch-normed channel
+    body = 16 * (1 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 2 * (128 + 256 + 512)
+    assert sum(p.numel() for p in encoder.parameters()) == body + 16 * 512 * 100
+    assert sum(p.numel() for p in discriminator.parameters()) == body + 16 * 512
+    assert sum(p.numel() for p in decoder.parameters()) == 16 * (100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64) + 2 * (512 + 256 + 128 + 64)
+    assert encoder(x).shape == (1, 100, 1, 1)
+    assert decoder(encoder(x)).shape == x.shape
+    logits, features = discriminator(x)
+    assert (logits.shape, features.shape) == ((1,), (1, 512, 4, 4))
+
+
+def test_extra_layers_keep_the_shapes():
+    x = torch.zeros(2, 1, 32, 32)
+    assert Decoder(32, 1, 4, 8, extra_layers=2)(Encoder(32, 1, 4, 8, extra_layers=2)(x)).shape == x.shape
+
+
+def test_losses_are_the_specs_numbers_on_a_fixed_batch():
+    """Loops in float64 over what the networks gave in the step."""
+    baseline = built(settings_of("ganomaly"))
+    batch = batch_of(toy_images(8, side=32), 8)
+    with torch.no_grad():
+        z = baseline.encoder(batch.image)
+        y = baseline.decoder(z)
+        second_z = baseline.second_encoder(y)
+        real_logits, real = baseline.discriminator(batch.image)
+        fake_logits, fake = baseline.discriminator(y)
+    state = baseline.state_dict()
+    mean = lambda a, b, f: sum(f(p - q) for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) / a.numel()  # noqa: E731
+    adversarial, context, latent = mean(real, fake, lambda d: d * d), mean(batch.image, y, abs), mean(z, second_z, lambda d: d * d)
+    p_real, p_fake = real_logits.double().sigmoid(), fake_logits.double().sigmoid()
+    discriminator = 0.5 * (-p_real.log().mean() - (1 - p_fake).log().mean())
+    baseline.load_state_dict(state)
+    losses = baseline.training_step(batch, baseline.optimizers(baseline.phase))
+    assert losses["adversarial"].item() == pytest.approx(adversarial, rel=1e-4)
+    assert losses["context"].item() == pytest.approx(context, rel=1e-4)
+    assert losses["latent"].item() == pytest.approx(latent, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(adversarial + 50 * context + latent, rel=1e-4)
+    assert losses["discriminator"].item() == pytest.approx(discriminator.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("score", "norm"), [("squared", lambda d: d * d), ("absolute", abs)])
+def test_score_is_the_mean_distance_of_the_latents(score, norm):
+    baseline = built(settings_of("ganomaly", own={"width": 4, "latent_dim": 16, "score": score})).eval()
+    x = toy_images(3, side=32).pixels(torch.arange(3))
+    with torch.inference_mode():
+        z = baseline.encoder(x).flatten(1)
+        second_z = baseline.second_encoder(baseline.decoder(z[:, :, None, None])).flatten(1)
+        scores = baseline.anomaly_score(x).tolist()
+    for i in range(3):
+        by_hand = sum(norm(a - b) for a, b in zip(z[i].tolist(), second_z[i].tolist(), strict=True)) / 16
+        assert scores[i] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_each_step_moves_its_own_networks_only():
+    baseline = built(settings_of("ganomaly"))
+    batch = batch_of(toy_images(8, side=32), 8)
+    optimizers = baseline.optimizers(baseline.phase)
+    baseline.training_step(batch, optimizers)
+    optimizers["discriminator"].param_groups[0]["lr"] = 0.0
+    before = [p.detach().clone() for p in baseline.discriminator.parameters()]
+    baseline.training_step(batch, optimizers)
+    assert all(torch.equal(p, q) for p, q in zip(baseline.discriminator.parameters(), before, strict=True))
+
+
+def test_a_collapsed_discriminator_is_drawn_anew(monkeypatch):
+    baseline = built(settings_of("ganomaly"))
+    batch = batch_of(toy_images(8, side=32), 8)
+    optimizers = baseline.optimizers(baseline.phase)
+    assert baseline.training_step(batch, optimizers)["discriminator_resets"] == 0
+    assert len(optimizers["discriminator"].state) > 0
+    with torch.no_grad():
+        baseline.discriminator.classifier.weight.fill_(3.0)
+    monkeypatch.setattr(module, "COLLAPSED_LOSS", 1e9)
+    assert baseline.training_step(batch, optimizers)["discriminator_resets"] == 1
+    assert len(optimizers["discriminator"].state) == 0
+    assert baseline.discriminator.classifier.weight.std() < 0.1

@@ -1,0 +1,144 @@
+"""What every registered baseline owes by the contract, whatever its networks: learning, MADDR, independence of images, exact resume."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anomaly_detection.baseline import Batch
+from anomaly_detection.config import Layer
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.settings import build_settings
+from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.loop import train, validate
+from anomaly_detection.training.reproducibility import seed_everything
+from tests.toy import die_at, toy_images
+
+SMALL = {
+    "MADDR_dpa": {"rec_loss": {"l1": 1.0}},
+    "f_anogan": {"width": 4, "gan_iterations": 4, "critic_steps": 2, "encoder_lr": 0.002},
+    "ganomaly": {"width": 4},
+    "memae": {"width": 4, "slots": 20},
+}
+PHASES = [(model, call) for model in BASELINES for call in ((3, 7) if model == "f_anogan" else (5,))]
+
+
+def settings_of(model, image_size=32, channels=1, **options):
+    own = {**SMALL[model], "latent_dim": 32}
+    if model == "MADDR_dpa":
+        dims = [8] * (image_size.bit_length() - 2)
+        own |= {part: {"type": "residual18", "inner_dims": dims} for part in ("enc", "dec")}
+    values = {"model": model, "datasets": ["toy"], "image_size": image_size, "channels": channels, "baseline": own | options.pop("own", {})}
+    values |= {"iterations": 6, "batch_size": 8, "bf16": False, "lr": 0.002, "checkpoint_iter": 2, "val_iter": 2, "log_iter": 2, "sample_iter": 4}
+    return build_settings([Layer("test", values | options)])
+
+
+def built(settings, maddr=False):
+    seed_everything(settings.seed)
+    return find_baseline(settings.model)(settings, MADDRConstraint(settings.baseline.latent_dim, organ_dim=6, modality_dim=6) if maddr else None)
+
+
+def batch_of(images, count):
+    index = torch.arange(count) % len(images)
+    return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [64, 128])
+@pytest.mark.parametrize("model", BASELINES)
+def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels):
+    baseline = built(settings_of(model, image_size, channels)).eval()
+    x = torch.rand(2, channels, image_size, image_size) * 2 - 1
+    with torch.inference_mode():
+        assert baseline.encode(x).shape == (2, 32)
+        assert baseline.reconstruct(x).shape == x.shape
+        assert baseline.sample(x).shape == x.shape
+        assert baseline.anomaly_score(x).shape == baseline.validation_loss(x).shape == (2,)
+        assert baseline.anomaly_map(x).shape == (2, 1, image_size, image_size)
+    for phase in baseline.phases():
+        baseline.train()
+        baseline.begin_step(phase, 1)
+        images = torch.rand(phase.batch_size, channels, image_size, image_size) * 2 - 1
+        labels = torch.zeros(phase.batch_size, dtype=torch.int64)
+        losses = baseline.training_step(Batch(images, labels, labels, labels), baseline.optimizers(phase))
+        assert all(value.ndim == 0 and value.isfinite() and not value.requires_grad for value in losses.values())
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_a_score_depends_on_its_image_alone(model):
+    baseline = built(settings_of(model))
+    images = toy_images(24, side=32)
+    for phase in baseline.phases():
+        baseline.train()
+        baseline.begin_step(phase, 1)
+        baseline.training_step(batch_of(images, phase.batch_size), baseline.optimizers(phase))
+    baseline.eval()
+    x = images.pixels(torch.arange(9))
+    before = {name: value.clone() for name, value in baseline.state_dict().items()}
+    with torch.inference_mode():
+        together = baseline.anomaly_score(x)
+        alone = torch.cat([baseline.anomaly_score(each[None]) for each in x])
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(baseline.anomaly_score(x.flip(0)).flip(0), together, rtol=1e-5, atol=1e-6)
+    assert same_weights(before, baseline.state_dict())
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_the_constraint_reaches_encoder_and_both_heads(model):
+    baseline = built(settings_of(model), maddr=True)
+    phase = baseline.phases()[-1]
+    optimizers = baseline.optimizers(phase)
+    trained = {id(p) for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]}
+    assert all(id(p) in trained for p in [*baseline.maddr.parameters(), *baseline.encoder.parameters()])
+    images = toy_images(24, side=32)
+    value, log = baseline.constraint(baseline.encode(images.pixels(torch.arange(24))), batch_of(images, 24))
+    value.backward()
+    assert {"organ_accuracy", "modality_accuracy"} <= log.keys()
+    assert sum(p.grad.abs().sum() for p in baseline.encoder.parameters() if p.grad is not None) > 0
+    assert all(p.grad.abs().sum() > 0 for p in baseline.maddr.parameters())
+    before = [p.detach().clone() for p in baseline.maddr.parameters()]
+    baseline.train()
+    baseline.begin_step(phase, 1)
+    assert "maddr_center" in baseline.training_step(batch_of(images, phase.batch_size), optimizers)
+    assert all((p != q).any() for p, q in zip(baseline.maddr.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_it_learns_images_organs_and_modalities(model, tmp_path):
+    options = {"iterations": 250, "val_iter": 50, "early_stopping_patience": None, "log_iter": 50, "checkpoint_iter": 150}
+    own = {"f_anogan": {"gan_iterations": 200}, "MADDR_dpa": {"rec_loss": {"l1": 0.2}}}.get(model, {})
+    settings = settings_of(model, 16, **options, own=own)
+    baseline = built(settings, maddr=True)
+    images, held_out = toy_images(48, side=16), toy_images(24, seed=1, side=16)
+    train(baseline, images, held_out, settings, tmp_path)
+    x = held_out.pixels(torch.arange(24))
+    with torch.inference_mode():
+        error = (baseline.reconstruct(x) - x).square().mean()
+    # Always answering the mean training image is what a network that has learned nothing of the image does best.
+    mean = images.pixels(torch.arange(48)).mean(dim=0)
+    assert error < 0.5 * (x - mean).square().mean()
+    result = validate(baseline, held_out)
+    assert result["val_organ_accuracy"] > 0.95
+    assert result["val_modality_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(("model", "call"), PHASES)
+def test_a_killed_run_ends_with_the_weights_of_a_whole_one(model, call, tmp_path):
+    settings = settings_of(model)
+    images, held_out = toy_images(20, side=32), toy_images(6, seed=1, side=32)
+    weights = []
+    for folder, killed in (("whole", None), ("killed", call)):
+        baseline = built(settings, maddr=True)
+        die_at(baseline, killed)
+        if killed:
+            with pytest.raises(KeyboardInterrupt):
+                train(baseline, images, held_out, settings, tmp_path / folder)
+            baseline = built(replace(settings, seed=5), maddr=True)
+        train(baseline, images, held_out, settings, tmp_path / folder)
+        weights.append(load_checkpoint(tmp_path / folder / "checkpoint.pt", torch.device("cpu"))["model"])
+    assert same_weights(*weights)
