@@ -276,7 +276,7 @@ def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Da
 
 
 def _heading(root: Path, phantom: bool, quick: bool) -> str:
-    data = "phantom: rendered bodies, not patients" if phantom else root.resolve().name
+    data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else root.resolve().name
     return f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
 
 
