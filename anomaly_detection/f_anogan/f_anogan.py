@@ -23,8 +23,8 @@ class FAnoGANSettings:
 
     latent_dim: int = 128
     width: int = 8
-    gan_iterations: int = 300
-    critic_steps: int = 5
+    gan_iterations: int = 600
+    critic_steps: int = 2
     gradient_penalty: float = 10.0
     encoder_lr: float = 0.0005
     kappa: float = 1.0
