@@ -3,11 +3,14 @@
 import argparse
 from pathlib import Path
 
+from anomaly_detection.check_command import add_check_parser, run_check
 from anomaly_detection.cli import PROJECT, add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.data.phantom_downloads import write_downloads
 from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
+from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
 from anomaly_detection.settings import Settings, build_settings
 
 
@@ -18,6 +21,10 @@ def _parser() -> argparse.ArgumentParser:
     phantom = commands.add_parser("phantom", help="write three small rendered datasets in the layout of the real ones")
     phantom.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet or is empty")
     phantom.add_argument("--seed", type=int, default=0, help="another seed, other bodies (default: 0)")
+    phantom.add_argument("--as-downloads", action="store_true", help="instead in the form of the public downloads, for `prepare`")
+
+    add_prepare_parser(commands)
+    add_check_parser(commands)
 
     for name, text in (("train", "train one network"), ("train_eval", "train one network, then score it")):
         command = commands.add_parser(name, help=text, epilog=f"example: python -m anomaly_detection {name} configs/MADDR_dpa/universal.yaml")
@@ -36,12 +43,27 @@ def _source(data_root: Path | None, settings: Settings) -> DataSource:
     return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels)
 
 
+def _write_phantoms(arguments: argparse.Namespace) -> None:
+    out = arguments.out
+    if arguments.as_downloads:
+        write_downloads(out, seed=arguments.seed)
+        print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
+    else:
+        write_phantoms(out, seed=arguments.seed)
+        print(f"phantoms written to {out}; try: python run_experiments.py --data-root {out}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "phantom":
-        write_phantoms(arguments.out, seed=arguments.seed)
-        print(f"phantoms written to {arguments.out}; try: python run_experiments.py --data-root {arguments.out}")
+        _write_phantoms(arguments)
+        return 0
+    if arguments.command == "prepare":
+        run_prepare(arguments)
+        return 0
+    if arguments.command == "check":
+        run_check(arguments)
         return 0
     device = choose_device(arguments.device)
     if arguments.command == "evaluate":

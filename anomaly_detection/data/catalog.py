@@ -9,6 +9,8 @@ from pathlib import Path
 from anomaly_detection.config import Layer, build, read_yaml
 from anomaly_detection.errors import UserError
 
+PHANTOM = "PHANTOM"  # the file that marks phantoms
+
 
 @dataclass(frozen=True)
 class DatasetSettings:
@@ -20,12 +22,15 @@ class DatasetSettings:
     root: str
     crop_size: int | None = None
     equalize_hist: bool = False
+    window: list[float] | None = None
 
     def __post_init__(self):
         if self.label < 0:
             raise ValueError(f"label must be 0 or more, not {self.label}")
         if self.crop_size is not None and self.crop_size < 1:
             raise ValueError(f"crop_size must be at least 1 pixel, or null for no crop, not {self.crop_size}")
+        if self.window is not None and (len(self.window) != 2 or not self.window[1] > 0):
+            raise ValueError(f"window must be [level, width] with a width above 0, not {self.window}")
         for key in ("organ", "modality", "root"):
             if not getattr(self, key).strip():
                 raise ValueError(f"{key} must not be empty")
@@ -51,8 +56,13 @@ def find_folds(data_root: Path, project_root: Path) -> Path:
 
 
 def is_phantom(data_root: Path) -> bool:
-    """Whether the data are rendered phantoms: `write_phantoms` leaves a mark when it is through."""
-    return (Path(data_root) / "PHANTOM").is_file()
+    """Whether the data are rendered phantoms, or made of them."""
+    return (Path(data_root) / PHANTOM).is_file()
+
+
+def mark_phantom(folder: Path, text: str) -> None:
+    """Leave the mark by which phantoms are known for what they are."""
+    (Path(folder) / PHANTOM).write_text(text + "\n", encoding="utf-8")
 
 
 def read_catalog(path: Path) -> dict[str, DatasetSpec]:
@@ -63,9 +73,7 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
     """
     catalog: dict[str, DatasetSpec] = {}
     for name, values in read_yaml(path).items():
-        # split files name a dataset by name or number, after a space; the name also stands in file names
-        if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
-            raise UserError(f"{path}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
+        check_name(str(path), name)
         spec = DatasetSpec(name=name, **vars(build(DatasetSettings, [Layer(f"{path}: {name}", values)])))
         for other in catalog.values():
             if other.label == spec.label:
@@ -74,6 +82,12 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
     if not catalog:
         raise UserError(f"{path}: no dataset in it; describe one as `name:` with the keys label, organ, modality and root below it")
     return dict(sorted(catalog.items(), key=lambda item: item[1].label))
+
+
+def check_name(where: str, name: object) -> None:
+    """Split files name a dataset after a space, by name or number, and the name stands in paths: raises UserError if it will not do."""
+    if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
+        raise UserError(f"{where}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
 
 
 def unknown_dataset(name: str, catalog: Mapping[str, DatasetSpec]) -> str:

@@ -31,7 +31,7 @@ def read_image(path: Path, size: int, channels: Literal[1, 3], crop_size: int | 
     Raises:
         UserError: the file is missing, damaged, not an image, holds several images, or has values out of range.
     """
-    image = _eight_bit(_decode(Path(path)), path).convert("L" if channels == 1 else "RGB")
+    image = eight_bit(decode(Path(path)), path).convert("L" if channels == 1 else "RGB")
     if crop_size is not None:
         image = F.center_crop(image, [crop_size, crop_size])
     if equalize_hist:
@@ -40,8 +40,8 @@ def read_image(path: Path, size: int, channels: Literal[1, 3], crop_size: int | 
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def _decode(path: Path) -> Image.Image:
-    """The pixels of the file, upright, in whatever mode they are stored."""
+def decode(path: Path) -> Image.Image:
+    """The pixels of an image file, upright, in whatever mode they are stored; raises UserError as `read_image` does."""
     try:
         with Image.open(path) as file:
             frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # MPO: a camera's JPEG with a preview behind it
@@ -56,8 +56,8 @@ def _decode(path: Path) -> Image.Image:
     return image
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """The image in mode L or RGB."""
+def eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """The image in mode L or RGB, by the fixed rule of `read_image`."""
     if image.mode[0] in "IF":  # I;16, I;16B, I: integers; F: floating point
         top = 1 if image.mode == "F" else 65535
         values = np.asarray(image)

@@ -10,17 +10,15 @@ distributions come from, `phantom_render` makes images; this file decides which 
 
 import os
 import shutil
-import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from anomaly_detection.data.catalog import mark_phantom
 from anomaly_detection.data.phantom_body import sample_patient
 from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
 from anomaly_detection.data.phantom_patient import Patient
@@ -33,13 +31,13 @@ from anomaly_detection.data.phantom_render import (
     sample_scan,
     window_hu,
 )
+from anomaly_detection.data.processes import keep_memory, map_jobs
 from anomaly_detection.errors import UserError
 
 VERSION = 1
 SPLITS = {("normal", "train"): 180, ("normal", "val"): 40, ("normal", "test"): 50, ("anomaly", "test"): 60}  # images per dataset
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 SLICES = 4  # of a CT patient
-START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker need not import the package, and torch with it, again
 LEVEL_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
 THIN_MM = 4.0  # water-equivalent thickness from which an opacity counts as visible in a radiograph
 
@@ -128,7 +126,7 @@ def _render_ct(patient: Patient, job: Job, name: str, organ: str, key: list[int]
     draw, window = (draw_liver_lesions, LIVER_WINDOW) if organ == "liver" else (draw_lung_lesions, LUNG_WINDOW)
     lesions = draw(patient, rng) if job.abnormal else []
     for number, level in enumerate(draw_levels(patient, organ, lesions, job.images[name], rng)):
-        hu, share = render_slice(patient, scan, level, organ, [*key, number + 1], size, lesions)
+        hu, _, share = render_slice(patient, scan, level, organ, [*key, number + 1], size, lesions)
         file = f"volume-{job.patient}_{round((level + 260) / LEVEL_MM):03d}.png" if organ == "liver" else f"{job.patient}%{number}.png"
         yield file, window_hu(hu, *window), _mask(share, 0.5) if job.abnormal else None
 
@@ -171,51 +169,23 @@ def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: in
     if size < 64:
         raise UserError(f"phantoms: images of {size} pixels are too small to show a lesion, use 64 or more")
     jobs = plan_jobs(images)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         for dataset in DATASETS:
             for kind in ("normal", "abnormal", "masks"):
-                (partial / dataset / kind).mkdir(parents=True)
-        _write_lists(partial, jobs, _write_images(jobs, seed, size, partial, workers), seed, size)
+                (unfinished / dataset / kind).mkdir(parents=True)
+        _write_lists(unfinished, jobs, _write_images(jobs, seed, size, unfinished, workers), seed, size)
         if out.exists():
             out.rmdir()
-        os.replace(partial, out)
+        os.replace(unfinished, out)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:
     """Write the images of every job, in parallel; returns their (dataset, file name), job by job."""
-    workers = min(workers or _processors(), len(jobs))
-    rest = [[value] * len(jobs) for value in (seed, size, folder)]
-    with tqdm(total=len(jobs), desc="phantoms", unit="patient", disable=None) as bar:
-
-        def collect(results):
-            written = []
-            for result in results:
-                written.append(result)
-                bar.update()
-            return written
-
-        if workers == 1:
-            _keep_memory()
-            return collect(map(_write_patient, jobs, *rest))
-        with ProcessPoolExecutor(workers, get_context(START_METHOD), initializer=_keep_memory) as pool:
-            return collect(pool.map(_write_patient, jobs, *rest, chunksize=4))
-
-
-def _keep_memory() -> None:
-    """Let the process keep memory that it frees: a third faster, as painting asks for a few hundred kB thousands of times.
-
-    The C library of Linux (glibc) hands blocks up to the size of the largest one freed so far out of its own stock from then on, instead of
-    asking the kernel for fresh pages each time; elsewhere this does nothing.
-    """
-    np.empty(30 * 2**20, np.uint8)
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    keep_memory()
+    return list(map_jobs(partial(_write_patient, seed=seed, size=size, folder=folder), jobs, workers, "phantoms", "patient"))
 
 
 def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, str]]], seed: int, size: int) -> None:
@@ -234,4 +204,4 @@ def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, st
     (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
     text = [f"Phantoms: {sum(map(len, written))} computed images of {len(jobs)} random bodies, no patient data."]
     text += [f"version {VERSION}", f"seed {seed}", f"size {size}"]
-    (folder / "PHANTOM").write_text("\n".join(text) + "\n", encoding="utf-8")
+    mark_phantom(folder, "\n".join(text))

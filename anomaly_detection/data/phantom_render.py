@@ -159,10 +159,16 @@ def _parenchyma(canvas: Canvas, patient: Patient, organ: str, vessels: np.ndarra
     return tissue, coverage
 
 
-def render_slice(
-    patient: Patient, scan: Scan, level: float, organ: str, seed: Sequence[int], size: int, lesions: Sequence[Lesion] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """An axial slice at `level` (reference mm) as HU (size, size), and the share of each pixel that is lesion of the organ.
+class Slice(NamedTuple):
+    """An axial slice, each (size, size): its HU, and the share of each pixel that is the organ (lesions included), and that is lesion of it."""
+
+    hu: np.ndarray
+    organ: np.ndarray
+    lesion: np.ndarray
+
+
+def render_slice(patient: Patient, scan: Scan, level: float, organ: str, seed: Sequence[int], size: int, lesions: Sequence[Lesion] = ()) -> Slice:
+    """An axial slice at `level` (reference mm).
 
     Texture and noise depend on `seed` alone: without lesions, the same call gives the same image but for them.
     """
@@ -177,7 +183,7 @@ def render_slice(
     grain = 7 * _smooth_noise(rng, size, size // 3) + 2.5 * _smooth_noise(rng, size, size // 9)
     hu += grain * np.clip((canvas.hu[0] + 400) / 200, 0, 1)  # of soft tissue
     hu += scan.noise * _quantum_noise(rng, size)
-    return np.maximum(hu, AIR - 24), coverage[0]  # a scanner stores no less than -1024 HU
+    return Slice(np.maximum(hu, AIR - 24), getattr(canvas, organ)[0], coverage[0])  # a scanner stores no less than -1024 HU
 
 
 # ---- radiograph

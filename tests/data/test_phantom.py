@@ -245,12 +245,13 @@ def test_painting_replaces_tissue_in_proportion():
 def render_pair(patient, organ: str, lesions: list, level: float):
     """A slice with and without lesions, the share that is lesion and the share that is the organ."""
     scan = phantom.sample_scan(np.random.default_rng(0), 128, organ)
-    diseased, share = phantom.render_slice(patient, scan, level, organ, [1], 128, lesions)
-    healthy, nothing = phantom.render_slice(patient, scan, level, organ, [1], 128)
+    diseased, _, share = phantom.render_slice(patient, scan, level, organ, [1], 128, lesions)
+    healthy, organ_share, nothing = phantom.render_slice(patient, scan, level, organ, [1], 128)
     assert not nothing.any()
     canvas = phantom_render.slice_canvas(patient, scan, level, 128)
     paint_body(canvas, patient, erect=False)
-    return diseased, healthy, share, getattr(canvas, organ)[0]
+    assert np.array_equal(organ_share, getattr(canvas, organ)[0])
+    return diseased, healthy, share, organ_share
 
 
 @pytest.mark.parametrize(("organ", "draw"), [("liver", draw_liver_lesions), ("lung", draw_lung_lesions)])

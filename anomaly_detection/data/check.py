@@ -1,0 +1,144 @@
+"""What is wrong with the data, before anything is trained on it: counts, missing and damaged files, leaks between splits, and how it looks."""
+
+import functools
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.images import decode, eight_bit
+from anomaly_detection.data.prepare.build import MANIFEST, read_manifest
+from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.data.splits import Kind, Part, SplitEntry
+from anomaly_detection.errors import UserError
+
+BINS = 16
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+class Facts(NamedTuple):
+    """What one image file says of itself.
+
+    Attributes:
+        size: width and height in pixels.
+        content: a hash of its grey pixels.
+        histogram: (256,) how many pixels have each grey value.
+        error: why it cannot be read; then the others are None.
+    """
+
+    size: tuple[int, int] | None
+    content: str | None
+    histogram: np.ndarray | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The images of a dataset in one split file."""
+
+    kind: Kind
+    part: Part
+    entries: list[SplitEntry]
+    facts: list[Facts]
+
+    def line(self) -> str:
+        """Counts, sizes and grey values in one line."""
+        good = [fact for fact in self.facts if fact.error is None]
+        if not good:
+            return f"{self.kind} {self.part}: {len(self.entries)} images, none of them readable"
+        sizes = sorted({fact.size for fact in good}, key=np.prod)
+        span = "x".join(map(str, sizes[0])) + ("" if len(sizes) == 1 else f" to {'x'.join(map(str, sizes[-1]))}")
+        histogram = np.sum([fact.histogram / fact.histogram.sum() for fact in good], axis=0) / len(good)
+        mean = float(histogram @ np.arange(256))
+        spread = float(np.sqrt(histogram @ (np.arange(256) - mean) ** 2))
+        bins = histogram.reshape(BINS, -1).sum(axis=1)
+        bars = "".join(BARS[int(np.ceil(share / bins.max() * (len(BARS) - 1)))] for share in bins)
+        return f"{self.kind} {self.part}: {len(self.entries)} images, {span} pixels, grey {mean:.0f} ± {spread:.0f}, 0 |{bars}| 255"
+
+
+def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], workers: int | None) -> list[Group]:
+    """Read every image of a dataset that the split files list; a file that cannot be read is noted, not raised."""
+    paths = [data_root / spec.root / entry.image for entry in entries]
+    facts = list(map_jobs(_facts, paths, workers, f"checking {spec.name}", "image"))
+    groups: dict[tuple[Kind, Part], tuple[list, list]] = defaultdict(lambda: ([], []))
+    for entry, fact in zip(entries, facts, strict=True):
+        for column, value in zip(groups[entry.kind, entry.part], (entry, fact), strict=True):
+            column.append(value)
+    return [Group(kind, part, *columns) for (kind, part), columns in groups.items()]
+
+
+def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Iterator[str]:
+    """A line for each thing that makes results on these images wrong or impossible."""
+    for kind, part in (("normal", "train"), ("normal", "val"), ("normal", "test"), ("anomaly", "test")):
+        if not any((group.kind, group.part) == (kind, part) for group in groups):
+            yield f"no image is listed in {kind}/{part}"
+    for group in groups:
+        for entry, fact in zip(group.entries, group.facts, strict=True):
+            if fact.error:
+                yield f"{entry.where}: {fact.error}"
+    contents: dict[str, dict[tuple[Kind, Part], str]] = defaultdict(dict)
+    for group in groups:
+        for entry, fact in zip(group.entries, group.facts, strict=True):
+            if fact.content:
+                contents[fact.content].setdefault((group.kind, group.part), entry.image)
+    for places in contents.values():
+        if len(places) > 1:
+            yield "the same image in several splits: " + ", ".join(f"{image} in {kind}/{part}" for (kind, part), image in places.items())
+    for patient, sides in _sides(spec, data_root, groups).items():
+        if len(sides) > 1:
+            yield f"patient {patient} on several sides: " + ", ".join(f"{image} in {part}" for part, image in sides.items())
+
+
+def knows_patients(spec: DatasetSpec, data_root: Path) -> bool:
+    """Whether there is a manifest that says whose an image is."""
+    return (data_root / spec.root / MANIFEST).is_file()
+
+
+def _sides(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Mapping[str, dict[Part, str]]:
+    sides: dict[str, dict[Part, str]] = defaultdict(dict)
+    if knows_patients(spec, data_root):
+        patient = {row.image: row.patient for row in read_manifest(data_root / spec.root / MANIFEST)}
+        for group in groups:
+            for entry in group.entries:
+                if entry.image in patient:
+                    sides[patient[entry.image]].setdefault(group.part, entry.image)
+    return sides
+
+
+def _facts(path: Path) -> Facts:
+    try:
+        pixels = np.asarray(eight_bit(decode(path), path).convert("L"))
+    except UserError as error:
+        return Facts(None, None, None, str(error))
+    content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return Facts(pixels.shape[::-1], content, np.bincount(pixels.reshape(-1), minlength=256), None)
+
+
+def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], columns: int = 12, side: int = 96) -> Image.Image:
+    """A row of images for each split, spread over its file, in the order of the report; lesions are tinted red where there is a mask."""
+    rows = []
+    for group in groups:
+        readable = [entry for entry, fact in zip(group.entries, group.facts, strict=True) if fact.error is None]
+        chosen = [readable[place] for place in np.rint(np.linspace(0, len(readable) - 1, min(columns, len(readable)))).astype(int)]
+        rows.append([_thumbnail(data_root / spec.root, entry.image, side) for entry in chosen])
+    sheet = Image.new("RGB", (columns * (side + 2), len(rows) * (side + 2)), "black")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture, (x * (side + 2), y * (side + 2)))
+    return sheet
+
+
+def _thumbnail(folder: Path, image: str, side: int) -> Image.Image:
+    resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BILINEAR)
+    picture = resize(eight_bit(decode(folder / image), folder / image).convert("RGB"))
+    mask = folder / "masks" / image.partition("/")[2]
+    if not mask.is_file():
+        return picture
+    lesion = resize(decode(mask).convert("L")).point(lambda value: value // 2)
+    return Image.composite(Image.new("RGB", picture.size, "red"), picture, lesion)

@@ -1,0 +1,264 @@
+"""From jobs to a finished dataset folder: images, masks and a manifest, made by several processes.
+
+A dataset is built in a folder beside its place, `.NAME.partial`, with a journal of the jobs that are done, and moved into its place when it
+is complete. A run that was stopped goes on from the journal; what lies under the dataset's name is always whole.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from anomaly_detection.data.prepare.grey import Aspect, resize_grey, resize_mask
+from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+VERSION = 1  # raise it when the same files and settings come to give other images
+MANIFEST, RECORD = "manifest.csv", "prepared.json"
+
+
+class Picture(NamedTuple):
+    """One image of a dataset before it gets its size.
+
+    Attributes:
+        name: of its file, "/" between folders, without suffix.
+        patient: whose it is; images of one patient are never on two sides of a split.
+        abnormal: whether it shows disease.
+        pixels: (H, W) uint8.
+        mask: (H, W) bool, where the lesion is; None where that is not known.
+    """
+
+    name: str
+    patient: str
+    abnormal: bool
+    pixels: np.ndarray
+    mask: np.ndarray | None = None
+
+
+class Job(Protocol):
+    """Some files of a download that become images together; can be pickled."""
+
+    @property
+    def sources(self) -> tuple[SourceFile, ...]: ...
+
+    def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
+        """The images in the sources, which can be read at `paths`; raises UserError where they cannot."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of manifest.csv.
+
+    Attributes:
+        image: path in the dataset's folder.
+        abnormal: 0 or 1.
+        patient: see `Picture`.
+        source, source_sha256: the file that it was made of, below the source folder, and its content.
+        pixels_sha256: of the written pixels; the same for the same image under two names.
+        mask_pixels: size of the lesion in the written mask; empty where there is none.
+    """
+
+    image: str
+    abnormal: int
+    patient: str
+    source: str
+    source_sha256: str
+    pixels_sha256: str
+    mask_pixels: int | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """How images are stored: side in pixels, and what becomes of those that are not square."""
+
+    size: int = 300
+    aspect: Aspect = "stretch"
+
+
+class _Result(NamedTuple):
+    job: str
+    rows: list[Row]
+    bad: str | None
+
+
+def build(folder: Path, jobs: Sequence[Job], form: Format, settings: dict, workers: int | None, skip_bad: bool) -> tuple[list[Row], list[str], bool]:
+    """Make the images of a dataset in `folder`, or find that they are made.
+
+    Args:
+        folder: the dataset's folder; its parent is the data root.
+        jobs: what it is made of.
+        form: how images are stored.
+        settings: whatever else the images depend on; JSON.
+        workers: processes; None: one for each processor.
+        skip_bad: leave out what cannot be read; otherwise the first such file ends it.
+
+    Returns:
+        the rows of the manifest in order of `image`, one line for each file that was left out, and whether anything was done.
+
+    Raises:
+        UserError: a file cannot be read, no image is left, `folder` holds something else, or another process is at it.
+    """
+    record = {"version": VERSION, **asdict(form), **settings, "sources": _fingerprint(jobs)}
+    if folder.exists() and any(folder.iterdir()):
+        return _made_before(folder, record)
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    journal = _Journal(unfinished / "journal.jsonl", record)
+    left = [job for job in jobs if _name(job) not in journal.done]
+    work = functools.partial(_convert, folder=unfinished, form=form, skip_bad=skip_bad)
+    with journal:
+        for result in map_jobs(work, left, workers, f"preparing {folder.name}", "file"):
+            journal.add(result)
+    results = [journal.done[_name(job)] for job in jobs]
+    rows, bad = sorted((row for result in results for row in result.rows), key=lambda row: row.image), [r.bad for r in results if r.bad]
+    if not rows:
+        raise UserError(f"{folder.name}: none of {len(jobs)} files gave an image" + (f"; the first: {bad[0]}" if bad else ""))
+    _write_manifest(unfinished / MANIFEST, rows)
+    with whole_file(unfinished / RECORD) as partial:
+        partial.write_text(json.dumps({**record, "skipped": bad}, indent=1), encoding="utf-8")
+    (unfinished / "journal.jsonl").unlink()
+    if folder.exists():
+        folder.rmdir()
+    os.replace(unfinished, folder)
+    return rows, bad, True
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """The rows of a manifest.csv.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        rows = []
+        for line in lines:
+            sizes = {"abnormal": int(line["abnormal"]), "mask_pixels": int(line["mask_pixels"]) if line["mask_pixels"] else None}
+            rows.append(Row(**{field.name: line[field.name] for field in fields(Row)} | sizes))
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a manifest as `prepare` writes it ({error!r}); delete the folder and prepare it again") from None
+    return rows
+
+
+def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool]:
+    try:
+        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        bad = made.pop("skipped")
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{folder}: exists and was not made by this command; move it away, or name another --data-root") from None
+    differ = [key for key in {**made, **record} if made.get(key) != record.get(key)]
+    if differ:
+        what = "other source files" if differ == ["sources"] else f"another {', '.join(differ)}"
+        raise UserError(f"{folder}: was prepared with {what}; delete it to prepare it anew, or name another --data-root")
+    return read_manifest(folder / MANIFEST), bad, False
+
+
+def _fingerprint(jobs: Sequence[Job]) -> str:
+    files = [(source.name, source.size) for job in jobs for source in job.sources]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _name(job: Job) -> str:
+    return job.sources[0].name
+
+
+def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
+    """Write the images of one job; runs in a worker."""
+    rows: list[Row] = []
+    try:
+        with ExitStack() as stack:
+            paths = [stack.enter_context(source.on_disk()) for source in job.sources]
+            digest = _sha256(paths[0])
+            for picture in job.pictures(paths):
+                rows.append(_write(picture, job.sources[0].name, digest, folder, form))
+    except UserError as error:
+        if not skip_bad:
+            raise
+        for row in rows:  # a file counts whole or not at all
+            (folder / row.image).unlink()
+        return _Result(_name(job), [], str(error))
+    return _Result(_name(job), rows, None)
+
+
+def _write(picture: Picture, source: str, digest: str, folder: Path, form: Format) -> Row:
+    pixels = resize_grey(picture.pixels, form.size, form.aspect)
+    image = f"{'abnormal' if picture.abnormal else 'normal'}/{picture.name}.png"
+    _save(pixels, folder / image)
+    mask_pixels = None
+    if picture.mask is not None:
+        mask = resize_mask(picture.mask, form.size, form.aspect)
+        _save(mask, folder / "masks" / f"{picture.name}.png")
+        mask_pixels = int(np.count_nonzero(mask))
+    return Row(image, int(picture.abnormal), picture.patient, source, digest, hashlib.sha256(pixels).hexdigest()[:16], mask_pixels)
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    with whole_file(path) as partial:
+        Image.fromarray(pixels).save(partial, "png")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_manifest(path: Path, rows: Sequence[Row]) -> None:
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+class _Journal:
+    """The jobs that are done, a line each, so that a run that was stopped need not do them again.
+
+    What lies beside a journal of other settings, or of an older version, is deleted: it is this module's own unfinished work.
+    """
+
+    def __init__(self, path: Path, record: dict):
+        self.done: dict[str, _Result] = {}
+        self._path, self._first = path, json.dumps(record)
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        if lines and lines[0] == self._first:
+            for line in lines[1:-1]:  # the last one is empty, or was cut short
+                job, rows, bad = json.loads(line)
+                self.done[job] = _Result(job, [Row(*row) for row in rows], bad)
+        else:
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+
+    def __enter__(self):
+        text = "".join(f"{line}\n" for line in (self._first, *map(self._line, self.done.values())))
+        with whole_file(self._path) as partial:
+            partial.write_text(text, encoding="utf-8")
+        self._file = open(self._path, "a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def add(self, result: _Result) -> None:
+        """Note that a job is done; its images are on disk."""
+        self.done[result.job] = result
+        self._file.write(self._line(result) + "\n")
+        self._file.flush()
+
+    @staticmethod
+    def _line(result: _Result) -> str:
+        return json.dumps([result.job, [list(vars(row).values()) for row in result.rows], result.bad])

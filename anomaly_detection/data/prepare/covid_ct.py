@@ -1,0 +1,58 @@
+"""COVID-CT: lung CT slices with and without COVID-19, cut out of papers."""
+
+from collections.abc import Sequence
+
+from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
+from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.data.splits import Part
+from anomaly_detection.errors import UserError
+
+DOWNLOAD = "the folders Images-processed and Data-split of github.com/UCSD-AI4H/COVID-CT (the papers keep the rights to the images)"
+KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal
+
+
+def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
+    """A job for each image below a folder, or in an archive, of the name CT_COVID or CT_NonCOVID.
+
+    In `12%3.jpg` the number before "%" is the figure, or the patient, and stands for the patient: its crops stay together.
+
+    Raises:
+        UserError: images of one of the two kinds are missing.
+    """
+    folders = {name.lower(): abnormal for name, abnormal in KINDS.items()}
+    kinds = [(file, [folders[part] for part in file.folder.lower().split("/") if part in folders]) for file in files if is_picture(file)]
+    images = [(file, found[-1]) for file, found in kinds if found]
+    for name, abnormal in KINDS.items():
+        if abnormal not in {kind for _, kind in images}:
+            raise UserError(f"no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
+    names = distinct_names([file for file, _ in images], [file.stem for file, _ in images])
+    # the two kinds number their figures independently
+    return [
+        PictureJob((file,), name, f"{'COVID' if abnormal else 'NonCOVID'} {file.stem.split('%')[0]}", abnormal)
+        for (file, abnormal), name in zip(images, names, strict=True)
+    ]
+
+
+def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:
+    """Which list of Data-split names an image: by its name without suffix, in lower case; None where the lists are not there.
+
+    Raises:
+        UserError: some of the six lists are there, others not.
+    """
+    lists = {f"{part}ct_{kind}.txt": part for part in ("train", "val", "test") for kind in ("covid", "noncovid")}
+    found = {name: file for file in files if (name := file.name.rsplit("/", 1)[-1].lower()) in lists}
+    if not found:
+        return None
+    missing = sorted(set(lists) - set(found))
+    if missing:
+        raise UserError(f"{next(iter(found.values()))}: of the lists of Data-split {', '.join(missing)} are missing; add them, or use --own-split")
+    split: dict[str, Part] = {}
+    for name, part in lists.items():
+        with found[name].on_disk() as path:
+            try:
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"{found[name]}: not a readable text file ({error}); download it again") from None
+        for line in filter(None, map(str.strip, lines)):
+            split.setdefault(line.lower().rsplit(".", 1)[0], part)
+    return split

@@ -1,0 +1,42 @@
+"""Chest radiographs: the Shenzhen set, to which the MADDR authors link, or folders of normal and of COVID-19 X-rays."""
+
+import re
+from collections.abc import Sequence
+
+from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
+from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.errors import UserError
+
+DOWNLOAD = (
+    "the Shenzhen chest X-ray set, kaggle.com/raddar/tuberculosis-chest-xrays-shenzhen or lhncbc.nlm.nih.gov (cite Jaeger et al. 2014 and "
+    "Candemir et al. 2014), with files CHNCXR_NNNN_0.png (normal) and CHNCXR_NNNN_1.png (tuberculosis); or X-rays in a folder `normal` and a "
+    "folder `covid`"
+)
+
+_SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
+
+
+def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
+    """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone.
+
+    Every image of Shenzhen is another patient; of other sets every image counts as one.
+
+    Raises:
+        UserError: normal or abnormal images are missing.
+    """
+    images = [file for file in files if is_picture(file) and not re.search(r"mask", file.folder, re.IGNORECASE)]
+    named = [(file, bool(int(match[2]))) for file in images if (match := _SHENZHEN.fullmatch(file.stem))]
+    found = named or [(file, abnormal) for file in images if (abnormal := _kind_of_folder(file.folder)) is not None]
+    for abnormal, kind in ((False, "normal"), (True, "abnormal")):
+        if abnormal not in {own for _, own in found}:
+            raise UserError(f"no {kind} X-ray is there; what is needed is {DOWNLOAD}")
+    names = distinct_names([file for file, _ in found], [file.stem for file, _ in found])
+    return [PictureJob((file,), name, name, abnormal) for (file, abnormal), name in zip(found, names, strict=True)]
+
+
+def _kind_of_folder(folder: str) -> bool | None:
+    """Whether the folders on the way say abnormal; None where they say nothing."""
+    for part in reversed(folder.lower().split("/")):
+        if part.startswith(("normal", "covid")):
+            return part.startswith("covid")
+    return None

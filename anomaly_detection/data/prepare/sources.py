@@ -1,0 +1,142 @@
+"""The files of a download, in folders and in zip archives alike.
+
+An archive is never unpacked: its members are read where they lie, so no name in it can reach a path outside, and a source is never changed.
+"""
+
+import functools
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from anomaly_detection.errors import UserError
+
+MAX_MEMBER = 8 * 2**30  # bytes; the largest public CT volumes unpack to 1 GiB
+MAX_MEMBERS = 2_000_000
+
+
+@dataclass(frozen=True, order=True)
+class SourceFile:
+    """A file of a download.
+
+    Attributes:
+        name: its path below the folder or archive that was listed, with "/" between.
+        path: the file, or the archive that holds it.
+        member: its name in the archive; None for a file of its own.
+        size: bytes.
+    """
+
+    name: str
+    path: Path
+    member: str | None
+    size: int
+
+    def __str__(self) -> str:
+        return str(self.path) if self.member is None else f"{self.path}: {self.member}"
+
+    @property
+    def stem(self) -> str:
+        """The file's name without folders and without its suffix (.nii.gz is one)."""
+        base = PurePosixPath(self.name).name
+        return base[: -len(".nii.gz")] if base.lower().endswith(".nii.gz") else PurePosixPath(base).stem
+
+    @property
+    def folder(self) -> str:
+        """The folder it lies in, below the one that was listed; "" for that one itself."""
+        return "" if "/" not in self.name else self.name.rpartition("/")[0]
+
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """A path under which it can be read: its own, or that of a copy out of the archive which is deleted afterwards.
+
+        Raises:
+            UserError: a member of an archive is damaged, or there is no room for its copy.
+        """
+        if self.member is None:
+            yield self.path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / PurePosixPath(self.name).name
+            try:
+                with _open_archive(self.path).open(self.member) as packed, open(copy, "wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 2**20)
+            except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, NotImplementedError, OSError and more
+                raise UserError(f"{self}: cannot be unpacked ({one_line(error)}); download it again, or make room in {folder}") from None
+            yield copy
+
+
+def list_source(source: Path) -> list[SourceFile]:
+    """Every file below a folder, and every member of the zip archives there or of the one that `source` is, in order of their names.
+
+    Hidden files, links to folders and what macOS adds to archives are left out. The folder of an archive's members is the archive's path
+    without its suffix.
+
+    Raises:
+        UserError: there is no such folder, or an archive is damaged, encrypted or unsafe: it names paths outside, holds links, or members
+            that would unpack to more than 8 GiB.
+    """
+    source = Path(source)
+    if source.is_file() and source.suffix.lower() == ".zip":
+        return sorted(_members(source, ""))
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder or zip archive")
+    found: list[SourceFile] = []
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(folder) / name
+            relative = path.relative_to(source).as_posix()
+            if name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() == ".zip":
+                found += _members(path, relative[: -len(".zip")] + "/")
+            else:
+                found.append(SourceFile(relative, path, None, path.stat().st_size))
+    return sorted(found)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _members(archive: Path, folder: str) -> Iterator[SourceFile]:
+    try:
+        members = _open_archive(archive).infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(f"{archive}: a damaged zip archive ({one_line(error)}); download it again") from None
+    if len(members) > MAX_MEMBERS:
+        raise UserError(f"{archive}: holds {len(members)} files, which no dataset does; nothing of it was read")
+    for member in members:
+        _check_member(archive, member)
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if not member.is_dir() and path.parts[0] != "__MACOSX" and not path.name.startswith("."):
+            yield SourceFile(folder + path.as_posix(), archive, member.filename, member.file_size)
+
+
+def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(member.filename.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or not name.parts or ":" in name.parts[0]:
+        raise UserError(f"{archive}: unsafe archive, it names a path outside ({member.filename!r}); nothing of it was read")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{archive}: unsafe archive, it holds a link ({member.filename!r}); nothing of it was read")
+    if member.file_size > MAX_MEMBER:
+        size = f"{member.file_size / 2**30:.0f} GiB"
+        raise UserError(f"{archive}: unsafe archive, {member.filename!r} would unpack to {size}; nothing of it was read")
+    if member.flag_bits & 1:
+        raise UserError(f"{archive}: {member.filename!r} is encrypted; unpack the archive with its password first")
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    """The archive, whose list of members is read once in each process; a forked one must not share the open file of its parent."""
+    return _open_archive_once(path, path.stat().st_mtime_ns, os.getpid())
+
+
+@functools.lru_cache(maxsize=8)
+def _open_archive_once(path: Path, _changed: int, _process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
