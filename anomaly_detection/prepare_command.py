@@ -117,7 +117,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         skip_bad=arguments.skip_bad,
     )
-    if work.phantom:
+    if work.phantom and not is_phantom(arguments.data_root):
         mark_phantom(arguments.data_root, f"prepared from phantoms: {work.spec.name} and what else lies here")
     if work.spec.name not in catalog:
         add_to_catalog(arguments.data_root, catalog_path, work.spec)
@@ -141,18 +141,18 @@ def _plan_lits(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -
     choice = lits.Choice(arguments.min_liver, arguments.min_tumour, arguments.max_slices)
     settings = {**asdict(choice), "window": spec.window}
     # the split of the 131 volumes follows from their names, whatever lesions are in them: folds/ lists it
-    return _Work(spec, lits.plan(files, choice, Window(*spec.window)), settings, _is_phantom(files), healthy_first=False)
+    return _Work(spec, lits.plan(arguments.src, files, choice, Window(*spec.window)), settings, _is_phantom(files), healthy_first=False)
 
 
 def _plan_covid_ct(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
     spec, files = _known("covid_ct", catalog), _list(arguments.src, covid_ct.DOWNLOAD)
     published = None if arguments.own_split else covid_ct.published_split(files)
-    return _Work(spec, covid_ct.plan(files), {}, _is_phantom(files), published=published)
+    return _Work(spec, covid_ct.plan(arguments.src, files), {}, _is_phantom(files), published=published)
 
 
 def _plan_covid_xray(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
     spec, files = _known("covid_xray", catalog), _list(arguments.src, covid_xray.DOWNLOAD)
-    return _Work(spec, covid_xray.plan(files), {}, _is_phantom(files))
+    return _Work(spec, covid_xray.plan(arguments.src, files), {}, _is_phantom(files))
 
 
 def _plan_folder(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.prepare.assign import Shares, assign
-from anomaly_detection.data.prepare.build import Format, Job, build
+from anomaly_detection.data.prepare.assign import Shares, assign_splits
+from anomaly_detection.data.prepare.build import Format, Job, build_dataset
 from anomaly_detection.data.prepare.lists import write_splits
 from anomaly_detection.data.splits import Kind, Part
 
@@ -66,15 +66,15 @@ def prepare(
         spec: the dataset.
         jobs: the files of the download.
         target: where it goes.
-        form, settings, workers, skip_bad: see `build`.
-        shares, healthy_first, published: see `assign`.
+        form, settings, workers, skip_bad: see `build_dataset`.
+        shares, healthy_first, published: see `assign_splits`.
 
     Raises:
         UserError: one line that says what, where, and how to mend it; images that were made by then are not made again.
     """
     folder = target.data_root / spec.root
-    rows, skipped, made = build(folder, jobs, form, settings, workers, skip_bad)
-    splits, left_out = assign(rows, shares, healthy_first, published)
+    rows, skipped, made = build_dataset(folder, jobs, form, settings, workers, skip_bad)
+    splits, left_out = assign_splits(rows, shares, healthy_first, published)
     origin = "as published with the images" if published is not None else _describe(shares)
     written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog)
     counts = {key: len(images) for key, images in splits.items()}

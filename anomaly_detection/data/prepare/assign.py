@@ -42,7 +42,7 @@ class Assignment(NamedTuple):
     left_out: Counter
 
 
-def assign(rows: Sequence[Row], shares: Shares, healthy_first: bool, published: Mapping[str, Part] | None = None) -> Assignment:
+def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, published: Mapping[str, Part] | None = None) -> Assignment:
     """Share the images of a dataset out over training, validation and test.
 
     No patient is on two sides, and images with the same pixels count as one patient's. Patients are taken in the order of a hash of seed and

@@ -93,7 +93,9 @@ class _Result(NamedTuple):
     bad: str | None
 
 
-def build(folder: Path, jobs: Sequence[Job], form: Format, settings: dict, workers: int | None, skip_bad: bool) -> tuple[list[Row], list[str], bool]:
+def build_dataset(
+    folder: Path, jobs: Sequence[Job], form: Format, settings: dict, workers: int | None, skip_bad: bool
+) -> tuple[list[Row], list[str], bool]:
     """Make the images of a dataset in `folder`, or find that they are made.
 
     Args:

@@ -1,6 +1,7 @@
 """COVID-CT: lung CT slices with and without COVID-19, cut out of papers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
 from anomaly_detection.data.prepare.sources import SourceFile
@@ -11,7 +12,7 @@ DOWNLOAD = "the folders Images-processed and Data-split of github.com/UCSD-AI4H/
 KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal
 
 
-def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
+def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     """A job for each image below a folder, or in an archive, of the name CT_COVID or CT_NonCOVID.
 
     In `12%3.jpg` the number before "%" is the figure, or the patient, and stands for the patient: its crops stay together.
@@ -24,7 +25,7 @@ def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
     images = [(file, found[-1]) for file, found in kinds if found]
     for name, abnormal in KINDS.items():
         if abnormal not in {kind for _, kind in images}:
-            raise UserError(f"no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
+            raise UserError(f"{where}: no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
     names = distinct_names([file for file, _ in images], [file.stem for file, _ in images])
     # the two kinds number their figures independently
     return [

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
 from anomaly_detection.data.prepare.sources import SourceFile
@@ -16,7 +17,7 @@ DOWNLOAD = (
 _SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
 
 
-def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
+def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone.
 
     Every image of Shenzhen is another patient; of other sets every image counts as one.
@@ -29,7 +30,7 @@ def plan(files: Sequence[SourceFile]) -> list[PictureJob]:
     found = named or [(file, abnormal) for file in images if (abnormal := _kind_of_folder(file.folder)) is not None]
     for abnormal, kind in ((False, "normal"), (True, "abnormal")):
         if abnormal not in {own for _, own in found}:
-            raise UserError(f"no {kind} X-ray is there; what is needed is {DOWNLOAD}")
+            raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOAD}")
     names = distinct_names([file for file, _ in found], [file.stem for file, _ in found])
     return [PictureJob((file,), name, name, abnormal) for (file, abnormal), name in zip(found, names, strict=True)]
 

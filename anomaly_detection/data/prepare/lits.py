@@ -61,7 +61,7 @@ class VolumeJob:
                     yield Picture(f"{stem}_{number:03d}", stem, abnormal, self.window.grey(values), mask)
 
 
-def plan(files: Sequence[SourceFile], choice: Choice, window: Window) -> list[VolumeJob]:
+def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: Window) -> list[VolumeJob]:
     """A job for each volume, by its number; other files are left alone.
 
     Raises:
@@ -76,7 +76,7 @@ def plan(files: Sequence[SourceFile], choice: Choice, window: Window) -> list[Vo
                 raise UserError(f"{file}: is there twice, the other one is {first}; take one away")
     numbers = sorted({number for _, number in found})
     if not any(kind == "volume" for kind, _ in found):
-        raise UserError(f"no volume-N.nii or volume-N.nii.gz is there; what is needed is {DOWNLOAD}")
+        raise UserError(f"{where}: no volume-N.nii or volume-N.nii.gz is there; what is needed is {DOWNLOAD}")
     jobs = []
     for number in numbers:
         pair = found.get(("volume", number)), found.get(("segmentation", number))

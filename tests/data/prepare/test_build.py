@@ -1,0 +1,181 @@
+"""Making a dataset's folder: whole or not at all, resumable, the same with any number of processes."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection.data.prepare import build as module
+from anomaly_detection.data.prepare.build import Format, Picture, build_dataset, read_manifest
+from anomaly_detection.data.prepare.sources import SourceFile, list_source
+from anomaly_detection.errors import UserError
+
+
+@dataclass(frozen=True)
+class NumberJob:
+    """A text file with a number becomes two images of that grey, one of them abnormal."""
+
+    sources: tuple[SourceFile, ...]
+    seconds: float = 0
+
+    def pictures(self, paths) -> Iterator[Picture]:
+        text = paths[0].read_text()
+        time.sleep(self.seconds)
+        name = self.sources[0].stem
+        grey = int(text) if text.isdigit() else 0
+        yield Picture(name, name, False, np.full((20, 30), grey, np.uint8))
+        if not text.isdigit():
+            raise UserError(f"{self.sources[0]}: {text!r} is no number; write one")
+        mask = np.zeros((20, 30), bool)
+        mask[:10] = True
+        yield Picture(f"{name}%b", name, True, np.full((20, 30), grey + 1, np.uint8), mask)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    for number in range(6):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        (tmp_path / "source" / f"n{number}.txt").write_text(str(10 * number))
+    return [NumberJob((file,)) for file in list_source(tmp_path / "source")]
+
+
+def make(folder, jobs, workers=1, skip_bad=False, settings=None, form=None):
+    return build_dataset(folder, jobs, form or Format(20), settings or {}, workers, skip_bad)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_images_masks_and_manifest(tmp_path, jobs):
+    rows, bad, made = make(tmp_path / "data" / "set", jobs)
+    assert (bad, made, len(rows)) == ([], True, 12)
+    assert read_manifest(tmp_path / "data" / "set" / "manifest.csv") == rows
+    row = next(row for row in rows if row.image == "abnormal/n3%b.png")
+    assert np.asarray(Image.open(tmp_path / "data" / "set" / row.image)).tolist() == [[31] * 20] * 20
+    mask = np.asarray(Image.open(tmp_path / "data" / "set" / "masks" / "n3%b.png"))
+    assert (mask[:10] == 255).all()
+    assert not mask[10:].any()
+    assert (row.abnormal, row.patient, row.source, row.mask_pixels) == (1, "n3", "n3.txt", 200)
+    assert row.source_sha256 == hashlib.sha256(b"30").hexdigest()
+    assert len({row.pixels_sha256 for row in rows}) == 12
+    assert sorted(os.listdir(tmp_path / "data")) == ["set"]
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path, jobs):
+    make(tmp_path / "a" / "set", jobs)
+    make(tmp_path / "b" / "set", jobs, workers=3)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+def test_a_second_run_does_nothing(tmp_path, jobs):
+    first = make(tmp_path / "set", jobs)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
+    assert make(tmp_path / "set", jobs) == (first[0], [], False)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")} == before
+
+
+def test_other_settings_and_other_files_are_refused(tmp_path, jobs):
+    make(tmp_path / "set", jobs, settings={"window": [40, 400]})
+    with pytest.raises(UserError, match=r"set: was prepared with another window; delete it"):
+        make(tmp_path / "set", jobs, settings={"window": [50, 400]})
+    with pytest.raises(UserError, match="with another size, window"):
+        make(tmp_path / "set", jobs, form=Format(30))
+    with pytest.raises(UserError, match="with other source files"):
+        make(tmp_path / "set", jobs[1:], settings={"window": [40, 400]})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.png").touch()
+    with pytest.raises(UserError, match="was not made by this command"):
+        make(tmp_path / "mine", jobs)
+    assert (tmp_path / "mine" / "precious.png").exists()
+
+
+def test_a_bad_file_stops_everything_or_is_left_out(tmp_path, jobs):
+    (tmp_path / "source" / "n2.txt").write_text("two")
+    jobs = [NumberJob((file,)) for file in list_source(tmp_path / "source")]
+    for workers in (1, 2):
+        with pytest.raises(UserError, match=r"n2\.txt: 'two' is no number"):
+            make(tmp_path / "set", jobs, workers)
+        assert not (tmp_path / "set").exists()
+    rows, bad, _ = make(tmp_path / "set", jobs, skip_bad=True)
+    assert len(bad) == 1
+    assert "n2.txt" in bad[0]
+    assert len(rows) == 10
+    assert not (tmp_path / "set" / "normal" / "n2.png").exists(), "a file counts whole or not at all"
+    assert make(tmp_path / "set", jobs) == (rows, bad, False)
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=r"none of 1 files gave an image; the first: .*a\.txt"):
+        make(tmp_path / "set", [NumberJob((file,)) for file in list_source(tmp_path / "source")], skip_bad=True)
+
+
+def test_what_is_done_is_not_done_again(tmp_path, jobs, monkeypatch):
+    make(tmp_path / "whole" / "set", jobs)
+    converted, convert = [], module._convert
+
+    def stopping(job, **options):
+        converted.append(job)
+        if len(converted) == 4:
+            raise KeyboardInterrupt
+        return convert(job, **options)
+
+    monkeypatch.setattr(module, "_convert", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "cut" / "set", jobs)
+    journal = tmp_path / "cut" / ".set.partial" / "journal.jsonl"
+    journal.write_text(journal.read_text() + '["n3.txt", [["half a li')
+    converted.clear()
+    monkeypatch.setattr(module, "_convert", lambda job, **options: converted.append(job) or convert(job, **options))
+    make(tmp_path / "cut" / "set", jobs)
+    assert converted == jobs[3:]
+    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
+
+
+def test_unfinished_work_with_other_settings_is_thrown_away(tmp_path, jobs, monkeypatch):
+    convert = module._convert
+    monkeypatch.setattr(module, "_convert", lambda job, **options: convert(job, **options) if job is jobs[0] else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path / "set", jobs, form=Format(20))
+    monkeypatch.setattr(module, "_convert", convert)
+    make(tmp_path / "set", jobs[1:], form=Format(30))
+    assert not (tmp_path / "set" / "normal" / "n0.png").exists()
+    assert json.loads((tmp_path / "set" / "prepared.json").read_text())["size"] == 30
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.data.prepare.test_build import NumberJob, make
+from anomaly_detection.data.prepare.sources import list_source
+jobs = [NumberJob((file,), 0.3) for file in list_source(Path(sys.argv[1]) / "source")]
+make(Path(sys.argv[1]) / "killed" / "set", jobs, workers=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_killed_and_run_again(tmp_path, jobs):
+    make(tmp_path / "whole" / "set", jobs)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[3], start_new_session=True, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "killed" / ".set.partial" / "journal.jsonl"
+    while not (journal.exists() and journal.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "set").exists()
+    subprocess.run(command, cwd=Path(__file__).parents[3], check=True, stderr=subprocess.DEVNULL)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")

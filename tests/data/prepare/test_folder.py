@@ -1,0 +1,141 @@
+"""Anyone's images: formats, patients, masks."""
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection.data.prepare import folder
+from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.data.prepare.sources import list_source
+from anomaly_detection.errors import UserError
+from tests.data.prepare.test_formats import CT, STORED, write_dicom
+
+VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+
+
+def image(path, value=7, size=(6, 5)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+def nifti(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+
+
+def plan(root, masks=False, window=None, patient=None, max_slices=20):
+    return folder.plan(
+        *(list_source(root / name) for name in ("normal", "abnormal")), list_source(root / "masks") if masks else [], window, patient, max_slices
+    )
+
+
+def pictures(jobs):
+    return [picture for job in jobs for picture in job.pictures([file.path for file in job.sources])]
+
+
+@pytest.fixture
+def root(tmp_path):
+    image(tmp_path / "normal" / "a.png")
+    image(tmp_path / "abnormal" / "b.jpg")
+    return tmp_path
+
+
+def test_every_format(root):
+    (root / "normal" / "readme.txt").write_text("hello")
+    nifti(root / "normal" / "v.nii.gz", VOLUME)
+    write_dicom(root / "abnormal" / "IM1", STORED, **CT, PatientID="P7")
+    write_dicom(root / "abnormal" / "movie.dcm", np.zeros((3, 4, 5), np.uint8))
+    jobs, other = plan(root, window=Window(60, 120))
+    assert [file.name for file in other] == ["readme.txt"]
+    assert {(p.name, p.patient, p.abnormal) for p in pictures(jobs)} == {
+        ("a", "a", False),
+        *((f"v_{k:03d}", "v", False) for k in range(6)),
+        ("b", "b", True),
+        ("IM1", "P7", True),
+        ("movie", "movie", True),
+        ("movie_001", "movie", True),
+        ("movie_002", "movie", True),
+    }
+    slices = {p.name: p.pixels for p in pictures(jobs)}
+    # stored as it is looked at: columns along the first axis, rows along the second
+    expected = [[np.clip(VOLUME[x, y, 2] / 120, 0, 1) * 255 for x in range(4)] for y in range(5)]
+    assert np.abs(slices["v_002"] - np.array(expected)).max() <= 0.51
+
+
+def test_nifti_slices(root):
+    data = VOLUME.copy()
+    data[:, :, 5] = 1000  # of one grey
+    nifti(root / "normal" / "v.nii", data)
+    assert [p.name for p in pictures(plan(root, window="auto")[0]) if p.patient == "v"] == [f"v_{k:03d}" for k in range(5)]
+    assert [p.name for p in pictures(plan(root, window="auto", max_slices=2)[0]) if p.patient == "v"] == ["v_000"]
+    with pytest.raises(UserError, match=r"v\.nii: the file states no window; give one: --window LEVEL WIDTH"):
+        pictures(plan(root)[0])
+
+
+def test_masks(root):
+    lesion = np.zeros(VOLUME.shape, np.uint8)
+    lesion[1, 2, 3] = 9
+    nifti(root / "abnormal" / "p" / "v.nii.gz", VOLUME)
+    nifti(root / "masks" / "p" / "v.nii", lesion)
+    image(root / "masks" / "b.png", 0)
+    found = {p.name: p for p in pictures(plan(root, masks=True, window="auto")[0])}
+    assert set(found) == {"a", "b", "p/v_003"}
+    assert np.argwhere(found["p/v_003"].mask).tolist() == [[2, 1]]
+    assert not found["b"].mask.any()
+    assert found["a"].mask is None
+    image(root / "masks" / "b.png", 0, size=(3, 3))
+    with pytest.raises(UserError, match=r"masks/b\.png: is a mask of \(3, 3\) pixels for an image of \(5, 6\)"):
+        pictures(plan(root, masks=True, window="auto")[0])
+    image(root / "masks" / "stranger.png", 0)
+    with pytest.raises(UserError, match=r"stranger\.png: a mask without an abnormal image"):
+        plan(root, masks=True)
+
+
+def test_patients(root):
+    image(root / "normal" / "p1" / "c_1.png")
+    image(root / "normal" / "p1" / "c_2.png")
+    image(root / "abnormal" / "p1" / "d.png")
+    image(root / "abnormal" / "more" / "IM1.png")
+
+    def owners(**options):
+        return {p.name: p.patient for p in pictures(plan(root, **options)[0])}
+
+    assert owners() == {"a": "a", "p1/c_1": "p1", "p1/c_2": "p1", "b": "b", "p1/d": "p1", "more/IM1": "more"}
+    assert owners(patient=r"([^/]*?)(_\d+)?\.")["p1/c_2"] == "c"
+    with pytest.raises(UserError, match=r"--patient c\(_1\): finds no patient in a\.png"):
+        owners(patient="c(_1)")
+    with pytest.raises(UserError, match="needs a group"):
+        owners(patient="c")
+    with pytest.raises(UserError, match="not a regular expression"):
+        owners(patient="(")
+
+
+def test_one_subfolder_for_all_is_no_patient(tmp_path):
+    for kind in ("normal", "abnormal"):
+        for name in "xyz":
+            image(tmp_path / kind / "images" / f"{name}.png")
+    assert {p.patient for p in pictures(plan(tmp_path)[0])} == {"images/x", "images/y", "images/z"}
+
+
+def test_a_folder_without_images_says_what_is_read(root):
+    (root / "normal" / "a.png").rename(root / "normal" / "a.mgz")
+    with pytest.raises(UserError, match=r"no normal image is there among 1 files; PNG, JPEG, TIFF, BMP, DICOM and NIfTI"):
+        plan(root)
+
+
+def test_nibabels_own_files_are_read_or_refused_in_one_line():
+    from pathlib import Path
+
+    files = list_source(Path(nibabel.__file__).parent / "tests" / "data")
+    jobs, other = folder.plan(files, files, [], "auto", None, 3)
+    assert any(file.name.endswith(".mgz") for file in other)
+    read, refused = set(), {}
+    for job in jobs[: len(jobs) // 2]:
+        try:
+            read |= {job.sources[0].name for _ in job.pictures([job.sources[0].path])}
+        except UserError as error:
+            refused[job.sources[0].name] = str(error)
+    assert {"anatomical.nii", "0.dcm", "1.dcm"} <= read
+    assert {"example4d.nii.gz", "functional.nii"} <= set(refused)
+    assert all("\n" not in line for line in refused.values())

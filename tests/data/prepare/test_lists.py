@@ -1,0 +1,88 @@
+"""Split files and datasets.yaml keep what they say of other datasets."""
+
+import pytest
+
+from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.prepare.lists import add_to_catalog, catalog_entry, natural, write_splits
+from anomaly_detection.data.splits import Splits
+from anomaly_detection.errors import UserError
+
+CATALOG = """# mine
+one:
+  label: 1
+  organ: liver
+  modality: ct
+  root: one  # here
+two:
+  label: 2
+  organ: lung
+  modality: xray
+  root: two
+"""
+SPLITS = {
+    ("normal", "train"): ["normal/a 10.png", "normal/a 9.png"],
+    ("normal", "val"): ["normal/b.png"],
+    ("normal", "test"): ["normal/c.png"],
+    ("anomaly", "test"): ["abnormal/d.png"],
+}
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    (tmp_path / "datasets.yaml").write_text(CATALOG)
+    return read_catalog(tmp_path / "datasets.yaml")
+
+
+def test_lines_of_other_datasets_stay(tmp_path, catalog):
+    train = tmp_path / "train_test_split" / "normal" / "train"
+    train.parent.mkdir(parents=True)
+    train.write_text("# a note of mine\nx.png two\nold.png one\nolder.png 1\n# one: old counts\n\ny.png 2\n")
+    assert write_splits(tmp_path, catalog["one"], SPLITS, "as I like it", catalog)
+    lines = train.read_text().splitlines()
+    assert lines[:4] == ["# a note of mine", "x.png two", "", "y.png 2"]
+    assert lines[4] == "# one: 2 normal train, 1 normal val, 1 normal test, 1 anomaly test; as I like it"
+    assert lines[5:] == ["normal/a 9.png one", "normal/a 10.png one"]
+    assert [entry.image for entry in Splits(tmp_path, catalog).select("one", "anomaly", "test")] == ["abnormal/d.png"]
+
+
+def test_lists_that_are_there_are_left_alone_until_the_split_is_another(tmp_path, catalog):
+    write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
+    train = tmp_path / "train_test_split" / "normal" / "train"
+    edited = train.read_text().replace("normal/a 9.png one\n", "")
+    train.write_text(edited)
+    assert not write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
+    assert train.read_text() == edited
+    assert write_splits(tmp_path, catalog["one"], SPLITS, "seed 1", catalog)
+    assert "a 9.png" in train.read_text()
+
+
+def test_wrong_split_files_are_not_rewritten(tmp_path, catalog):
+    train = tmp_path / "train_test_split" / "normal" / "train"
+    train.parent.mkdir(parents=True)
+    train.write_text("x.png three\n")
+    with pytest.raises(UserError, match=r"train:1: no dataset 'three'"):
+        write_splits(tmp_path, catalog["one"], SPLITS, "", catalog)
+    assert train.read_text() == "x.png three\n"
+
+
+def test_an_entry_is_added_to_what_is_there(tmp_path, catalog):
+    root = tmp_path / "data"
+    spec = catalog_entry(catalog, "brain_mri", "brain", "mri", [40.0, 80.0])
+    add_to_catalog(root, tmp_path / "datasets.yaml", spec)
+    assert (root / "datasets.yaml").read_text().startswith(CATALOG.rstrip())
+    assert read_catalog(root / "datasets.yaml") == {**catalog, "brain_mri": spec}
+    assert spec.label == 3
+    add_to_catalog(root, tmp_path / "nowhere", catalog_entry(read_catalog(root / "datasets.yaml"), "knee", "knee", "mri", None))
+    assert list(read_catalog(root / "datasets.yaml")) == ["one", "two", "brain_mri", "knee"]
+
+
+def test_an_entry_that_says_something_else_is_not_changed(catalog):
+    assert catalog_entry(catalog, "one", "liver", "ct", None) == catalog["one"]
+    with pytest.raises(UserError, match=r"one is liver ct, not lung ct"):
+        catalog_entry(catalog, "one", "lung", "ct", None)
+    with pytest.raises(UserError, match="a dataset's name begins with a letter"):
+        catalog_entry(catalog, "my set", "lung", "ct", None)
+
+
+def test_natural_order():
+    assert sorted(["a10.png", "a9.png", "a9 b.png", "10.png", "9.png"], key=natural) == ["9.png", "10.png", "a9 b.png", "a9.png", "a10.png"]

@@ -1,0 +1,74 @@
+"""COVID-CT and chest X-rays: which file is what, and whose."""
+
+import pytest
+from PIL import Image
+
+from anomaly_detection.data.prepare import covid_ct, covid_xray
+from anomaly_detection.data.prepare.sources import list_source
+from anomaly_detection.errors import UserError
+
+LISTS = {
+    "NonCOVID/trainCT_NonCOVID.txt": "1%0.png\n",
+    "NonCOVID/valCT_NonCOVID.txt": "2.JPG\n",
+    "NonCOVID/testCT_NonCOVID.txt": "3.png\n\n",
+    "COVID/trainCT_COVID.txt": "2020.02.1-p7%0.png",
+    "COVID/valCT_COVID.txt": "",
+    "COVID/testCT_COVID.txt": "2020.02.1-p8%0.png",
+}
+
+
+def write(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(root / name)
+    return root
+
+
+def covid(root):
+    write(root, *(f"CT_NonCOVID/{name}" for name in ("1%0.png", "1%1.png", "2.jpg", "2.png")))
+    return write(root, "CT_COVID/2020.02.1-p7%0.png", "CT_COVID/1%0.png")
+
+
+def test_covid_ct(tmp_path):
+    jobs = covid_ct.plan(tmp_path, list_source(write(covid(tmp_path), "other/5.png")))
+    assert {(job.name, job.patient, job.abnormal) for job in jobs} == {
+        ("CT_COVID_1%0.png", "COVID 1", True),
+        ("2020.02.1-p7%0", "COVID 2020.02.1-p7", True),
+        ("CT_NonCOVID_1%0.png", "NonCOVID 1", False),
+        ("1%1", "NonCOVID 1", False),
+        ("2.jpg", "NonCOVID 2", False),
+        ("2.png", "NonCOVID 2", False),
+    }
+
+
+def test_covid_ct_lists(tmp_path):
+    for name, text in LISTS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert covid_ct.published_split(list_source(tmp_path)) == {
+        "1%0": "train", "2": "val", "3": "test", "2020.02.1-p7%0": "train", "2020.02.1-p8%0": "test",
+    }  # fmt: skip
+    (tmp_path / "COVID" / "valCT_COVID.txt").unlink()
+    with pytest.raises(UserError, match=r"of the lists of Data-split valct_covid\.txt are missing; add them, or use --own-split"):
+        covid_ct.published_split(list_source(tmp_path))
+    assert covid_ct.published_split([]) is None
+
+
+def test_shenzhen_by_name(tmp_path):
+    write(tmp_path, "images/CHNCXR_0001_0.png", "images/CHNCXR_0327_1.png", "masks/CHNCXR_0001_0.png", "images/other.png")
+    jobs = covid_xray.plan(tmp_path, list_source(tmp_path))
+    assert [(job.name, job.patient, job.abnormal) for job in jobs] == [
+        ("CHNCXR_0001_0", "CHNCXR_0001_0", False),
+        ("CHNCXR_0327_1", "CHNCXR_0327_1", True),
+    ]
+
+
+def test_xrays_by_folder(tmp_path):
+    write(tmp_path, "COVID/images/COVID-1.png", "COVID/masks/COVID-1.png", "Normal/images/Normal-1.png", "Viral Pneumonia/images/v.png")
+    assert [(job.name, job.abnormal) for job in covid_xray.plan(tmp_path, list_source(tmp_path))] == [("COVID-1", True), ("Normal-1", False)]
+
+
+@pytest.mark.parametrize(("module", "words"), [(covid_ct, r"no image of CT_NonCOVID\.zip.*UCSD-AI4H"), (covid_xray, "no normal X-ray .*shenzhen")])
+def test_missing_images_name_the_download(tmp_path, module, words):
+    with pytest.raises(UserError, match=words):
+        module.plan(tmp_path, list_source(tmp_path))

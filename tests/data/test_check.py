@@ -1,0 +1,85 @@
+"""check finds what makes results wrong."""
+
+import pytest
+from PIL import Image
+
+from anomaly_detection.__main__ import main
+from anomaly_detection.errors import UserError
+
+
+def check(root, tmp_path, *words):
+    return main(["check", "--data-root", str(root), "--output", str(tmp_path / "sheets"), "--workers", "1", *words])
+
+
+def line(root, kind, part, text):
+    with open(root / "folds" / "train_test_split" / kind / part, "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def test_good_data(data_root, tmp_path, capsys):
+    assert check(data_root, tmp_path) == 0
+    told = capsys.readouterr().out
+    assert told.count("normal train: 8 images, 16x16 pixels") == 3
+    assert told.count("anomaly test: 4 images") == 3
+    assert "wrong" not in told
+    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["liver_ct.png", "lung_ct.png", "lung_xray.png"]
+    sheet = Image.open(tmp_path / "sheets" / "lung_ct.png")
+    assert sheet.height == 4 * 98
+    original = Image.open(data_root / "lung_ct" / "normal" / "train_0.png").resize((96, 96), Image.Resampling.BILINEAR)
+    assert sheet.crop((0, 0, 96, 96)).convert("L").tobytes() == original.tobytes()
+
+
+def test_grey_values_are_told(data_root, tmp_path, capsys):
+    for path in (data_root / "liver_ct" / "normal").glob("val_*.png"):
+        Image.new("L", (int(path.stem[-1]) + 10, 9), 64 + 127 * (path.stem == "val_0")).save(path)
+    assert check(data_root, tmp_path, "--datasets", "liver_ct") == 0
+    # a quarter of the images 191, the others 64: mean 95.75, deviation 55; the fuller of the 16 bins is the whole bar
+    assert f"normal val: 4 images, 10x9 to 13x9 pixels, grey 96 ± 55, 0 |{' ' * 4}█{' ' * 6}▃{' ' * 4}| 255" in capsys.readouterr().out
+
+
+def test_an_unknown_dataset_is_told(data_root, tmp_path):
+    with pytest.raises(UserError, match="did you mean lung_xray"):
+        check(data_root, tmp_path, "--datasets", "lung_xrays")
+
+
+def test_missing_and_damaged_files(data_root, tmp_path, capsys):
+    (data_root / "lung_ct" / "normal" / "train_1.png").unlink()
+    (data_root / "lung_ct" / "normal" / "train_2.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match="2 things are wrong with the data"):
+        check(data_root, tmp_path)
+    told = capsys.readouterr().out
+    assert "train_1.png: no such image" in told
+    assert "train_2.png: cannot be read as an image" in told
+
+
+def test_the_same_image_in_two_splits(data_root, tmp_path, capsys):
+    folder = data_root / "lung_ct"
+    Image.open(folder / "normal" / "train_3.png").convert("RGB").save(folder / "anomaly" / "copy.tiff")
+    line(data_root, "anomaly", "test", "anomaly/copy.tiff lung_ct")
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path)
+    assert "wrong: the same image in several splits: normal/train_3.png in normal/train, anomaly/copy.tiff in anomaly/test" in capsys.readouterr().out
+
+
+def test_a_patient_on_two_sides(data_root, tmp_path, capsys):
+    fields = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
+    rows = "".join(f"normal/{part}_{i}.png,0,{part[-1]}{i},,,,\n" for part in ("train", "val") for i in range(4)).replace("l2,", "n1,")
+    (data_root / "lung_ct" / "manifest.csv").write_text(fields + rows)
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path)
+    assert "wrong: patient n1 on several sides: normal/train_1.png in train, normal/val_2.png in val" in capsys.readouterr().out
+
+
+def test_an_empty_split(data_root, tmp_path, capsys):
+    val = data_root / "folds" / "train_test_split" / "normal" / "val"
+    val.write_text("\n".join(text for text in val.read_text().splitlines() if "lung_ct" not in text))
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path)
+    assert "wrong: no image is listed in normal/val" in capsys.readouterr().out
+
+
+def test_nothing_to_check(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        check(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(UserError, match="holds no folder of a dataset"):
+        check(tmp_path, tmp_path)
