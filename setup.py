@@ -11,6 +11,10 @@ setup(
     packages=find_packages(include=["anomaly_detection", "anomaly_detection.*"]),
     python_requires=">=3.10",
     install_requires=requirements,
-    extras_require={"test": ["pytest>=8.0", "ruff>=0.6"], "tensorboard": ["tensorboard>=2.14"]},
+    extras_require={
+        "test": ["pytest>=8.0", "ruff>=0.6"],
+        "tensorboard": ["tensorboard>=2.14"],
+        "dicom": ["pylibjpeg[all]>=2.0"],  # decoders of compressed DICOM beyond those of Pillow
+    },
     license="Apache-2.0",
 )
