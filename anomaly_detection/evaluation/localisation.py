@@ -1,0 +1,59 @@
+"""How well an anomaly map shows where the lesion is: metrics over pixels, where masks exist."""
+
+import numpy as np
+from scipy.ndimage import label
+from sklearn.metrics import auc, average_precision_score, roc_auc_score
+
+MAX_FALSE_POSITIVE_RATE = 0.3
+
+
+def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """Metrics over all pixels of some test images.
+
+    Args:
+        maps: (N, H, W), higher is more anomalous.
+        masks: (N, H, W) bool, True where the lesion is; all False of a normal image. Both values must occur.
+
+    Returns:
+        pixel_auroc, pixel_average_precision; aupro, see `aupro`; oracle_dice, the best Dice coefficient over all thresholds, one for all
+        images, so chosen with the masks.
+    """
+    values, lesion = maps.reshape(-1), masks.reshape(-1)
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.diff(values[order]) != 0, True)
+    hits = np.cumsum(lesion[order])[ends]
+    called = np.flatnonzero(ends) + 1
+    return {
+        "pixel_auroc": float(roc_auc_score(lesion, values)),
+        "pixel_average_precision": float(average_precision_score(lesion, values)),
+        "aupro": aupro(maps, masks),
+        "oracle_dice": float((2 * hits / (called + lesion.sum())).max()),
+    }
+
+
+def aupro(maps: np.ndarray, masks: np.ndarray, limit: float = MAX_FALSE_POSITIVE_RATE) -> float:
+    """Area under the per-region-overlap curve up to a false positive rate, divided by it (Bergmann et al., IJCV 2021).
+
+    A region is a connected lesion (8 neighbours) of one image; its overlap is the fraction of it above the threshold, and every region counts
+    the same, however large. The rate is over all pixels outside lesions; between thresholds the curve is linear.
+
+    Args:
+        maps, masks: as for `pixel_metrics`.
+        limit: the largest false positive rate.
+    """
+    weight = np.zeros(maps.shape)  # of a region's pixel: 1 / (its size * number of regions)
+    regions = 0
+    for image, mask in enumerate(masks):
+        numbers, count = label(mask, np.ones((3, 3)))
+        sizes = np.bincount(numbers.reshape(-1))
+        weight[image][mask] = 1 / sizes[numbers[mask]]
+        regions += count
+    values, share = maps.reshape(-1), weight.reshape(-1) / regions
+    order = np.argsort(-values, kind="stable")
+    ends = np.append(np.diff(values[order]) != 0, True)
+    outside = ~masks.reshape(-1)[order]
+    rate = np.append(0, np.cumsum(outside)[ends] / outside.sum())
+    overlap = np.append(0, np.cumsum(share[order])[ends])
+    inside = rate <= limit
+    end = np.interp(limit, rate, overlap)
+    return float(auc(np.append(rate[inside], limit), np.append(overlap[inside], end)) / limit)
