@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from filelock import FileLock, Timeout
@@ -18,7 +19,8 @@ from anomaly_detection.baseline import Baseline
 from anomaly_detection.config import Layer, read_yaml, to_plain
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
 from anomaly_detection.errors import UserError
-from anomaly_detection.evaluation.scoring import metrics_of, score_rows, write_json, write_scores
+from anomaly_detection.evaluation.evaluate import evaluate
+from anomaly_detection.evaluation.scoring import write_json, write_scores
 from anomaly_detection.files import whole_file
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
 from anomaly_detection.registry import find_baseline
@@ -37,7 +39,8 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: "separate", "united", "maddr", or the name of an ablation.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv and metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, calibration.json,
+            details.npz and metrics.json.
     """
 
     settings: Settings
@@ -147,7 +150,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
-    """Score validation and test images with the trained baseline, write scores.csv and metrics.json; to be called in `own_folder`."""
+    """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `own_folder`."""
     settings = experiment.settings
     checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
     if not checkpoint["state"]["finished"]:
@@ -156,18 +159,24 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     if checkpoint["identity"] != _identity(domains):
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in checkpoint["identity"].items())
         raise UserError(f"{experiment.folder}: trained with {known}; datasets.yaml numbers them otherwise now")
-    parts = {part: source.load(settings.datasets, part).to(device) for part in ("val", "test")}
-    baseline = build_baseline(settings, domains, parts["val"]).to(device)
+    val_set = source.load(settings.datasets, "val").to(device)
+    baseline = build_baseline(settings, domains, val_set).to(device)
     baseline.load_state_dict(checkpoint["model"])
-    rows = [row for part, images in parts.items() for row in score_rows(baseline, images, part, domains.organs, domains.modalities)]
+    found = evaluate(baseline, source, settings.datasets, settings.threshold_quantile, device)
     metrics = {
-        **metrics_of(rows, settings.threshold_quantile),
+        **found.metrics,
         "threshold_quantile": settings.threshold_quantile,
-        "validation": validate(baseline, parts["val"]),
+        "validation": validate(baseline, val_set),
         "best_iteration": checkpoint["state"]["best"]["iteration"],
         "baseline": baseline.describe(),
     }
-    write_scores(experiment.folder / "scores.csv", rows)
+    write_scores(experiment.folder / "scores.csv", found.rows)
+    with whole_file(experiment.folder / "details.npz") as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **found.details)
+    preprocessing = {
+        name: {key: getattr(source.catalog[name], key) for key in ("crop_size", "equalize_hist", "window")} for name in settings.datasets
+    }
+    write_json(experiment.folder / "calibration.json", {**found.calibration.to_plain(), **_identity(domains), "preprocessing": preprocessing})
     write_json(experiment.folder / "metrics.json", metrics)
     return metrics
 

@@ -1,0 +1,55 @@
+"""Lesion masks of test images, where there are any: `masks/` beside the folders of the images, the same file name in it."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.images import decode
+from anomaly_detection.data.prepare.grey import resize_mask
+
+
+def mask_path(data_root: Path, spec: DatasetSpec, image: str) -> Path:
+    """Where the mask of an image would be: of `abnormal/a/1.jpg` it is `masks/a/1.png`."""
+    path = PurePosixPath(image)
+    return data_root / spec.root / "masks" / PurePosixPath(*path.parts[1:] or path.parts).with_suffix(".png")
+
+
+def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Masks at the size of the network's images, cropped as these are.
+
+    Args:
+        images, labels: paths in the dataset's folder, and 1 for abnormal ones.
+        spec: their dataset.
+        data_root: the folder that holds the folders of the datasets.
+        size: height and width of the result.
+
+    Returns:
+        The places (M,) of the images whose lesions are known (normal ones have none), and (M, size, size) bool; None where no abnormal image
+        has a mask.
+
+    Raises:
+        UserError: a mask cannot be read.
+    """
+    places, masks = [], []
+    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = mask_path(data_root, spec, image)
+        if label == 0:
+            masks.append(np.zeros((size, size), bool))
+        elif path.is_file():
+            masks.append(_read_mask(path, spec, size))
+        else:
+            continue
+        places.append(place)
+    known = np.array(places), np.array(masks)
+    return known if len(masks) and known[1].any() else None
+
+
+def _read_mask(path: Path, spec: DatasetSpec, size: int) -> np.ndarray:
+    mask = Image.fromarray((np.asarray(decode(path).convert("L")) > 0).astype(np.uint8))
+    if spec.crop_size is not None:
+        mask = F.center_crop(mask, [spec.crop_size, spec.crop_size])
+    return resize_mask(np.asarray(mask) > 0, size, "stretch") > 0
