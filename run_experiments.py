@@ -18,7 +18,8 @@ from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
-from anomaly_detection.evaluation.tables import COMPONENTS, Result, write_tables
+from anomaly_detection.evaluation.scoring import read_scores
+from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES, Result, write_tables
 from anomaly_detection.experiment import (
     Experiment,
     build_baseline,
@@ -35,7 +36,6 @@ from anomaly_detection.training.log import tensorboard_writer
 
 logger = logging.getLogger(__name__)
 
-REGIMES = ("separate", "united", "maddr")
 DOWNLOADS = (
     "LiTS: competitions.codalab.org/competitions/17094; COVID-CT: github.com/UCSD-AI4H/COVID-CT; "
     "chest X-rays: the Shenzhen set on kaggle.com (raddar/tuberculosis-chest-xrays-shenzhen)"
@@ -249,9 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     source = _source(experiments[0], sources)
     finished = all_finished(results, datasets, source)
     if finished:
-        rows = [Result(e.settings.model, e.regime, tuple(e.settings.datasets), e.settings.seed, finished_metrics(e)) for e in finished]
         provenance = provenance_lines(finished, source, datasets)
-        print(write_tables(results, rows, datasets, _heading(root, phantom, arguments.quick), provenance))
+        print(write_tables(results, [_result(each) for each in finished], datasets, _heading(root, phantom, arguments.quick), provenance))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
     for line in failed:
         print(f"failed: {line}")
@@ -273,6 +272,12 @@ def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Da
             failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
             logger.error("failed: %s", failed[-1], exc_info=None if isinstance(error, UserError) else error)
     return failed
+
+
+def _result(experiment: Experiment) -> Result:
+    settings = experiment.settings
+    rows = read_scores(experiment.folder / "scores.csv")
+    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows)
 
 
 def _heading(root: Path, phantom: bool, quick: bool) -> str:

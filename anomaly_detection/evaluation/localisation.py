@@ -5,6 +5,7 @@ from scipy.ndimage import label
 from sklearn.metrics import auc, average_precision_score, roc_auc_score
 
 MAX_FALSE_POSITIVE_RATE = 0.3
+PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "oracle_dice")
 
 
 def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:

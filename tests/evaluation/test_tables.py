@@ -1,6 +1,9 @@
 import csv
 from statistics import mean, stdev
 
+import pytest
+
+from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.tables import Result, cells, table_markdown, write_tables
 
@@ -57,7 +60,9 @@ def test_the_heads_of_networks_that_have_them():
     for each, accuracy in zip(results, (1.0, 0.9), strict=True):
         each.metrics["validation"].update(val_organ_accuracy=accuracy, val_modality_accuracy=1.0)
     text = table_markdown([*results, result("united", 0, liver=0.6, lung=0.6)], DATASETS, "study", [])
-    assert f"| dpa | maddr | 0.950 ± {stdev([1.0, 0.9]):.3f} | 1.000 ± 0.000 |" in text
+    assert "| dpa | maddr | 0.950 | 1.000 | – | – |" in text
+    results[0].metrics["datasets"]["liver"].update(unknown_normal=0.5, unknown_abnormal=0.25)
+    assert "| dpa | maddr | 0.950 | 1.000 | 0.500 | 0.250 |" in table_markdown(results, DATASETS, "study", [])
     assert "MADDR heads" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
 
 
@@ -69,3 +74,48 @@ def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):
     assert (row["data"], float(row["mean"]), float(row["sd"]), row["seeds"]) == ("phantom", mean([0.9, 0.8]), stdev([0.9, 0.8]), "2")
     assert rows["separate", "lung", "oracle_f1"]["sd"] == ""
     assert ("separate", "pooled", "auroc") not in rows
+
+
+def test_intervals_stand_beside_the_numbers(tmp_path):
+    one, two = (result("maddr", seed, liver=0.6) for seed in (0, 1))
+    one.metrics["datasets"]["liver"]["intervals"] = {"auroc": [0.5, 0.7]}
+    two.metrics["datasets"]["liver"]["intervals"] = {"auroc": [0.4, 0.7]}
+    text = write_tables(tmp_path, [one, two], ["liver"], "study", [])
+    assert "| dpa | maddr | 0.600 ± 0.000 [0.450, 0.700] | 0.600 ± 0.000 | – |" in text
+    with open(tmp_path / "table.csv", encoding="utf-8") as file:
+        row = next(row for row in csv.DictReader(file) if (row["dataset"], row["metric"]) == ("liver", "auroc"))
+    assert [float(row[key]) for key in ("low", "high")] == pytest.approx([0.45, 0.7])
+
+
+def test_one_threshold_for_all_datasets():
+    only = result("maddr", 0, liver=0.6, lung=0.6)
+    only.metrics.update(pooled_calibrated=dict.fromkeys(METRICS, 0.7), pooled_label_calibrated=dict.fromkeys(METRICS, 0.8))
+    lines = table_markdown([only, result("separate", 0, liver=0.6)], DATASETS, "study", []).splitlines()
+    for text, value in (("as they are", 0.5), ("heads", 0.7), ("true domain", 0.8)):
+        assert f"| dpa | maddr | {text} | {value:.3f} | {value:.3f} | {value:.3f} |" in lines
+    assert not [line for line in lines if line.startswith("| dpa | separate | as they are")]
+
+
+def test_pixels_where_there_are_masks(tmp_path):
+    only = result("maddr", 0, liver=0.6, lung=0.6)
+    only.metrics["datasets"]["lung"].update(dict.fromkeys(PIXEL_METRICS, 0.3))
+    text = write_tables(tmp_path, [only], DATASETS, "study", [])
+    assert "| dpa | maddr | lung | 0.300 | 0.300 | 0.300 | 0.300 |" in text
+    assert "| dpa | maddr | liver | –" not in text
+    assert "aupro" in (tmp_path / "table.csv").read_text()
+
+
+def test_differences_need_both_on_the_same_seed():
+    def scores(regime, seed, shift):
+        rows = [
+            {"image": f"{i}.png", "dataset": name, "part": "test", "label": i % 2, "score": float(i % 7 + shift * (i % 2))}
+            for name in DATASETS
+            for i in range(40)
+        ]
+        found = result(regime, seed, liver=0.6, lung=0.6)
+        return Result(found.model, found.regime, found.datasets, seed, found.metrics, rows)
+
+    lines = table_markdown([scores("united", 0, 0), scores("maddr", 0, 6), scores("maddr", 1, 6)], DATASETS, "study", []).splitlines()
+    (line,) = (line for line in lines if "maddr - " in line)
+    assert line.startswith("| dpa | maddr - united | 1 | +0.")
+    assert not [line for line in table_markdown([scores("united", 0, 0), scores("maddr", 1, 6)], DATASETS, "", []).splitlines() if "maddr - " in line]
