@@ -10,6 +10,7 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.data.phantom_downloads import write_downloads
 from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
+from anomaly_detection.predict_command import add_predict_parser, run_predict
 from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
 from anomaly_detection.settings import Settings, build_settings
 
@@ -25,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_prepare_parser(commands)
     add_check_parser(commands)
+    add_predict_parser(commands)
 
     for name, text in (("train", "train one network"), ("train_eval", "train one network, then score it")):
         command = commands.add_parser(name, help=text, epilog=f"example: python -m anomaly_detection {name} configs/MADDR_dpa/universal.yaml")
@@ -59,11 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "phantom":
         _write_phantoms(arguments)
         return 0
-    if arguments.command == "prepare":
-        run_prepare(arguments)
-        return 0
-    if arguments.command == "check":
-        run_check(arguments)
+    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict}
+    if arguments.command in simple:
+        simple[arguments.command](arguments)
         return 0
     device = choose_device(arguments.device)
     if arguments.command == "evaluate":

@@ -176,7 +176,8 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     preprocessing = {
         name: {key: getattr(source.catalog[name], key) for key in ("crop_size", "equalize_hist", "window")} for name in settings.datasets
     }
-    write_json(experiment.folder / "calibration.json", {**found.calibration.to_plain(), **_identity(domains), "preprocessing": preprocessing})
+    calibration = {"scores": found.calibration.to_plain(), "map_scale": found.map_scale, "preprocessing": preprocessing, **_identity(domains)}
+    write_json(experiment.folder / "calibration.json", calibration)
     write_json(experiment.folder / "metrics.json", metrics)
     return metrics
 

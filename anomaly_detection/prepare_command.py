@@ -11,7 +11,7 @@ from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, find_catalog, f
 from anomaly_detection.data.prepare import Prepared, Target, covid_ct, covid_xray, folder, lits, prepare
 from anomaly_detection.data.prepare.assign import Shares
 from anomaly_detection.data.prepare.build import Format, Job
-from anomaly_detection.data.prepare.formats import WindowChoice
+from anomaly_detection.data.prepare.formats import parse_window
 from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.data.prepare.lists import add_to_catalog, catalog_entry
 from anomaly_detection.data.prepare.sources import SourceFile, list_source
@@ -156,7 +156,7 @@ def _plan_covid_xray(arguments: argparse.Namespace, catalog: dict[str, DatasetSp
 
 
 def _plan_folder(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
-    window = _window(arguments.window)
+    window = parse_window(arguments.window)
     plain = [window.level, window.width] if isinstance(window, Window) else window
     spec = catalog_entry(catalog, arguments.name, arguments.organ, arguments.modality, plain if isinstance(plain, list) else None)
     normal, abnormal = _list(arguments.normal, folder.FORMATS), _list(arguments.abnormal, folder.FORMATS)
@@ -182,16 +182,6 @@ def _known(name: str, catalog: dict[str, DatasetSpec]) -> DatasetSpec:
     if name not in catalog:
         raise UserError(unknown_dataset(name, catalog))
     return catalog[name]
-
-
-def _window(words: list[str] | None) -> WindowChoice:
-    if words is None or words == ["auto"]:
-        return words and "auto"
-    try:
-        level, width = map(float, words)
-        return Window(level, width)
-    except ValueError:
-        raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
 
 
 def _is_phantom(files: Sequence[SourceFile]) -> bool:

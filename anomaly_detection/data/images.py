@@ -31,7 +31,12 @@ def read_image(path: Path, size: int, channels: Literal[1, 3], crop_size: int | 
     Raises:
         UserError: the file is missing, damaged, not an image, holds several images, or has values out of range.
     """
-    image = eight_bit(decode(Path(path)), path).convert("L" if channels == 1 else "RGB")
+    return fit_image(eight_bit(decode(Path(path)), path), size, channels, crop_size, equalize_hist)
+
+
+def fit_image(image: Image.Image, size: int, channels: Literal[1, 3], crop_size: int | None = None, equalize_hist: bool = False) -> np.ndarray:
+    """What `read_image` does once the file is read: (channels, size, size) uint8 of an image of 8 bits."""
+    image = image.convert("L" if channels == 1 else "RGB")
     if crop_size is not None:
         image = F.center_crop(image, [crop_size, crop_size])
     if equalize_hist:

@@ -17,6 +17,7 @@ from anomaly_detection.evaluation.reading import Reading, read
 from anomaly_detection.evaluation.scoring import check_finite, metrics_of, score_rows
 
 BATCH = 256
+USUAL = 0.995
 GALLERY = 3  # images of each kind: the highest and the lowest scored, of normal and of abnormal ones
 
 
@@ -28,6 +29,7 @@ class Evaluation:
         rows: lines of scores.csv, validation images first.
         metrics: see `metrics_of`; datasets with masks have those of `pixel_metrics` beside.
         calibration: of the scores.
+        map_scale: the anomaly map's 99.5th percentile over all pixels of the validation normals: what is usual in a normal image.
         details: arrays by name: latent (rows, D); of some images with telling scores gallery_row (places in `rows`), gallery_image and
             gallery_reconstruction (n, C, H, W) uint8, gallery_map (n, H, W).
     """
@@ -35,6 +37,7 @@ class Evaluation:
     rows: list[dict[str, Any]]
     metrics: dict[str, Any]
     calibration: Calibration
+    map_scale: float
     details: dict[str, np.ndarray]
 
 
@@ -55,7 +58,7 @@ def evaluate(baseline: Baseline, source: DataSource, datasets: Sequence[str], qu
     metrics = metrics_of(rows, quantile)
     for name, values in _pixel_metrics(baseline, source, parts["test"]).items():
         metrics["datasets"][name] |= values
-    return Evaluation(rows, metrics, calibration, _details(baseline, parts, readings, rows))
+    return Evaluation(rows, metrics, calibration, _map_scale(baseline, val), _details(baseline, parts, readings, rows))
 
 
 def _batches(images: ImageSet, places: Tensor):
@@ -77,6 +80,12 @@ def _pixel_metrics(baseline: Baseline, source: DataSource, images: ImageSet) -> 
             maps = [baseline.anomaly_map(x)[:, 0].float().cpu() for x in _batches(images, torch.from_numpy(own[places]))]
             found[dataset] = pixel_metrics(torch.cat(maps).numpy(), masks)
     return found
+
+
+@torch.inference_mode()
+def _map_scale(baseline: Baseline, images: ImageSet) -> float:
+    maps = [baseline.anomaly_map(x).float().cpu().numpy() for x in _batches(images, torch.arange(len(images)))]
+    return float(np.quantile(np.concatenate(maps), USUAL))
 
 
 @torch.inference_mode()

@@ -24,6 +24,23 @@ DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
 WindowChoice = Window | Literal["auto"] | None
 
 
+def parse_window(words: list[str] | None) -> WindowChoice:
+    """What follows --window: LEVEL WIDTH, auto, or nothing.
+
+    Raises:
+        UserError: anything else.
+    """
+    if words is None:
+        return None
+    if words == ["auto"]:
+        return "auto"
+    try:
+        level, width = map(float, words)
+        return Window(level, width)
+    except ValueError:
+        raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is named as DICOM, or has DICOM's mark behind its preamble: scanners often leave the suffix out."""
     if path.name.lower().endswith(DICOM):

@@ -1,0 +1,161 @@
+"""A trained network, ready for new images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomaly_detection.baseline import Baseline
+from anomaly_detection.cli import choose_device
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.images import decode, eight_bit, fit_image
+from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.reading import read
+from anomaly_detection.experiment import build_baseline, load_experiment, read_json
+from anomaly_detection.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one image.
+
+    Attributes:
+        score: the baseline's anomaly score.
+        calibrated_score: robust z of the score among validation normals of the image's domain; comparable across organs and modalities.
+        anomalous: whether it is above the threshold of the validation normals.
+        organ, modality: named by the MADDR heads; None without heads.
+        confidence: in both names together; None without heads.
+        unknown_domain: the network does not know images of this kind: nothing it says of this one should be relied on.
+        anomaly_map: (H, W) float32 at the size of the network's images, higher is more anomalous.
+    """
+
+    score: float
+    calibrated_score: float
+    anomalous: bool
+    organ: str | None
+    modality: str | None
+    confidence: float | None
+    unknown_domain: bool
+    anomaly_map: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A network with what is needed to judge new images.
+
+    Attributes:
+        baseline: in evaluation mode, on its device.
+        calibration: of its scores.
+        domains: the organs and modalities it was trained on.
+        image_size, channels: of the images it takes.
+        crop_size, equalize_hist: what is done to an image before it is resized, as in training.
+        window: what is shown of CT values, if the training data were made so.
+        map_scale: what an anomaly map seldom exceeds in a normal image.
+    """
+
+    baseline: Baseline
+    calibration: Calibration
+    domains: Domains
+    image_size: int
+    channels: int
+    crop_size: int | None
+    equalize_hist: bool
+    window: Window | None
+    map_scale: float
+
+    def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+        """An image as the network takes it, (channels, image_size, image_size) uint8.
+
+        Args:
+            image: the path of a picture file, or a Pillow image, or an array (H, W) or (H, W, 3) uint8.
+
+        Raises:
+            UserError: the file cannot be read.
+            ValueError: an array of another type or shape.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim not in (2, 3):
+                raise ValueError(f"expected uint8 of shape (H, W) or (H, W, 3), got {image.dtype} of shape {image.shape}")
+            image = Image.fromarray(image)
+        path = image if isinstance(image, str | Path) else "image"
+        opened = decode(Path(image)) if isinstance(image, str | Path) else image
+        return fit_image(eight_bit(opened, path), self.image_size, self.channels, self.crop_size, self.equalize_hist)
+
+    def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
+        """The verdict on one image, see `fit`."""
+        return self.predict_batch(self.fit(image)[None])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: np.ndarray) -> list[Prediction]:
+        """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
+        x = torch.tensor(images).to(next(self.baseline.parameters()).device).float().div_(127.5).sub_(1)
+        reading = read(self.baseline, [x])
+        verdict = self.calibration.apply(reading)
+        maps = self.baseline.anomaly_map(x)[:, 0].float().cpu().numpy()
+        heads = verdict.organ is not None
+        return [
+            Prediction(
+                float(reading.score[i]),
+                float(verdict.calibrated[i]),
+                bool(verdict.anomalous[i]),
+                self.domains.organs[verdict.organ[i]] if heads else None,
+                self.domains.modalities[verdict.modality[i]] if heads else None,
+                float(verdict.confidence[i]) if heads else None,
+                bool(verdict.unknown[i]),
+                maps[i],
+            )
+            for i in range(len(images))
+        ]
+
+
+def load(path: str | Path, device: str = "auto") -> Detector:
+    """The detector of a finished experiment.
+
+    Args:
+        path: the folder of the experiment (.../seed_0), or the checkpoint.pt in it, with config.yaml and calibration.json beside it.
+        device: "auto" (the GPU where there is one), "cpu", "cuda:1" ...
+
+    Raises:
+        UserError: something is missing, or the experiment is not finished.
+    """
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    experiment = load_experiment(folder)
+    if not (folder / "calibration.json").is_file():
+        raise UserError(f"{folder}: no calibration.json; `python -m anomaly_detection evaluate {folder}` writes it when training has ended")
+    values = read_json(folder / "calibration.json")
+    domains = Domains(tuple(values["organs"]), tuple(values["modalities"]))
+    target = choose_device(device)
+    checkpoint = load_checkpoint(path if path.is_file() else folder / "checkpoint.pt", target)
+    if not checkpoint["state"]["finished"]:
+        raise UserError(f"{folder}: training has not ended; run the training command again, it continues")
+    baseline = build_baseline(experiment.settings, domains).to(target)
+    baseline.load_state_dict(checkpoint["model"])
+    own = values["preprocessing"]
+    window = _common(own, "window", folder, skip_none=True)
+    return Detector(
+        baseline.eval(),
+        Calibration.from_plain(values["scores"]),
+        domains,
+        experiment.settings.image_size,
+        experiment.settings.channels,
+        _common(own, "crop_size", folder),
+        bool(_common(own, "equalize_hist", folder)),
+        Window(*window) if window else None,
+        values["map_scale"],
+    )
+
+
+def _common(preprocessing: dict[str, dict[str, Any]], key: str, folder: Path, skip_none: bool = False) -> Any:
+    """The value that all datasets share."""
+    values: Sequence[Any] = [each[key] for each in preprocessing.values() if not (skip_none and each[key] is None)]
+    if any(value != values[0] for value in values):
+        told = ", ".join(f"{name}: {each[key]}" for name, each in preprocessing.items())
+        raise UserError(f"{folder}: trained on datasets with different {key} ({told}): how a new image is to be treated is not known")
+    return values[0] if values else None

@@ -1,0 +1,171 @@
+"""python -m anomaly_detection predict: score new images with a trained network."""
+
+import argparse
+import csv
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from anomaly_detection.data.images import decode, eight_bit
+from anomaly_detection.data.prepare.formats import NIFTI, NO_WINDOW, WindowChoice, is_dicom, parse_window, read_dicom, read_picture
+from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.data.prepare.pictures import is_picture
+from anomaly_detection.data.prepare.sources import SourceFile, list_source
+from anomaly_detection.data.prepare.volumes import Volume
+from anomaly_detection.detector import Detector, Prediction, load
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("image", "score", "calibrated_score", "anomalous", "organ", "modality", "confidence", "error")
+UNKNOWN = "unknown domain"
+BATCH = 64
+AHEAD = 32  # files that are decoded before it is their turn
+OVERLAY_SIDE = 256
+
+
+class Found(NamedTuple):
+    """An image of a file: its name, and its pixels as the network takes them or why there are none."""
+
+    name: str
+    pixels: np.ndarray | None
+    error: str
+
+
+def add_predict_parser(commands) -> None:
+    """Add `predict`."""
+    parser = commands.add_parser(
+        "predict",
+        help="score new images with a trained network",
+        description=__doc__,
+        epilog="example: python -m anomaly_detection predict results/.../maddr/lits+covid_ct+covid_xray/seed_0 scans/ --output predictions",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_OR_CHECKPOINT", help="the folder of an experiment, .../seed_0, or the checkpoint.pt in it")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
+    parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
+    text = "what is shown of more than 8 bits: level and width (Hounsfield units for CT), or auto; default: as in training, or as DICOM files say"
+    parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """Run `predict` with parsed arguments.
+
+    Raises:
+        UserError: there is no such network or input, or not one image could be read.
+    """
+    window = parse_window(arguments.window)
+    detector = load(arguments.run, arguments.device)
+    files = [file for path in arguments.inputs for file in _files(path)]
+    if not files:
+        raise UserError(f"{', '.join(map(str, arguments.inputs))}: no file is there")
+    good = bad = 0
+    with (
+        whole_file(arguments.output / "predictions.csv") as partial,
+        open(partial, "w", newline="", encoding="utf-8") as table,
+        tqdm(total=len(files), desc="predicting", unit="file", disable=None, dynamic_ncols=True) as bar,
+    ):
+        writer = csv.DictWriter(table, COLUMNS, restval="")
+        writer.writeheader()
+        for batch in _in_batches(_decode_ahead(files, detector, window, bar)):
+            readable = [found for found in batch if found.pixels is not None]
+            predictions = iter(detector.predict_batch(np.stack([found.pixels for found in readable])) if readable else [])
+            for found in batch:
+                if found.pixels is None:
+                    bad += 1
+                    writer.writerow({"image": found.name, "error": found.error})
+                    continue
+                good += 1
+                prediction = next(predictions)
+                writer.writerow({"image": found.name, **_columns(prediction)})
+                if not arguments.no_overlays:
+                    _write_overlay(found, prediction, detector, arguments.output / "overlays")
+        if not good:
+            raise UserError(f"not one of {len(files)} files could be read; the first: {batch[0].error}")
+    print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))
+
+
+def _files(path: Path) -> list[SourceFile]:
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [SourceFile(path.name, path, None, path.stat().st_size)]
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    return list_source(path)
+
+
+def _decode_ahead(files: Sequence[SourceFile], detector: Detector, window: WindowChoice, bar: tqdm) -> Iterator[Found]:
+    """The images of all files in their order; a few files are decoded in threads while the network works, and no more are held."""
+    with ThreadPoolExecutor() as pool:
+        waiting: deque[Future] = deque()
+        rest = iter(files)
+        for file in itertools.islice(rest, AHEAD):
+            waiting.append(pool.submit(_read_file, file, detector, window))
+        while waiting:
+            yield from waiting.popleft().result()
+            bar.update()
+            for file in itertools.islice(rest, 1):
+                waiting.append(pool.submit(_read_file, file, detector, window))
+
+
+def _read_file(file: SourceFile, detector: Detector, window: WindowChoice) -> list[Found]:
+    try:
+        with file.on_disk() as path:
+            return [Found(name, detector.fit(pixels), "") for name, pixels in _frames(file, path, detector, window)]
+    except UserError as error:
+        return [Found(file.name, None, str(error))]
+
+
+def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoice) -> Iterator[tuple[str, np.ndarray | Image.Image]]:
+    """The images in a file; of several the number stands behind `#`."""
+    if file.name.lower().endswith(NIFTI):
+        volume, shown = Volume(path, str(file)), window or detector.window
+        if shown is None:
+            raise UserError(f"{file}: {NO_WINDOW}")
+        values = volume.read(range(volume.slices))
+        shown = Window.covering(values) if shown == "auto" else shown
+        for number, plane in enumerate(values):
+            yield f"{file.name}#{number:03d}", shown.grey(plane)
+    elif is_picture(file):
+        yield file.name, eight_bit(decode(path), path) if window is None else read_picture(path, window)
+    elif is_dicom(path):
+        frames = list(read_dicom(path, window)[1])
+        for number, pixels in enumerate(frames):
+            yield file.name if len(frames) == 1 else f"{file.name}#{number:03d}", pixels
+    else:
+        raise UserError(f"{file}: no image; PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read")
+
+
+def _in_batches(images: Iterator[Found]) -> Iterator[list[Found]]:
+    while batch := list(itertools.islice(images, BATCH)):
+        yield batch
+
+
+def _columns(prediction: Prediction) -> dict:
+    heads = prediction.organ is not None
+    unknown = prediction.unknown_domain
+    return {
+        "score": prediction.score,
+        "calibrated_score": prediction.calibrated_score,
+        "anomalous": int(prediction.anomalous),
+        "organ": UNKNOWN if unknown else prediction.organ or "",
+        "modality": UNKNOWN if unknown else prediction.modality or "",
+        "confidence": prediction.confidence if heads else "",
+    }
+
+
+def _write_overlay(found: Found, prediction: Prediction, detector: Detector, folder: Path) -> None:
+    picture = Image.fromarray(overlay(found.pixels, prediction.anomaly_map, detector.map_scale))
+    path = folder / f"{found.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC).save(path)
