@@ -18,19 +18,10 @@ from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
-from anomaly_detection.evaluation.scoring import read_scores
-from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES, Result, write_tables
-from anomaly_detection.experiment import (
-    Experiment,
-    build_baseline,
-    check_identity,
-    finished_metrics,
-    load_experiment,
-    read_json,
-    run_experiment,
-    same_data,
-)
+from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
+from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics, run_experiment
 from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.report import Study, write_study
 from anomaly_detection.settings import build_settings
 from anomaly_detection.training.log import tensorboard_writer
 
@@ -195,38 +186,6 @@ def warn_of_unlike(experiments: Sequence[Experiment]) -> None:
             logger.warning("%s: the configs of these datasets differ in %s: the regimes are not compared like for like", model, ", ".join(unlike))
 
 
-def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
-    """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
-
-    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model that is not
-    registered now, stays out.
-    """
-    found = []
-    for path in (path for model in BASELINES for path in (results / model).glob("*/*/seed_*/metrics.json")):
-        experiment = load_experiment(path.parent)
-        chosen = experiment.settings.datasets
-        belongs = set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets))
-        if belongs and same_data(experiment, source):
-            found.append(experiment)
-    order = {name: place for place, name in enumerate([*BASELINES, *REGIMES, *COMPONENTS])}
-    found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
-    return found
-
-
-def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
-    """What the table's numbers come from."""
-    lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in source.counts(name).items()) for name in datasets]
-    described: dict[str, list[str]] = {}
-    for experiment in experiments:
-        settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
-        text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
-        text += f"; at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px; threshold at the "
-        text += f"{metrics['threshold_quantile']:g} quantile of validation normals; version {origin['package']}, torch {origin['torch']}"
-        name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}"
-        described.setdefault(f"{settings.model}: {text}", []).append(name)
-    return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the study; returns the exit code: 0, or 1 when an experiment failed."""
     arguments = _parser().parse_args(argv)
@@ -246,12 +205,11 @@ def main(argv: list[str] | None = None) -> int:
     results.mkdir(parents=True, exist_ok=True)
 
     failed = run_all(experiments, sources, device)
-    source = _source(experiments[0], sources)
-    finished = all_finished(results, datasets, source)
-    if finished:
-        provenance = provenance_lines(finished, source, datasets)
-        print(write_tables(results, [_result(each) for each in finished], datasets, _heading(root, phantom, arguments.quick), provenance))
-        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}")
+    study = Study(_heading(root, phantom, arguments.quick), tuple(datasets), root)
+    text = write_study(results, study, _source(experiments[0], sources))
+    if text:
+        print(text)
+        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:
         print(f"failed: {line}")
     return 1 if failed else 0
@@ -272,12 +230,6 @@ def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Da
             failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
             logger.error("failed: %s", failed[-1], exc_info=None if isinstance(error, UserError) else error)
     return failed
-
-
-def _result(experiment: Experiment) -> Result:
-    settings = experiment.settings
-    rows = read_scores(experiment.folder / "scores.csv")
-    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows)
 
 
 def _heading(root: Path, phantom: bool, quick: bool) -> str:

@@ -1,6 +1,7 @@
 """python -m anomaly_detection COMMAND: one experiment at a time. The whole study is `python run_experiments.py`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from anomaly_detection.check_command import add_check_parser, run_check
@@ -9,9 +10,11 @@ from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.data.phantom_downloads import write_downloads
+from anomaly_detection.errors import UserError
 from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
 from anomaly_detection.predict_command import add_predict_parser, run_predict
 from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
+from anomaly_detection.report import Study, write_study
 from anomaly_detection.settings import Settings, build_settings
 
 
@@ -38,11 +41,23 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were in training)")
     evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="threshold_quantile=Q: another threshold")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+
+    report = commands.add_parser("report", help="write the tables and figures of a study again")
+    report.add_argument("results", type=Path, metavar="RESULTS", help="the folder of a study: results/NAME")
+    report.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were)")
     return parser
 
 
 def _source(data_root: Path | None, settings: Settings) -> DataSource:
     return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    study = Study.read(arguments.results)
+    study = replace(study, data_root=arguments.data_root or study.data_root)
+    if write_study(arguments.results, study, DataSource(study.data_root, PROJECT, 64, 1)) is None:
+        raise UserError(f"{arguments.results}: no experiment has ended on the images that lie in {study.data_root} now")
+    print(f"tables and figures in {arguments.results / 'report.html'}")
 
 
 def _write_phantoms(arguments: argparse.Namespace) -> None:
@@ -61,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "phantom":
         _write_phantoms(arguments)
         return 0
-    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict}
+    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict, "report": _report}
     if arguments.command in simple:
         simple[arguments.command](arguments)
         return 0

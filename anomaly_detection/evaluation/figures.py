@@ -1,0 +1,159 @@
+"""What a finished experiment looks like: ROC curves, score histograms, galleries, the latent, training curves. Drawn without a display."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.metrics import roc_curve
+
+from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.files import whole_file
+
+NORMAL, ABNORMAL = "tab:blue", "tab:red"
+DPI = 90
+Rows = Sequence[Mapping[str, Any]]
+
+
+def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], calibration: Mapping[str, Any], parts: Sequence[int] | None) -> list[Path]:
+    """Draw all figures of an experiment into `folder`/figures and return their paths in the order in which they are looked at.
+
+    Args:
+        folder: of the experiment, with details.npz and log.csv.
+        rows: of its scores.csv.
+        metrics, calibration: of its metrics.json and calibration.json.
+        parts: lengths of the organ, modality and content parts of the latent; None without MADDR.
+    """
+    with np.load(folder / "details.npz") as file:
+        details = dict(file)
+    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
+    for name in metrics["datasets"]:
+        figures[f"gallery_{name}"] = draw_gallery(rows, details, name, calibration["map_scale"])
+    figures["latent"] = draw_latent(rows, details["latent"], parts)
+    figures["training"] = draw_training(log)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / "figures" / f"{name}.png")
+        with whole_file(paths[-1]) as partial:
+            figure.savefig(partial, format="png", dpi=DPI)
+    return paths
+
+
+def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
+    """A curve for each dataset, with its AUROC."""
+    figure = Figure((4.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, values in metrics["datasets"].items():
+        test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
+        false, true, _ = roc_curve([row["label"] for row in test], [row["score"] for row in test])
+        low, high = values["intervals"]["auroc"]
+        axes.plot(false, true, label=f"{name} {values['auroc']:.3f} [{low:.3f}, {high:.3f}]")
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC, test images (AUROC, 95 % interval)", aspect="equal")
+    axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
+    """Scores of normal and abnormal test images of each dataset, and the threshold from its validation normals."""
+    names = list(metrics["datasets"])
+    figure = Figure((3.6 * len(names), 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
+        scores = np.array([row["score"] for row in test])
+        edges = np.linspace(scores.min(), np.nextafter(scores.max(), np.inf), 31)
+        for label, text, colour in ((0, "normal", NORMAL), (1, "abnormal", ABNORMAL)):
+            own = scores[[row["label"] == label for row in test]]
+            axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
+        axes.axvline(metrics["datasets"][name]["threshold"], color="black", linestyle="--", label="threshold")
+        axes.set(title=name, xlabel="anomaly score", yticks=[])
+        axes.legend(fontsize=7)
+    return figure
+
+
+def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
+    """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction, anomaly map over the image."""
+    chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
+    figure = Figure((1.25 * len(chosen), 4.2), layout="constrained")
+    grid = figure.subplots(3, len(chosen), squeeze=False)
+    for column, place in enumerate(chosen):
+        row = rows[details["gallery_row"][place]]
+        image, made = details["gallery_image"][place], details["gallery_reconstruction"][place]
+        pictures = (image, made, overlay(image, details["gallery_map"][place], map_scale).transpose(2, 0, 1))
+        for axes, picture in zip(grid[:, column], pictures, strict=True):
+            axes.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.set(xticks=[], yticks=[])
+        grid[0, column].set_title(f"{row['score']:.3g}", fontsize=8, color=ABNORMAL if row["label"] else NORMAL)
+    for axes, text in zip(grid[:, 0], ("image", "reconstruction", "anomaly map"), strict=True):
+        axes.set_ylabel(text, fontsize=8)
+    figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red", fontsize=9)
+    return figure
+
+
+def draw_latent(rows: Rows, latent: np.ndarray, parts: Sequence[int] | None) -> Figure:
+    """The latents of test images by PCA and t-SNE, coloured by organ, modality and abnormality; with MADDR also PCA of each part.
+
+    If the parts are disentangled, the organ part falls apart by organ alone, the modality part by modality alone, the content by neither.
+    """
+    test = [place for place, row in enumerate(rows) if row["part"] == "test"]
+    latent, colours = latent[test], {key: [str(rows[place][key]) for place in test] for key in ("organ", "modality", "label")}
+    colours["abnormal"] = ["abnormal" if value == "1" else "normal" for value in colours.pop("label")]
+    views = {"PCA": _pca(latent), "t-SNE": _tsne(latent)}
+    if parts is not None:
+        ends = np.cumsum([0, *parts])
+        for number, name in enumerate(("organ part", "modality part", "content")):
+            views[f"PCA of the {name}"] = _pca(latent[:, ends[number] : ends[number + 1]])
+    figure = Figure((9, 2.8 * len(views)), layout="constrained")
+    for line, (view, points) in zip(figure.subplots(len(views), 3), views.items(), strict=True):
+        for axes, (key, words) in zip(line, colours.items(), strict=True):
+            _scatter(axes, points, words)
+            axes.set_title(f"{view}, by {key}" if key != "abnormal" else f"{view}, abnormal or not", fontsize=8)
+    return figure
+
+
+def _scatter(axes: Axes, points: np.ndarray, words: Sequence[str]) -> None:
+    for word in sorted(set(words), reverse="normal" in words):
+        own = points[[each == word for each in words]]
+        colour = {"normal": NORMAL, "abnormal": ABNORMAL}.get(word)
+        axes.scatter(own[:, 0], own[:, 1], s=5, label=word, color=colour, alpha=0.7)
+    axes.set(xticks=[], yticks=[])
+    axes.legend(fontsize=6)
+
+
+def _pca(latent: np.ndarray) -> np.ndarray:
+    points = PCA(min(2, *latent.shape), random_state=0).fit_transform(latent)
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+
+def _tsne(latent: np.ndarray) -> np.ndarray:
+    return TSNE(2, perplexity=min(30, (len(latent) - 1) / 3), init="pca" if latent.shape[1] > 1 else "random", random_state=0).fit_transform(latent)
+
+
+def draw_training(log: Sequence[Mapping[str, str]]) -> Figure:
+    """Every loss and accuracy of log.csv along the iterations, over all phases."""
+    steps, offset, last = [], 0, ("", 0)
+    for row in log:
+        if row["phase"] != last[0]:
+            offset += last[1]
+        last = row["phase"], int(row["iteration"])
+        steps.append(offset + last[1])
+    skip = ("phase", "iteration", "lr", "images_per_second")
+    columns = [column for column in dict.fromkeys(column for row in log for column in row) if column not in skip]
+    across = min(4, len(columns))
+    figure = Figure((3 * across, 2.1 * -(-len(columns) // across)), layout="constrained")
+    grid = figure.subplots(-(-len(columns) // across), across, squeeze=False).reshape(-1)
+    for axes, column in zip(grid, columns, strict=False):
+        points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column)]
+        axes.plot(*zip(*points, strict=True), linewidth=1)
+        axes.set_title(column, fontsize=8)
+        axes.tick_params(labelsize=6)
+    for axes in grid[len(columns) :]:
+        axes.remove()
+    return figure

@@ -1,0 +1,176 @@
+"""The report of a study: tables and figures in one page that needs nothing beside it."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.evaluation.figures import draw_figures
+from anomaly_detection.evaluation.scoring import read_scores, write_json
+from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES, Result, write_tables
+from anomaly_detection.experiment import Experiment, finished_metrics, load_experiment, read_json, same_data
+from anomaly_detection.files import whole_file
+from anomaly_detection.registry import BASELINES
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: .6em 0 1.4em; font-size: 13px; }
+th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left; }
+th { background: #f4f4f4; }
+summary { cursor: pointer; font-weight: 600; margin: .5em 0; }
+img { max-width: 100%; display: block; margin: .6em 0 1.2em; }
+li { font-size: 13px; }
+"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What its tables are about; study.json in the results folder.
+
+    Attributes:
+        heading: of the tables; says what data they are from.
+        datasets: in the order of their columns.
+        data_root: the folder that holds the datasets.
+    """
+
+    heading: str
+    datasets: tuple[str, ...]
+    data_root: Path
+
+    def write(self, results: Path) -> None:
+        """Leave study.json."""
+        write_json(results / "study.json", {"heading": self.heading, "datasets": list(self.datasets), "data_root": str(self.data_root.resolve())})
+
+    @classmethod
+    def read(cls, results: Path) -> "Study":
+        """From study.json; raises UserError where there is none."""
+        values = read_json(results / "study.json")
+        return cls(values["heading"], tuple(values["datasets"]), Path(values["data_root"]))
+
+
+def write_study(results: Path, study: Study, source: DataSource) -> str | None:
+    """Write table.md, table.csv, report.html and study.json from all finished experiments; the text of the first, None where none is finished."""
+    finished = all_finished(results, study.datasets, source)
+    if not finished:
+        return None
+    text = write_tables(
+        results, [_result(each) for each in finished], study.datasets, study.heading, provenance_lines(finished, source, study.datasets)
+    )
+    study.write(results)
+    write_report(results, finished, text)
+    return text
+
+
+def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
+    """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
+
+    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model that is not
+    registered now, stays out.
+    """
+    found = []
+    for path in (path for model in BASELINES for path in (results / model).glob("*/*/seed_*/metrics.json")):
+        experiment = load_experiment(path.parent)
+        chosen = experiment.settings.datasets
+        belongs = set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets))
+        if belongs and same_data(experiment, source):
+            found.append(experiment)
+    order = {name: place for place, name in enumerate([*BASELINES, *REGIMES, *COMPONENTS])}
+    found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
+    return found
+
+
+def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
+    """What the table's numbers come from."""
+    lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in source.counts(name).items()) for name in datasets]
+    described: dict[str, list[str]] = {}
+    for experiment in experiments:
+        settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
+        text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
+        text += f"; at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px; threshold at the "
+        text += f"{metrics['threshold_quantile']:g} quantile of validation normals; version {origin['package']}, torch {origin['torch']}"
+        name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}"
+        described.setdefault(f"{settings.model}: {text}", []).append(name)
+    return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
+
+
+def _result(experiment: Experiment) -> Result:
+    settings = experiment.settings
+    rows = read_scores(experiment.folder / "scores.csv")
+    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows)
+
+
+def draw_experiment(folder: Path, parts: Sequence[int] | None) -> list[Path]:
+    """The figures of an experiment, drawn anew only where its metrics are newer."""
+    drawn = folder / "figures"
+    newest = (folder / "metrics.json").stat().st_mtime
+    if drawn.is_dir() and (paths := sorted(drawn.glob("*.png"))) and min(path.stat().st_mtime for path in paths) > newest:
+        return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
+    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), read_json(folder / "calibration.json"), parts)
+
+
+_ORDER = ("roc", "scores", "gallery", "latent", "training")
+
+
+def write_report(results: Path, experiments: Sequence[Experiment], table: str, workers: int | None = None) -> Path:
+    """Write report.html into the results folder: the tables, then the figures of each experiment, of its first seed.
+
+    Args:
+        results: the folder of the study.
+        experiments: finished ones.
+        table: the text of table.md.
+        workers: processes that draw.
+    """
+    first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
+    jobs = [(experiment.folder, _parts(experiment)) for experiment in first]
+    drawn = map_jobs(_draw, jobs, workers, "drawing figures", "experiment")
+    sections = [_section(experiment, paths) for experiment, paths in zip(first, drawn, strict=True)]
+    title = html.escape(table.splitlines()[0].removeprefix("# "))
+    page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'
+    page += f"{to_html(table)}\n<h2>Figures</h2>\n{''.join(sections)}</body></html>\n"
+    with whole_file(results / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+    return results / "report.html"
+
+
+def to_html(markdown: str) -> str:
+    """Headings, paragraphs, lists and tables of a table.md, which holds nothing else."""
+    found = []
+    for block in markdown.strip().split("\n\n"):
+        lines = [html.escape(line) for line in block.splitlines()]
+        if match := re.match(r"(#+) (.*)", lines[0]):
+            found.append(f"<h{len(match[1])}>{match[2]}</h{len(match[1])}>")
+        elif lines[0].startswith("|"):
+            rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
+            head, *body = ("".join(f"<{tag}>{cell}</{tag}>" for cell in row) for tag, row in zip(["th", *["td"] * len(rows)], rows, strict=False))
+            found.append(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>")
+        elif lines[0].startswith("- "):
+            found.append(f"<ul>{''.join(f'<li>{line[2:]}</li>' for line in lines)}</ul>")
+        else:
+            found.append(f"<p>{' '.join(lines)}</p>")
+    return "\n".join(found)
+
+
+def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:
+    return draw_experiment(*job)
+
+
+def _kind(experiment: Experiment) -> tuple:
+    return experiment.settings.model, experiment.regime, tuple(experiment.settings.datasets)
+
+
+def _parts(experiment: Experiment) -> list[int] | None:
+    own = experiment.settings.maddr
+    if not own.enabled:
+        return None
+    return [own.organ_dim, own.modality_dim, experiment.settings.baseline.latent_dim - own.organ_dim - own.modality_dim]
+
+
+def _section(experiment: Experiment, paths: Sequence[Path]) -> str:
+    values = finished_metrics(experiment)["datasets"]
+    told = ", ".join(f"{name} {each['auroc']:.3f}" for name, each in values.items())
+    pictures = "".join(f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">' for path in paths)
+    return f"<details><summary>{html.escape(experiment.name)}: AUROC {html.escape(told)}</summary>{pictures}</details>\n"
