@@ -26,6 +26,12 @@ val_iter: 10
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """test_report.py draws them; here they would take longer than the studies."""
+    monkeypatch.setattr("anomaly_detection.report.draw_experiment", lambda *_: [])
+
+
 @pytest.fixture
 def toy_model(monkeypatch, tmp_path):
     """A fifth baseline: its class, one YAML file, and one line in the registry."""

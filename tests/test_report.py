@@ -1,0 +1,145 @@
+"""The report: figures that show what the numbers say, and one page that holds them all."""
+
+import base64
+import io
+import os
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import auc, roc_curve
+
+import run_experiments
+from anomaly_detection import registry
+from anomaly_detection.__main__ import main
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.figures import draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
+from anomaly_detection.report import to_html
+from tests.test_run_experiments import TOY_BASE
+
+
+def rows_of(count=40, datasets=("liver_ct", "lung_xray")):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "image": f"{i}.png",
+            "dataset": name,
+            "organ": name.split("_")[0],
+            "modality": name.split("_")[1],
+            "part": part,
+            "label": i % 2 if part == "test" else 0,
+            "score": float(rng.normal() + i % 2),
+        }
+        for part in ("val", "test")
+        for name in datasets
+        for i in range(count)
+    ]
+    metrics = {"datasets": {name: {"auroc": 0.7, "threshold": 1.5, "intervals": {"auroc": [0.6, 0.8]}} for name in datasets}}
+    return rows, metrics
+
+
+def test_roc_curves_are_those_of_the_scores():
+    rows, metrics = rows_of()
+    (axes,) = draw_roc(rows, metrics).axes
+    for line, name in zip(axes.lines, metrics["datasets"], strict=False):
+        test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
+        false, true, _ = roc_curve([row["label"] for row in test], [row["score"] for row in test])
+        assert auc(*line.get_data()) == pytest.approx(auc(false, true))
+        assert line.get_label() == f"{name} 0.700 [0.600, 0.800]"
+
+
+def test_histograms_hold_all_test_images_and_the_threshold():
+    rows, metrics = rows_of()
+    for axes in draw_histograms(rows, metrics).axes:
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["normal (20)", "abnormal (20)", "threshold"]
+        assert list(axes.lines[0].get_xdata()) == [1.5, 1.5]
+        for container in axes.containers:
+            assert sum(bar.get_height() * bar.get_width() for bar in container) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gallery_shows_the_images_of_its_dataset(channels):
+    rows, _ = rows_of()
+    picture = np.full((4, channels, 8, 8), 100, np.uint8)
+    details = {
+        "gallery_row": np.array([80, 81, 120, 121]),
+        "gallery_image": picture,
+        "gallery_reconstruction": picture + 50,
+        "gallery_map": np.ones((4, 8, 8)) * np.array([0.0, 9.0, 0.0, 0.0])[:, None, None],
+    }
+    figure = draw_gallery(rows, details, "liver_ct", map_scale=1.0)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(shown) == 6
+    assert (shown[0] == 100).all()
+    assert (shown[2] == 150).all()
+    assert (shown[4] == 100).all()
+    assert shown[5].reshape(-1, 3).tolist() == [[255, 0, 0]] * 64
+    assert figure.axes[0].get_title() == f"{rows[80]['score']:.3g}"
+
+
+def test_latent_shows_parts_by_what_they_may_know():
+    rows, _ = rows_of()
+    latent = np.random.default_rng(1).normal(size=(len(rows), 6))
+    latent[:, 0] += [100 * (row["organ"] == "liver") for row in rows]
+    figure = draw_latent(rows, latent, (1, 2, 3))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 15
+    axes = figure.axes[titles.index("PCA of the organ part, by organ")]
+    clouds = {cloud.get_label(): cloud.get_offsets()[:, 0] for cloud in axes.collections}
+    assert len(clouds["liver"]) == len(clouds["lung"]) == 40, "test images alone"
+    assert clouds["liver"].min() > clouds["lung"].max() or clouds["liver"].max() < clouds["lung"].min()
+    assert len(draw_latent(rows, latent, None).axes) == 6
+
+
+def test_training_runs_on_over_phases():
+    log = [
+        {"phase": "gan", "iteration": "10", "loss": "1.0", "lr": "0.1"},
+        {"phase": "gan", "iteration": "20", "loss": "0.5", "lr": "0.1"},
+        {"phase": "encoder", "iteration": "5", "loss": "", "rec": "0.2", "lr": "0.1"},
+    ]
+    figure = draw_training(log)
+    assert {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in figure.axes} == {"loss": [[10, 1.0], [20, 0.5]], "rec": [[25, 0.2]]}
+
+
+def test_html_of_a_table():
+    text = to_html("# A & B\n\nwords <here>\n\n## one\n\n| a | b |\n| --- | --- |\n| 1 | – |\n\n- x\n- y\n")
+    assert text.splitlines() == [
+        "<h1>A &amp; B</h1>",
+        "<p>words &lt;here&gt;</p>",
+        "<h2>one</h2>",
+        "<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>–</td></tr></table>",
+        "<ul><li>x</li><li>y</li></ul>",
+    ]
+
+
+def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys):
+    (tmp_path / "configs" / "toy").mkdir(parents=True)
+    (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
+    results = tmp_path / "results"
+    words = ["--models", "toy", "--regimes", "united", "maddr", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", "1"]
+    assert run_experiments.main([*words, "--datasets", "liver_ct", "lung_xray"]) == 0
+    page = (results / "report.html").read_text()
+    assert page.count("<details>") == 2, "of each model and regime the first seed"
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 2 * 6
+    assert all(Image.open(io.BytesIO(base64.b64decode(picture))).width > 300 for picture in pictures)
+    assert not re.search(r'(src|href)="(?!data:)', page), "it needs nothing beside it"
+    assert "maddr - united" in page
+
+    folder = results / "toy" / "maddr" / "liver_ct+lung_xray" / "seed_0"
+    before = {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
+    table = (results / "table.md").read_text()
+    (results / "report.html").unlink()
+    assert main(["report", str(results)]) == 0
+    assert (results / "table.md").read_text() == table
+    assert (results / "report.html").read_text() == page
+    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == before, "what is drawn is not drawn again"
+    os.utime(folder / "metrics.json")
+    assert main(["report", str(results)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} != before
+
+    with pytest.raises(UserError, match=r"study\.json: no such file"):
+        main(["report", str(tmp_path)])
