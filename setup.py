@@ -3,6 +3,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 requirements = [line for line in Path(__file__).with_name("requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+onnx = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 
 setup(
     name="anomaly-detection",
@@ -12,7 +13,8 @@ setup(
     python_requires=">=3.10",
     install_requires=requirements,
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.6"],
+        "test": ["pytest>=8.0", "ruff>=0.6", *onnx],
+        "onnx": onnx,
         "tensorboard": ["tensorboard>=2.14"],
         "dicom": ["pylibjpeg[all]>=2.0"],  # decoders of compressed DICOM beyond those of Pillow
     },

@@ -10,8 +10,10 @@ from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.data.phantom_downloads import write_downloads
+from anomaly_detection.detector import load
 from anomaly_detection.errors import UserError
 from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
+from anomaly_detection.export import export
 from anomaly_detection.predict_command import add_predict_parser, run_predict
 from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
 from anomaly_detection.report import Study, write_study
@@ -42,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="threshold_quantile=Q: another threshold")
     evaluate.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
 
+    text = "write a trained network as one file: NAME.onnx, or NAME.pt2 for torch.export"
+    exporting = commands.add_parser("export", help=text, description=text)
+    exporting.add_argument("run", type=Path, metavar="RUN", help="the folder of an experiment, .../seed_0, or the checkpoint.pt in it")
+    exporting.add_argument("file", type=Path, metavar="FILE", help="NAME.onnx or NAME.pt2")
+
     report = commands.add_parser("report", help="write the tables and figures of a study again")
     report.add_argument("results", type=Path, metavar="RESULTS", help="the folder of a study: results/NAME")
     report.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were)")
@@ -50,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _source(data_root: Path | None, settings: Settings) -> DataSource:
     return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    differences = export(load(arguments.run, "cpu"), arguments.file)
+    told = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+    print(f"{arguments.file} written; differences from PyTorch on images of three sizes, relative: {told}")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -76,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "phantom":
         _write_phantoms(arguments)
         return 0
-    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict, "report": _report}
+    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict, "report": _report, "export": _export}
     if arguments.command in simple:
         simple[arguments.command](arguments)
         return 0

@@ -1,6 +1,7 @@
 """The report of a study: tables and figures in one page that needs nothing beside it."""
 
 import base64
+import hashlib
 import html
 import re
 from collections.abc import Sequence
@@ -92,9 +93,14 @@ def provenance_lines(experiments: Sequence[Experiment], source: DataSource, data
         text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
         text += f"; at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px; threshold at the "
         text += f"{metrics['threshold_quantile']:g} quantile of validation normals; version {origin['package']}, torch {origin['torch']}"
-        name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}"
+        name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
+        name += f"config {_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
         described.setdefault(f"{settings.model}: {text}", []).append(name)
     return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _result(experiment: Experiment) -> Result:

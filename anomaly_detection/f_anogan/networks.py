@@ -86,7 +86,7 @@ class Generator(nn.Module):
         self.image = _he(nn.Conv2d(widths[-1], channels, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.start(z).view(len(z), -1, 4, 4).contiguous(memory_format=torch.channels_last)
+        x = self.start(z).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)
         return torch.tanh(self.image(F.relu(self.norm(self.blocks(x)))))
 
 

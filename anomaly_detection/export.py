@@ -1,0 +1,153 @@
+"""A detector as one file that runs without this package: ONNX, or PyTorch's exported program."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomaly_detection.detector import Detector
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+OUTPUTS = ("score", "calibrated_score", "anomaly_map")
+HEADS = ("organ", "modality")
+TOLERANCE = 1e-4
+
+
+class ExportableDetector(nn.Module):
+    """From images as they are stored to scores, with all that lies between as tensor operations.
+
+    forward: image (B, channels, H, W) uint8, of any size -> score (B,), calibrated_score (B,), anomaly_map (B, 1, S, S) at the network's size;
+    with MADDR also the probabilities organ (B, organs) and modality (B, modalities).
+    """
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.baseline, self.size = detector.baseline.eval(), detector.image_size
+        calibration = detector.calibration
+        self.heads = detector.baseline.maddr is not None and set(detector.baseline.maddr.heads) == set(HEADS)
+        shape = (len(detector.domains.organs), len(detector.domains.modalities), 2)
+        table = torch.tensor(calibration.everything, dtype=torch.float64).expand(shape).clone()
+        if self.heads:
+            for pair, values in calibration.domains.items():
+                table[pair] = torch.tensor(values, dtype=torch.float64)
+        self.register_buffer("table", table)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        x = F.interpolate(image.float(), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        x = x.round() / 127.5 - 1
+        score, anomaly_map = self.baseline.anomaly_score(x), self.baseline.anomaly_map(x)
+        if not self.heads:
+            return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), anomaly_map
+        found = self.baseline.maddr.predict(self.baseline.encode(x).flatten(1))
+        organ, modality = found["organ"], found["modality"]
+        return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), anomaly_map, organ, modality
+
+    def _calibrated(self, score: Tensor, middle_and_spread: Tensor) -> Tensor:
+        return ((score.double() - middle_and_spread[:, 0]) / middle_and_spread[:, 1]).float()
+
+
+def export(detector: Detector, path: Path) -> dict[str, float]:
+    """Write the detector to a file and check it against PyTorch.
+
+    The file takes images (batch, channels, height, width) uint8 of any number and size and returns what `ExportableDetector` does. An ONNX file
+    names its organs, its modalities and the threshold on the calibrated score in its metadata.
+
+    Args:
+        detector: on the CPU.
+        path: NAME.onnx, or NAME.pt2 for `torch.export.load`.
+
+    Returns:
+        The largest difference of each output between the file and PyTorch, relative to the largest value.
+
+    Raises:
+        UserError: another suffix, packages for ONNX are missing, the detector's preprocessing cannot be exported, or the file computes
+            something else than PyTorch.
+    """
+    if path.suffix not in (".onnx", ".pt2"):
+        raise UserError(f"{path}: name the file .onnx, or .pt2 for torch.export")
+    if detector.crop_size is not None or detector.equalize_hist:
+        raise UserError("crop_size and equalize_hist cannot be exported; export a network that was trained without them")
+    module = ExportableDetector(detector).eval()
+    names = [*OUTPUTS, *(HEADS if module.heads else ())]
+    example = _examples(detector, batch=2, side=detector.image_size + 13, seed=0)
+    with whole_file(path) as partial:
+        run = _write_onnx(module, example, names, _words(detector), partial) if path.suffix == ".onnx" else _write_program(module, example, partial)
+        differences = _compare(module, run, names, detector)
+        worst = max(differences, key=differences.get)
+        if not differences[worst] <= TOLERANCE:  # also where it is not a number
+            raise UserError(f"{path}: {worst} differs from PyTorch's by {differences[worst]:.1e}; the file was not kept")
+    return differences
+
+
+def _words(detector: Detector) -> dict[str, str]:
+    """What a user of the file must know beside the numbers."""
+    return {
+        "organs": ",".join(detector.domains.organs),
+        "modalities": ",".join(detector.domains.modalities),
+        "threshold": repr(detector.calibration.threshold),
+        "threshold_on": "calibrated_score, from validation normals",
+    }
+
+
+def _examples(detector: Detector, batch: int, side: int, seed: int) -> Tensor:
+    """Smooth pictures, since noise is no image."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, detector.channels, 6, 6, generator=generator) * 255
+    return F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+def _dynamic() -> tuple[dict[int, Any]]:
+    return ({0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=8), 3: torch.export.Dim("width", min=8)},)
+
+
+def _write_program(module: nn.Module, example: Tensor, path: Path):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, (example,), dynamic_shapes=_dynamic())
+        with open(path, "wb") as file:
+            torch.export.save(program, file)
+        with open(path, "rb") as file:
+            loaded = torch.export.load(file).module()
+    return lambda image: [value.detach().numpy() for value in loaded(image)]
+
+
+def _write_onnx(module: nn.Module, example: Tensor, names: list[str], words: dict[str, str], path: Path):
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError:
+        raise UserError('ONNX needs more packages: pip install -e ".[onnx]"') from None
+    quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in quiet]
+    for logger in quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            options = {"input_names": ["image"], "output_names": names, "dynamic_shapes": _dynamic(), "dynamo": True, "verbose": False}
+            program = torch.onnx.export(module, (example,), **options)
+        program.model.metadata_props.update(words)
+        program.save(path, external_data=False)
+    finally:
+        for logger, level in zip(quiet, levels, strict=True):
+            logger.setLevel(level)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda image: session.run(names, {"image": image.numpy()})
+
+
+@torch.no_grad()
+def _compare(module: nn.Module, run, names: list[str], detector: Detector) -> dict[str, float]:
+    worst = dict.fromkeys(names, 0.0)
+    for batch, side in ((1, detector.image_size), (3, detector.image_size), (2, 2 * detector.image_size + 1)):
+        image = _examples(detector, batch, side, seed=side + batch)
+        for name, own, other in zip(names, module(image), run(image), strict=True):
+            own = own.numpy()
+            worst[name] = max(worst[name], float(np.abs(own - other).max() / max(np.abs(own).max(), 1e-12)))
+    return worst

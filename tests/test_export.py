@@ -1,0 +1,88 @@
+"""Every baseline as a file that runs without this package."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from anomaly_detection import export as module
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.detector import Detector
+from anomaly_detection.errors import UserError
+from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.reading import read
+from anomaly_detection.export import export
+from anomaly_detection.registry import BASELINES
+from tests.test_baselines import built, settings_of
+from tests.toy import toy_images
+
+PERCEPTUAL = {"rec_loss": {"relative_perceptual_L1": 1.0, "l1": 1.0}, "backbone": "efficientnet_lite0", "backbone_weights": "random:1"}
+
+
+def detector_of(model, maddr=True, **options):
+    settings = settings_of(model, own=PERCEPTUAL if model == "MADDR_dpa" else {}, **options)
+    baseline = built(settings, maddr)
+    images = toy_images(24, side=32)
+    pixels = images.pixels(torch.arange(24)).repeat(1, settings.channels, 1, 1)
+    baseline.prepare([pixels])
+    reading = read(baseline, [pixels])
+    calibration = Calibration.fit(reading, images.organ.numpy(), images.modality.numpy(), 0.95)
+    domains = Domains(("liver", "lung"), ("ct", "xray"))
+    return Detector(baseline.eval(), calibration, domains, settings.image_size, settings.channels, None, False, None, 1.0)
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_onnxruntime_gives_the_same_scores_and_maps(model, tmp_path):
+    detector = detector_of(model)
+    differences = export(detector, tmp_path / "model.onnx")
+    assert set(differences) == {"score", "calibrated_score", "anomaly_map", "organ", "modality"}
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    images = toy_images(5, seed=3, side=32).images.numpy()
+    score, calibrated, maps, organ, modality = session.run(None, {"image": images})
+    predictions = detector.predict_batch(images)
+    np.testing.assert_allclose(score, [p.score for p in predictions], rtol=1e-4)
+    np.testing.assert_allclose(calibrated, [p.calibrated_score for p in predictions], rtol=1e-3, atol=1e-3)
+    top = max(p.anomaly_map.max() for p in predictions)
+    np.testing.assert_allclose(maps[:, 0], [p.anomaly_map for p in predictions], atol=1e-4 * top)
+    assert [detector.domains.organs[i] for i in organ.argmax(1)] == [p.organ for p in predictions]
+    assert [detector.domains.modalities[i] for i in modality.argmax(1)] == [p.modality for p in predictions]
+    words = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert words["organs"] == "liver,lung"
+    assert float(words["threshold"]) == detector.calibration.threshold
+
+
+def test_preprocessing_is_inside(tmp_path):
+    detector = detector_of("memae")
+    export(detector, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    small = toy_images(1, seed=3, side=32).images[0, 0].numpy()
+    large = np.asarray(Image.fromarray(small).resize((75, 97), Image.Resampling.BICUBIC))
+    score, *_ = session.run(None, {"image": large[None, None]})
+    assert score[0] == pytest.approx(detector.predict(large).score, rel=2e-3), "resized in float here, by Pillow there"
+
+
+def test_without_heads_and_as_a_program(tmp_path):
+    detector = detector_of("memae", maddr=False, channels=3)
+    assert set(export(detector, tmp_path / "model.onnx")) == set(module.OUTPUTS)
+    assert max(export(detector, tmp_path / "model.pt2").values()) <= 1e-6
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    images = toy_images(3, side=32).images.repeat(1, 3, 1, 1)
+    np.testing.assert_allclose(program(images)[0].detach().numpy(), [p.score for p in detector.predict_batch(images.numpy())], rtol=1e-5)
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_compare", lambda *_: {"score": 1e-3, "anomaly_map": 0.0})
+    with pytest.raises(UserError, match=r"differs from PyTorch's by .*; the file was not kept"):
+        export(detector_of("memae", maddr=False), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_told(tmp_path):
+    detector = detector_of("memae")
+    with pytest.raises(UserError, match=r"name the file \.onnx, or \.pt2"):
+        export(detector, tmp_path / "model.bin")
+    cropped = Detector(**{**vars(detector), "crop_size": 20})
+    with pytest.raises(UserError, match="crop_size and equalize_hist cannot be exported"):
+        export(cropped, tmp_path / "model.onnx")
