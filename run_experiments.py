@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
     parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
-    parser.add_argument("--quick", action="store_true", help="a smoke run of some ten iterations")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
     parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
     add_common_arguments(parser)
     return parser
