@@ -19,7 +19,7 @@ from anomaly_detection.data.prepare.formats import NIFTI, NO_WINDOW, WindowChoic
 from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.data.prepare.pictures import is_picture
 from anomaly_detection.data.prepare.sources import SourceFile, list_source
-from anomaly_detection.data.prepare.volumes import Volume
+from anomaly_detection.data.prepare.volumes import Volume, spread
 from anomaly_detection.detector import Detector, Prediction, load
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("image", "score", "calibrated_score", "anomalous", "organ", "modality", "confidence", "error")
 UNKNOWN = "unknown domain"
 BATCH = 64
+BLOCK = 32  # slices of a volume in memory
 AHEAD = 32  # files that are decoded before it is their turn
 OVERLAY_SIDE = 256
 
@@ -132,10 +133,12 @@ def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoi
         volume, shown = Volume(path, str(file)), window or detector.window
         if shown is None:
             raise UserError(f"{file}: {NO_WINDOW}")
-        values = volume.read(range(volume.slices))
-        shown = Window.covering(values) if shown == "auto" else shown
-        for number, plane in enumerate(values):
-            yield f"{file.name}#{number:03d}", shown.grey(plane)
+        if shown == "auto":
+            shown = Window.covering(volume.read(spread(range(volume.slices), BLOCK)))
+        for start in range(0, volume.slices, BLOCK):
+            numbers = range(start, min(start + BLOCK, volume.slices))
+            for number, plane in zip(numbers, volume.read(numbers), strict=True):
+                yield f"{file.name}#{number:03d}", shown.grey(plane)
     elif is_picture(file):
         yield file.name, eight_bit(decode(path), path) if window is None else read_picture(path, window)
     elif is_dicom(path):

@@ -4,6 +4,7 @@ A dataset is built in a folder beside its place, `.NAME.partial`, with a journal
 is complete. A run that was stopped goes on from the journal; what lies under the dataset's name is always whole.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -11,12 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from anomaly_detection.data.prepare.grey import Aspect, resize_grey, resize_mask
@@ -115,10 +116,24 @@ def build_dataset(
     record = {"version": VERSION, **asdict(form), **settings, "sources": _fingerprint(jobs)}
     if folder.exists() and any(folder.iterdir()):
         return _made_before(folder, record)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{folder.name}.lock")
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                return *_make(folder, jobs, form, record, workers, skip_bad), True
+            finally:
+                with contextlib.suppress(OSError):  # Windows keeps a file that is in use
+                    lock.unlink()
+    except Timeout:
+        raise UserError(f"{folder}: another process prepares it; wait for it to end") from None
+
+
+def _make(folder: Path, jobs: Sequence[Job], form: Format, record: dict, workers: int | None, skip_bad: bool) -> tuple[list[Row], list[str]]:
     unfinished = folder.with_name(f".{folder.name}.partial")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(exist_ok=True)
     journal = _Journal(unfinished / "journal.jsonl", record)
-    left = [job for job in jobs if _name(job) not in journal.done]
+    left = [job for job in jobs if not journal.has(_name(job), skip_bad)]
     work = functools.partial(_convert, folder=unfinished, form=form, skip_bad=skip_bad)
     with journal:
         for result in map_jobs(work, left, workers, f"preparing {folder.name}", "file"):
@@ -134,7 +149,7 @@ def build_dataset(
     if folder.exists():
         folder.rmdir()
     os.replace(unfinished, folder)
-    return rows, bad, True
+    return rows, bad
 
 
 def read_manifest(path: Path) -> list[Row]:
@@ -181,7 +196,7 @@ def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
     """Write the images of one job; runs in a worker."""
     rows: list[Row] = []
     try:
-        with ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
             digest = _sha256(paths[0])
             for picture in job.pictures(paths):
@@ -196,6 +211,8 @@ def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, form: Format) -> Row:
+    if not picture.name.isprintable():
+        raise UserError(f"{source!r}: a name that no line of a split file can hold; rename the file")
     pixels = resize_grey(picture.pixels, form.size, form.aspect)
     image = f"{'abnormal' if picture.abnormal else 'normal'}/{picture.name}.png"
     _save(pixels, folder / image)
@@ -244,6 +261,10 @@ class _Journal:
         else:
             shutil.rmtree(path.parent)
             path.parent.mkdir()
+
+    def has(self, job: str, skip_bad: bool) -> bool:
+        """Whether a job is done; what was left out for being bad is tried again unless that may be."""
+        return job in self.done and (skip_bad or self.done[job].bad is None)
 
     def __enter__(self):
         text = "".join(f"{line}\n" for line in (self._first, *map(self._line, self.done.values())))

@@ -24,7 +24,8 @@ class Window:
     @classmethod
     def covering(cls, values: np.ndarray) -> "Window":
         """The window from the 0.5th to the 99.5th percentile of the finite values, as is usual for MRI, whose values have no unit."""
-        low, high = np.percentile(values[np.isfinite(values)], AUTO_PERCENTILES)
+        finite = values[np.isfinite(values)]
+        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0, 0)
         return cls(float(low + high) / 2, max(float(high - low), 1e-6))
 
     def grey(self, values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from anomaly_detection.data.prepare import build as module
@@ -179,3 +180,23 @@ def test_killed_and_run_again(tmp_path, jobs):
     assert not (tmp_path / "killed" / "set").exists()
     subprocess.run(command, cwd=Path(__file__).parents[3], check=True, stderr=subprocess.DEVNULL)
     assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
+
+
+def test_two_at_once_and_names_with_line_breaks_are_refused(tmp_path, jobs):
+    with FileLock(tmp_path / ".set.lock"), pytest.raises(UserError, match="another process prepares it"):
+        make(tmp_path / "set", jobs)
+    (tmp_path / "source" / "a\nb.txt").write_text("5")
+    with pytest.raises(UserError, match=r"'a\\nb\.txt': a name that no line"):
+        make(tmp_path / "set", [NumberJob((file,)) for file in list_source(tmp_path / "source")])
+
+
+def test_what_was_skipped_is_tried_again_unless_it_may_be(tmp_path, jobs, monkeypatch):
+    (tmp_path / "source" / "n0.txt").write_text("zero")
+    convert = module._convert
+    monkeypatch.setattr(module, "_convert", lambda job, **options: convert(job, **options) if job is jobs[0] else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path / "set", jobs, skip_bad=True)
+    monkeypatch.setattr(module, "_convert", convert)
+    with pytest.raises(UserError, match=r"n0\.txt: 'zero' is no number"):
+        make(tmp_path / "set", jobs)
+    assert len(make(tmp_path / "set", jobs, skip_bad=True)[1]) == 1

@@ -18,6 +18,7 @@ def test_automatic_window_covers_all_but_a_percent():
     assert 0.003 < (grey == 0).mean() < 0.008
     assert 0.003 < (grey == 255).mean() < 0.008
     assert Window.covering(np.full(10, 7.0)).grey(np.full(10, 7.0)).tolist() == [128] * 10
+    assert Window.covering(np.full(3, np.nan)).grey(np.full(3, np.nan)).tolist() == [0] * 3
 
 
 def test_a_window_has_a_width():
