@@ -132,6 +132,8 @@ def build_dataset(
 def _make(folder: Path, jobs: Sequence[Job], form: Format, record: dict, workers: int | None, skip_bad: bool) -> tuple[list[Row], list[str]]:
     unfinished = folder.with_name(f".{folder.name}.partial")
     unfinished.mkdir(exist_ok=True)
+    for stale in unfinished.rglob(".*.partial"):  # of a process that was killed
+        stale.unlink()
     journal = _Journal(unfinished / "journal.jsonl", record)
     left = [job for job in jobs if not journal.has(_name(job), skip_bad)]
     work = functools.partial(_convert, folder=unfinished, form=form, skip_bad=skip_bad)
