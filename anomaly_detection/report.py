@@ -132,7 +132,7 @@ def write_report(results: Path, experiments: Sequence[Experiment], table: str, w
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     jobs = [(experiment.folder, _parts(experiment)) for experiment in first]
-    drawn = map_jobs(_draw, jobs, workers, "drawing figures", "experiment")
+    drawn = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
     sections = [_section(experiment, paths) for experiment, paths in zip(first, drawn, strict=True)]
     title = html.escape(table.splitlines()[0].removeprefix("# "))
     page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'

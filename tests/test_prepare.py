@@ -123,7 +123,7 @@ def test_a_zip_of_everything_is_as_good_as_the_folder(downloads, data, tmp_path)
 
 
 def test_the_study_runs_on_what_was_prepared(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomaly_detection.report.draw_experiment", lambda *_: [])
+    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
     overrides = ["baseline.backbone_weights=random:1", "iterations=4", "val_iter=2"]
     sets = [word for override in overrides for word in ("--set", override)]
     code = run_experiments(

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker need not import the package, and torch with it, again
 
 
-def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str) -> Iterator[Result]:
+def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str, fresh: bool = False) -> Iterator[Result]:
     """`function(job)` of every job, in their order; several at a time.
 
     Args:
@@ -27,19 +27,21 @@ def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | N
         jobs: can be pickled.
         workers: processes; as many as there are processors if None. With 1 no process is started.
         label, unit: what the progress bar says.
+        fresh: start the processes from nothing, which takes seconds, instead of as copies of this one: needed once this one has computed in
+            threads, since locks that these held stay locked in a copy.
 
     Raises:
         UserError: a process was killed, as happens where memory runs out.
     """
     workers = max(1, min(workers or _processors(), len(jobs)))
     with tqdm(total=len(jobs), desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
-        for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers):
+        for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh):
             bar.update()
             yield result
 
 
-def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int) -> Iterator[Result]:
-    pool = ProcessPoolExecutor(workers, get_context(START_METHOD), initializer=_begin_worker)
+def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: bool) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(workers, get_context("spawn" if fresh else START_METHOD), initializer=_begin_worker)
     try:
         yield from pool.map(function, jobs)
     except BrokenProcessPool:
