@@ -1,6 +1,7 @@
 import pytest
 
-from anomaly_detection.files import whole_file
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file, whole_folder
 
 
 def test_the_file_appears_whole_and_alone(tmp_path):
@@ -23,3 +24,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with whole_folder(tmp_path / "deep" / "a") as partial:
+        (partial / "x").touch()
+        assert not (tmp_path / "deep" / "a").exists()
+    assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["a", "x"]
+
+    def fail() -> None:
+        with whole_folder(tmp_path / "b") as partial:
+            (partial / "x").touch()
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
+    with pytest.raises(UserError, match="is not an empty folder"), whole_folder(tmp_path / "deep"):
+        pass

@@ -8,8 +8,6 @@ on phantoms says that the code works, not that a method does.
 distributions come from, `phantom_render` makes images; this file decides which images there are and writes them.
 """
 
-import os
-import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,7 @@ from anomaly_detection.data.phantom_render import (
 )
 from anomaly_detection.data.processes import keep_memory, map_jobs
 from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_folder
 
 VERSION = 1
 SPLITS = {("normal", "train"): 180, ("normal", "val"): 40, ("normal", "test"): 50, ("anomaly", "test"): 60}  # images per dataset
@@ -163,23 +162,14 @@ def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: in
     Raises:
         UserError: `out` holds something, or `images` or `size` is too small.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not an empty folder; name a new one, or delete this one first")
     if size < 64:
         raise UserError(f"phantoms: images of {size} pixels are too small to show a lesion, use 64 or more")
     jobs = plan_jobs(images)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with whole_folder(out) as unfinished:
         for dataset in DATASETS:
             for kind in ("normal", "abnormal", "masks"):
                 (unfinished / dataset / kind).mkdir(parents=True)
         _write_lists(unfinished, jobs, _write_images(jobs, seed, size, unfinished, workers), seed, size)
-        if out.exists():
-            out.rmdir()
-        os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:

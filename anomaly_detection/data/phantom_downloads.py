@@ -7,8 +7,6 @@ dicom/       normal/ and abnormal/: lung CT in DICOM files
 """
 
 import io
-import os
-import shutil
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -34,6 +32,7 @@ from anomaly_detection.data.phantom_render import (
 )
 from anomaly_detection.data.processes import keep_memory, map_jobs
 from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_folder
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "LPI", "SAL")  # of volume 0, 1, ...
 SLICE_MM = 5.0
@@ -61,13 +60,9 @@ def write_downloads(out: Path, patients: int = 20, seed: int = 0, size: int = 16
     Raises:
         UserError: `out` holds something, or `patients` or `size` is too small.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not an empty folder; name a new one, or delete this one first")
     if size < 64 or patients < 6:
         raise UserError("phantoms: images of 64 pixels or more and 6 patients or more are needed")
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with whole_folder(out) as unfinished:
         for folder in ("lits", "covid_ct", "covid_xray", "dicom/normal", "dicom/abnormal"):
             (unfinished / folder).mkdir(parents=True)
             mark_phantom(unfinished / folder, f"phantoms, seed {seed}: computed images of random bodies, no patient data")
@@ -75,11 +70,6 @@ def write_downloads(out: Path, patients: int = 20, seed: int = 0, size: int = 16
         jobs = _plan(patients)
         images = list(map_jobs(partial(_render, folder=unfinished, seed=seed, size=size), jobs, workers, "phantoms", "patient"))
         _write_archives(unfinished / "covid_ct", jobs, images)
-        if out.exists():
-            out.rmdir()
-        os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _plan(patients: int) -> list[_Job]:
