@@ -35,11 +35,12 @@ def prepare(*words, data, source=None):
 
 @pytest.fixture(scope="module")
 def data(downloads, tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepared") / "data"
+    root, before = tmp_path_factory.mktemp("prepared") / "data", digest(downloads)
     for name in ("lits", "covid_ct", "covid_xray"):
         assert prepare(name, data=root, source=downloads / name) == 0
     kinds = [word for kind in ("normal", "abnormal") for word in (f"--{kind}", downloads / "dicom" / kind)]
     assert prepare("folder", "scans", "--organ", "lung", "--modality", "ct", *kinds, data=root) == 0
+    assert digest(downloads) == before, "a source is never changed"
     return root
 
 
