@@ -1,6 +1,5 @@
 """A trained network, ready for new images."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,7 @@ class Detector:
         domains: the organs and modalities it was trained on.
         image_size, channels: of the images it takes.
         crop_size, equalize_hist: what is done to an image before it is resized, as in training.
-        window: what is shown of CT values, if the training data were made so.
+        window: through which CT values are shown, if all datasets it was trained on have the same one.
         map_scale: what an anomaly map seldom exceeds in a normal image.
     """
 
@@ -138,7 +137,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     baseline = build_baseline(experiment.settings, domains).to(target)
     baseline.load_state_dict(checkpoint["model"])
     own = values["preprocessing"]
-    window = _common(own, "window", folder, skip_none=True)
+    windows = [each["window"] for each in own.values()]
     return Detector(
         baseline.eval(),
         Calibration.from_plain(values["scores"]),
@@ -147,15 +146,15 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         experiment.settings.channels,
         _common(own, "crop_size", folder),
         bool(_common(own, "equalize_hist", folder)),
-        Window(*window) if window else None,
+        Window(*windows[0]) if windows[0] and all(each == windows[0] for each in windows) else None,
         values["map_scale"],
     )
 
 
-def _common(preprocessing: dict[str, dict[str, Any]], key: str, folder: Path, skip_none: bool = False) -> Any:
+def _common(preprocessing: dict[str, dict[str, Any]], key: str, folder: Path) -> Any:
     """The value that all datasets share."""
-    values: Sequence[Any] = [each[key] for each in preprocessing.values() if not (skip_none and each[key] is None)]
+    values = [each[key] for each in preprocessing.values()]
     if any(value != values[0] for value in values):
         told = ", ".join(f"{name}: {each[key]}" for name, each in preprocessing.items())
         raise UserError(f"{folder}: trained on datasets with different {key} ({told}): how a new image is to be treated is not known")
-    return values[0] if values else None
+    return values[0]

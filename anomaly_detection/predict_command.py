@@ -55,7 +55,7 @@ def add_predict_parser(commands) -> None:
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
-    text = "what is shown of more than 8 bits: level and width (Hounsfield units for CT), or auto; default: as in training, or as DICOM files say"
+    text = "what is shown of more than 8 bits: level and width (Hounsfield units for CT), or auto; default: that of training if it was one"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
 
@@ -142,7 +142,7 @@ def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoi
     elif is_picture(file):
         yield file.name, eight_bit(decode(path), path) if window is None else read_picture(path, window)
     elif is_dicom(path):
-        frames = list(read_dicom(path, window)[1])
+        frames = list(read_dicom(path, window or detector.window)[1])
         for number, pixels in enumerate(frames):
             yield file.name if len(frames) == 1 else f"{file.name}#{number:03d}", pixels
     else:

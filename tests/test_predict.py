@@ -96,6 +96,20 @@ def test_every_format_and_a_bad_file_is_a_row(trained, data_root, tmp_path):
     assert not (tmp_path / "out" / "overlays").exists()
 
 
+def test_the_window_of_training_is_used_if_there_is_one(trained, tmp_path):
+    values = json.loads((trained[0] / "calibration.json").read_text())
+    for name, window in (("liver_ct", [40, 400]), ("lung_ct", [40, 400]), ("lung_xray", None)):
+        values["preprocessing"][name]["window"] = window
+    (trained[0] / "calibration.json").write_text(json.dumps(values))
+    assert load(trained[0], "cpu").window is None, "one dataset has none: what is shown of a new image is not known"
+    values["preprocessing"]["lung_xray"]["window"] = [40, 400]
+    (trained[0] / "calibration.json").write_text(json.dumps(values))
+    write_dicom(tmp_path / "d.dcm", STORED, **CT)
+    predict(trained[0], tmp_path / "d.dcm", "--output", tmp_path / "a", "--no-overlays")
+    predict(trained[0], tmp_path / "d.dcm", "--window", "40", "400", "--output", tmp_path / "b", "--no-overlays")
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+
+
 def test_nothing_readable_leaves_nothing_behind(trained, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.png").write_bytes(b"\x89PNG")
