@@ -104,6 +104,12 @@ class Baseline(nn.Module, ABC):
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Called once before training with all training images in batches (B, C, H, W), for statistics that are fixed from then on."""
 
+    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+        """Called before the first step of a phase, and again where a run continues in it, with all `count` training images in order.
+
+        What is taken of them here is found by `Batch.index` later.
+        """
+
     def begin_step(self, phase: Phase, iteration: int) -> None:
         """Called before each step, with its number from 1 in the phase, for what changes along a phase (DPA fades resolutions in)."""
 

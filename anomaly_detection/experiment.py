@@ -31,6 +31,9 @@ from anomaly_detection.training.reproducibility import seed_everything
 
 logger = logging.getLogger(__name__)
 
+# settings that may change between two runs of an experiment
+FREE_KEYS = ("threshold_quantile", "feature_cache_mib")
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -109,7 +112,7 @@ def check_identity(experiment: Experiment, source: DataSource) -> None:
     if (folder / "config.yaml").exists():
         before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_plain(experiment.settings))
         for key in [*now, *before]:
-            if key != "threshold_quantile" and before.get(key) != now.get(key):
+            if key not in FREE_KEYS and before.get(key) != now.get(key):
                 raise UserError(f"{folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {remedy}")
     if (folder / "provenance.json").exists() and not same_data(experiment, source):
         raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")

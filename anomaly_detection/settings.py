@@ -53,6 +53,7 @@ class Settings:
     lr_step: int | None = 10000
     lr_gamma: float = 0.8
     bf16: bool = True
+    feature_cache_mib: int = 2048
     early_stopping_patience: int | None = 6
     early_stopping_min_delta: float = 0.0
     log_iter: int = 100
@@ -67,6 +68,7 @@ class Settings:
         _require(len(set(self.datasets)) == len(self.datasets), "datasets must not name a dataset twice")
         for key in ("image_size", "iterations", "batch_size", "log_iter", "val_iter", "sample_iter", "checkpoint_iter"):
             _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
+        _require(self.feature_cache_mib >= 0, f"feature_cache_mib must not be negative, got {self.feature_cache_mib}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.lr > 0, f"lr must be above 0, not {self.lr}")
         _require(0 < self.lr_gamma <= 1, f"lr_gamma must be above 0 and at most 1, not {self.lr_gamma}")

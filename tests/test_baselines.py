@@ -142,3 +142,33 @@ def test_a_killed_run_ends_with_the_weights_of_a_whole_one(model, call, tmp_path
         train(baseline, images, held_out, settings, tmp_path / folder)
         weights.append(load_checkpoint(tmp_path / folder / "checkpoint.pt", torch.device("cpu"))["model"])
     assert same_weights(*weights)
+
+
+CACHING = {
+    "MADDR_dpa": {
+        "rec_loss": {"relative_perceptual_L1": 1.0, "l1": 0.1},
+        "backbone": "vgg19",
+        "backbone_weights": "random:1",
+        "features": {"feature_weights": {"r22": 1.0}},
+        "initial_image_res": 16,
+        "trns_iter": 3,
+    },
+    "f_anogan": {},
+}
+
+
+@pytest.mark.parametrize("model", CACHING)
+def test_features_taken_once_train_as_features_taken_in_every_step(model, tmp_path):
+    images, held_out = toy_images(20, side=32), toy_images(6, seed=1, side=32)
+    rows, used = [], []
+    for budget in (0, 64):
+        settings = settings_of(model, own=CACHING[model], feature_cache_mib=budget)
+        baseline = built(settings, maddr=True)
+        train(baseline, images, held_out, settings, tmp_path / str(budget))
+        used.append(baseline.targets is not None)
+        rows.append(load_checkpoint(tmp_path / str(budget) / "checkpoint.pt", torch.device("cpu"))["state"]["rows"])
+    assert used == [False, True]
+    for row, other in zip(*rows, strict=True):
+        for name, value in row.items():
+            if isinstance(value, float) and name != "images_per_second":
+                assert value == pytest.approx(other[name], rel=1e-4, abs=1e-6), name

@@ -94,6 +94,7 @@ def toy_settings(**options) -> SimpleNamespace:
         "lr_step": 5,
         "lr_gamma": 0.5,
         "bf16": False,
+        "feature_cache_mib": 16,
         "seed": 0,
         "early_stopping_patience": None,
         "early_stopping_min_delta": 0.0,

@@ -24,6 +24,7 @@ from anomaly_detection.MADDR_dpa.rec_losses import (
     PerceptualLoss,
     ReconstructionLossType,
 )
+from anomaly_detection.target_cache import TargetCache
 
 LossName = Literal["relative_perceptual_L1", "perceptual", "l1", "l2"]
 
@@ -85,6 +86,8 @@ class GrowingPerceptualLoss(nn.Module):
     In the fade-in stage at resolution R and progress p < 1 the smooth form is ``p loss_R(x, y) + (1 - p) loss_{R/2}(x', y')``, x' and y' halved.
     """
 
+    takes_target = True
+
     def __init__(self, loss: PerceptualLoss, default: FeatureWeights, per_resolution: Mapping[int, FeatureWeights], smooth: bool):
         super().__init__()
         self.loss = loss
@@ -97,18 +100,19 @@ class GrowingPerceptualLoss(nn.Module):
     def set_reduction(self, reduction: str) -> None:
         self.loss.set_reduction(reduction)
 
-    def _at(self, resolution: int, x: Tensor, y: Tensor) -> Tensor:
+    def at(self, resolution: int) -> PerceptualLoss:
+        """The loss with the feature weights of a resolution."""
         weights = self.per_resolution.get(resolution, self.default)
         self.loss.set_new_weights(weights.img_weight, _layers(weights, self.loss.backbone.default_weights))
-        return self.loss(x, y)
+        return self.loss
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x, y (B, C, R, R) at the resolution R of the stage."""
+    def forward(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x, y (B, C, R, R) at the resolution R of the stage; target: what `at(R).target(x)` said."""
         resolution = x.shape[-1]
-        value = self._at(resolution, x, y)
+        value = self.at(resolution)(x, y, target)
         if not (self.smooth and self.stage is not None and self.stage.kind == "trns" and self.progress < 1):
             return value
-        low = self._at(resolution // 2, *(F.interpolate(each, scale_factor=0.5, mode="bilinear", align_corners=False) for each in (x, y)))
+        low = self.at(resolution // 2)(*(F.interpolate(each, scale_factor=0.5, mode="bilinear", align_corners=False) for each in (x, y)))
         if low.ndim == 4:
             low = F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=False)
         return self.progress * value + (1 - self.progress) * low
@@ -144,6 +148,8 @@ class DPA(Baseline):
         initial = own.initial_image_res or settings.image_size
         self.stages = growing_stages(initial, settings.image_size, settings.iterations, own.trns_iter, own.iters_per_res)
         self.stage, self.progress = self.stages[-1], 1.0
+        self.cache_budget = settings.feature_cache_mib * 2**20
+        self.targets: TargetCache | None = None
         resolutions = resolutions or sorted({stage.resolution for stage in self.stages})
         image = {"image_dim": settings.channels, "max_resolution": settings.image_size, "resolutions": resolutions}
         latent = {"latent_dim": own.latent_dim, "latent_res": own.latent_res}
@@ -172,9 +178,19 @@ class DPA(Baseline):
             if loss.loss.statistics is not None and loss.loss.statistics.unknown:
                 loss.loss.fit_feature_statistics(images)
 
+    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+        """Take the features of the originals once, unless a fade-in changes them from step to step."""
+        self.set_stage(self._stage_of(phase), 1.0)
+        self.targets = None
+        if self._perceptual_losses() and self.stage.kind == "stab":
+            self.targets = TargetCache.fill(self._target, images, count, self.cache_budget)
+
     def begin_step(self, phase: Phase, iteration: int) -> None:
-        stage = next(stage for stage in self.stages if f"{stage.kind}_{stage.resolution}" == phase.name)
+        stage = self._stage_of(phase)
         self.set_stage(stage, iteration / stage.iterations)
+
+    def _stage_of(self, phase: Phase) -> Stage:
+        return next(stage for stage in self.stages if f"{stage.kind}_{stage.resolution}" == phase.name)
 
     def set_stage(self, stage: Stage, progress: float) -> None:
         """Work at the resolution of a stage; progress in (0, 1] is how far its resolution is faded in."""
@@ -212,7 +228,7 @@ class DPA(Baseline):
         with self.autocast():
             z = self._encode(x)
             y = self._decode(z)
-            rec = self._reconstruction_loss(x, y, "mean")
+            rec = self._reconstruction_loss(x, y, "mean", None if self.targets is None else self.targets.at(batch.index))
             generator = 0.0 if self.own.adversarial is None else self.adversarial.generator_loss(self._discriminate(y))
         constraint, log = self.constraint(_pooled(z), batch)
         loss = self.own.rec_weight * rec + constraint
@@ -268,9 +284,15 @@ class DPA(Baseline):
     def _perceptual_losses(self) -> list[GrowingPerceptualLoss]:
         return [module for module in self.rec_loss.modules() if isinstance(module, GrowingPerceptualLoss)]
 
-    def _reconstruction_loss(self, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+    def _target(self, x: Tensor) -> dict[str, Tensor]:
+        """{layer: features} of images, as the perceptual losses compare them at the resolution of the stage."""
+        x = self._at_stage(x)
+        with self.autocast():
+            return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
+
+    def _reconstruction_loss(self, x: Tensor, y: Tensor, reduction: str, target: Mapping[str, Tensor] | None = None) -> Tensor:
         self.rec_loss.set_reduction(reduction)
-        return self.rec_loss(x, y)
+        return self.rec_loss(x, y, target=target)
 
     def _score(self, x: Tensor, reduction: str) -> Tensor:
         x = self._at_stage(x)

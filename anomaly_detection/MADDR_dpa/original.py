@@ -72,7 +72,7 @@ class _UnavailableLoss(nn.Module):
     def set_reduction(self, reduction: str) -> None:
         """There is nothing to reduce."""
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, target: object = None) -> Tensor:
         raise BackboneError(self.reason)
 
 

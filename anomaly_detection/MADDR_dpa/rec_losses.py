@@ -224,7 +224,13 @@ class ReconstructionLossType(Enum):
 
 
 class _ReconstructionLoss(nn.Module):
-    """Keeps and checks the reduction; subclasses give `_per_image` (B,) and `_pixelwise`."""
+    """Keeps and checks the reduction; subclasses give `_per_image` (B,) and `_pixelwise`.
+
+    Attributes:
+        takes_target: whether the call takes ``target=``, what `PerceptualLoss.target` said of x, so that it is not computed again.
+    """
+
+    takes_target = False
 
     def __init__(self, reduction: str = "mean"):
         super().__init__()
@@ -236,13 +242,13 @@ class _ReconstructionLoss(nn.Module):
             raise ValueError(f"reduction must be none, sum, mean or pixelwise, got {reduction!r}")
         self.reduction = reduction
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, **known: Mapping[str, Tensor] | None) -> Tensor:
         """x original, y reconstruction: both (B, C, H, W)."""
         if x.ndim != 4 or x.shape != y.shape:
             raise ValueError(f"x and y must be (batch, channels, height, width) alike, got {tuple(x.shape)} and {tuple(y.shape)}")
         if self.reduction == "pixelwise":
-            return self._pixelwise(x, y)
-        values = self._per_image(x, y)
+            return self._pixelwise(x, y, **known)
+        values = self._per_image(x, y, **known)
         return {"none": values, "sum": values.sum(), "mean": values.mean()}[self.reduction]
 
 
@@ -306,6 +312,8 @@ class PerceptualLoss(_ReconstructionLoss):
         BackboneError: the backbone, a layer, the weights or the statistics are not to be had; one line that names the choices.
     """
 
+    takes_target = True
+
     def __init__(
         self,
         reduction: str = "mean",
@@ -361,35 +369,55 @@ class PerceptualLoss(_ReconstructionLoss):
         if self.statistics is not None:
             self.statistics.fit(self.backbone(batch, self.statistics.layers) for batch in batches)
 
-    def _terms(self, x: Tensor, y: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
-        """(weight, features of x, features of y) of the image term and of every layer, in float32."""
+    def target(self, x: Tensor) -> dict[str, Tensor]:
+        """{layer: features} of original images x, for ``loss(x, y, target=...)``: where the same originals return, they are taken once."""
+        with torch.no_grad():
+            return self.backbone(x, self._used_layers())
+
+    def forward(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x original, y reconstruction: both (B, C, H, W); `target` what `target(x)` said."""
+        return super().forward(x, y, target=target)
+
+    def _used_layers(self) -> list[str]:
+        return [layer for layer, weight in self.feature_weights.items() if weight]
+
+    def _terms(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None) -> Iterable[tuple[float, Tensor, Tensor]]:
+        """Of the image term and of every layer: (weight, size of the difference (B, C, H, W), its factor (1 or B, C, 1, 1)), in float32.
+
+        What `use_feature_normalization` and `use_relative_error` divide by is the same all over a channel: as a factor it can wait until
+        the difference is averaged. The mean falls out of the difference.
+        """
         if self.img_weight:
-            yield self.img_weight, self.backbone.preprocess(x), self.backbone.preprocess(y)
-        layers = [layer for layer, weight in self.feature_weights.items() if weight]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            of_x = self.backbone(x, layers)
+            x_image, y_image = self.backbone.preprocess(x), self.backbone.preprocess(y)
+            yield self.img_weight, self._size(x_image - y_image), self._factor(x_image, x_image.new_zeros(()), x_image.new_ones(1, 3, 1, 1))
+        layers = self._used_layers()
+        if target is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+                target = self.backbone(x, layers)
         of_y = self.backbone(y, layers)
         for layer in layers:
-            pair = of_x[layer].float(), of_y[layer].float()
-            if self.statistics is not None:
-                pair = tuple(self.statistics.normalize(layer, features) for features in pair)
-            yield self.feature_weights[layer], *pair
+            of_x = target[layer].float()
+            mean, divisor = (of_x.new_zeros(()), of_x.new_ones(1, of_x.shape[1], 1, 1)) if self.statistics is None else self.statistics.of(layer)
+            yield self.feature_weights[layer], self._size(of_x - of_y[layer].float()), self._factor(of_x, mean, divisor)
 
-    def _distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Elementwise distance of features, relative where asked: (B, C, H, W)."""
-        power = 1 if self.use_L1_norm else 2
-        distance = (x - y).abs() ** power
-        if self.use_relative_error:
-            distance = distance / (x.detach().abs() ** power).mean(dim=(1, 2, 3), keepdim=True)
-        return distance
+    def _size(self, difference: Tensor) -> Tensor:
+        return difference.abs() if self.use_L1_norm else difference.square()
 
-    def _per_image(self, x: Tensor, y: Tensor) -> Tensor:
-        return sum(weight * self._distance(a, b).mean(dim=(1, 2, 3)) for weight, a, b in self._terms(x, y)) / self._total_weight()
+    def _factor(self, x: Tensor, mean: Tensor, divisor: Tensor) -> Tensor:
+        factor = 1 / self._size(divisor)
+        if not self.use_relative_error:
+            return factor
+        original = self._size(x.detach() - mean).mean(dim=(2, 3), keepdim=True) * factor
+        return factor / original.mean(dim=1, keepdim=True)
 
-    def _pixelwise(self, x: Tensor, y: Tensor) -> Tensor:
+    def _per_image(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None) -> Tensor:
+        terms = (weight * (size.mean(dim=(2, 3), keepdim=True) * factor).mean(dim=(1, 2, 3)) for weight, size, factor in self._terms(x, y, target))
+        return sum(terms) / self._total_weight()
+
+    def _pixelwise(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None) -> Tensor:
         maps = (
-            weight * F.interpolate(self._distance(a, b).mean(dim=1, keepdim=True), x.shape[2:], mode="bilinear", align_corners=False)
-            for weight, a, b in self._terms(x, y)
+            weight * F.interpolate((size * factor).mean(dim=1, keepdim=True), x.shape[2:], mode="bilinear", align_corners=False)
+            for weight, size, factor in self._terms(x, y, target)
         )
         return sum(maps) / self._total_weight()
 
@@ -408,6 +436,8 @@ class ComposeLoss(_ReconstructionLoss):
         losses: (weight, loss) pairs. An `L1Loss` with `maddr` among them makes the call ``loss(x, y, z, organ, modality)``.
     """
 
+    takes_target = True
+
     def __init__(self, losses: Sequence[tuple[float, _ReconstructionLoss]], reduction: str = "mean"):
         nn.Module.__init__(self)
         self.weights = [weight for weight, _ in losses]
@@ -419,10 +449,12 @@ class ComposeLoss(_ReconstructionLoss):
         for loss in self.losses:
             loss.set_reduction(reduction)
 
-    def forward(self, x: Tensor, y: Tensor, *maddr_inputs: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *maddr_inputs: Tensor, target: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x original, y reconstruction: both (B, C, H, W); `target` what `PerceptualLoss.target(x)` said, for the losses that take it."""
         total = 0
         for weight, loss in zip(self.weights, self.losses, strict=True):
-            value = loss(x, y, *maddr_inputs) if isinstance(loss, (L1Loss, ComposeLoss)) else loss(x, y)
+            inputs = maddr_inputs if isinstance(loss, (L1Loss, ComposeLoss)) else ()
+            value = loss(x, y, *inputs, target=target) if loss.takes_target else loss(x, y, *inputs)
             total = total + weight * (value.mean(dim=1, keepdim=True) if self.reduction == "pixelwise" else value)
         return total
 
@@ -452,11 +484,16 @@ class FrozenBackbone(nn.Module):
             raise BackboneError(f"no backbone {name!r}; the choices are {', '.join(_BACKBONES)}")
         build, mean, std = _BACKBONES[name]
         self.default_weights = DEFAULT_FEATURE_WEIGHTS[name]
-        layers = build(weights)
-        self.layers = nn.ModuleDict(layers)
-        self.depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.layers.modules())
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        layers = build(weights)
+        first = next(iter(layers))
+        if isinstance(layers[first], nn.Sequential):
+            layers[first][0] = _FoldedConv(layers[first][0], self.mean, self.std)
+        else:
+            layers[first] = _FoldedConv(layers[first], self.mean, self.std)
+        self.layers = nn.ModuleDict(layers)
+        self.depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.layers.modules())
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
 
@@ -476,7 +513,7 @@ class FrozenBackbone(nn.Module):
     def forward(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """{layer: features} of images (B, 1 or 3, H, W) in [-1, 1]."""
         features = {}
-        h = self.preprocess(x.to(self.mean.dtype)).contiguous(memory_format=torch.channels_last)
+        h = x.to(self.mean.dtype)
         with torch.autocast(x.device.type, enabled=self._autocasts(x)):
             for name, layer in self.layers.items():
                 if len(features) == len(set(names)):
@@ -489,6 +526,27 @@ class FrozenBackbone(nn.Module):
     def _autocasts(self, x: Tensor) -> bool:
         # On CPUs bfloat16 makes depthwise convolutions, of which EfficientNet consists, slower than float32.
         return torch.is_autocast_enabled(x.device.type) and not (self.depthwise and x.device.type == "cpu")
+
+
+class _FoldedConv(nn.Module):
+    """The first convolution of a backbone, `preprocess` folded in: of the image itself and a channel of ones, in place of three channels.
+
+    With p(x) = (x / 2 + 1 / 2 - mean) / std the weights of x are ``w / (2 std)``, summed over the colours for a grey image, and those of the
+    ones ``sum w (1 / 2 - mean) / std``. Being a channel and no bias, the ones end at the border as the padded p(x) does.
+    """
+
+    def __init__(self, conv: nn.Conv2d, mean: Tensor, std: Tensor):
+        super().__init__()
+        colours = conv.weight.data * 0.5 / std
+        ones = (conv.weight.data * (0.5 - mean) / std).sum(dim=1, keepdim=True)
+        self.register_buffer("rgb", torch.cat([colours, ones], dim=1))
+        self.register_buffer("grey", torch.cat([colours.sum(dim=1, keepdim=True), ones], dim=1))
+        self.bias, self.stride, self.padding = conv.bias, conv.stride, conv.padding
+        self.pad = getattr(conv, "static_padding", nn.Identity())  # EfficientNet pads one side alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.cat([x, torch.ones_like(x[:, :1])], dim=1).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(self.pad(h), self.grey if x.shape[1] == 1 else self.rgb, self.bias, self.stride, self.padding)
 
 
 class FeatureStatistics(nn.Module):
@@ -511,11 +569,11 @@ class FeatureStatistics(nn.Module):
         self.layers += new
         self.unknown |= set(new)
 
-    def normalize(self, layer: str, features: Tensor) -> Tensor:
-        """(features - mean) / divisor, (B, C, H, W) in float32."""
+    def of(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Mean and divisor of a layer, each (1, C, 1, 1)."""
         if layer in self.unknown:
             raise BackboneError(f"no feature statistics of layer {layer!r} yet: call fit_feature_statistics(normal images), or name a file of them")
-        return (features - getattr(self, f"mean_{layer}")) / getattr(self, f"divisor_{layer}")
+        return getattr(self, f"mean_{layer}"), getattr(self, f"divisor_{layer}")
 
     def fit(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
         """Mean and standard deviation over batches of {layer: features (B, C, H, W)}, summed in float64."""

@@ -4,6 +4,7 @@ Source: Schlegl et al., f-AnoGAN: Fast unsupervised anomaly detection with gener
 its published code; the GAN: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from anomaly_detection.adversarial import gradient_norm_between
 from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.target_cache import TargetCache
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class FAnoGAN(Baseline):
         self.gan_phase = Phase("gan", own.gan_iterations, settings.batch_size * own.critic_steps)
         self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size)
         self.current = self.encoder_phase
+        self.cache_budget = settings.feature_cache_mib * 2**20
+        self.targets: TargetCache | None = None
         shape = (settings.image_size, settings.channels, own.width)
         self.generator = Generator(*shape, own.latent_dim, own.bn_momentum)
         self.critic = Critic(*shape)
@@ -81,6 +85,13 @@ class FAnoGAN(Baseline):
 
     def phases(self) -> list[Phase]:
         return [self.gan_phase, self.encoder_phase]
+
+    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+        """The critic no longer learns in the second phase: its features of the images are taken once, unless these are augmented."""
+        self.targets = None
+        if phase == self.encoder_phase and not self.own.horizontal_flip:
+            with self.autocast():
+                self.targets = TargetCache.fill(self._target, images, count, self.cache_budget)
 
     def begin_step(self, phase: Phase, iteration: int) -> None:
         self.current = phase
@@ -118,7 +129,8 @@ class FAnoGAN(Baseline):
         x = self._augmented(batch.image)
         with self.autocast():
             z = self.encoder(x)
-            pixels, features = self._residuals(x, self.generator(z))
+            target = self._target(x) if self.targets is None else self.targets.at(batch.index)
+            pixels, features = self._residuals(x, self.generator(z), target)
         pixels, features = pixels.mean(), features.mean()
         constraint, log = self.constraint(z, batch)
         loss = pixels + self.own.kappa * features + constraint
@@ -149,7 +161,7 @@ class FAnoGAN(Baseline):
         return self.generator(noise.to(x.device))
 
     def anomaly_score(self, x: Tensor) -> Tensor:
-        pixels, features = self._residuals(x, self.reconstruct(x))
+        pixels, features = self._residuals(x, self.reconstruct(x), self._target(x))
         return pixels + self.own.kappa * features
 
     def anomaly_map(self, x: Tensor) -> Tensor:
@@ -163,8 +175,13 @@ class FAnoGAN(Baseline):
     def describe(self) -> dict[str, Any]:
         return {"width": self.own.width, "kappa": self.own.kappa, "gan": f"{self.own.gan_iterations} generator steps"}
 
-    def _residuals(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _target(self, x: Tensor) -> dict[str, Tensor]:
+        """The critic's features of images."""
+        return {"critic": self.critic.features(x)}
+
+    def _residuals(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean squared differences (B,) of pixels and of the critic's features."""
         pixels = (x - y).float().square().flatten(1).mean(dim=1)
-        features = (self.critic.features(x) - self.critic.features(y)).float().square().mean(dim=1)
+        features = (target["critic"] - self.critic.features(y)).float().square().mean(dim=1)
         return pixels, features

@@ -72,6 +72,7 @@ def train(
             _load(optimizers, saved["optimizers"])
             _load(schedulers, saved["schedulers"])
             saved = None
+        baseline.begin_phase(phase, all_pixels(train_set), len(train_set))
         stopped = False
         sums: dict[str, Tensor] = {}
         steps, started = 0, time.monotonic()

@@ -292,9 +292,9 @@ def fitted(vgg) -> PerceptualLoss:
     return loss
 
 
-def test_random_vgg19_is_the_one_that_the_seed_names(vgg):
+def test_random_vgg19_is_the_one_that_the_seed_names():
     """First weights and sums of the layers as an independent implementation of the same recipe drew them."""
-    convs = [layer for layer in vgg.backbone.layers.values() if isinstance(layer, torch.nn.Conv2d)]
+    convs = [layer for layer in rec_losses._vgg19("random:1").values() if isinstance(layer, torch.nn.Conv2d)]
     assert [(conv.in_channels, conv.out_channels) for conv in convs[:3]] == [(3, 64), (64, 64), (64, 128)]
     assert len(convs) == 16
     for conv, first, total in zip(convs, VGG_FIRST, VGG_SUM, strict=False):
@@ -312,6 +312,28 @@ def test_layers_lie_at_the_scales_of_vgg19(vgg):
     }
     assert (features["r32"] >= 0).all()
     assert (features["c11"] < 0).any(), "the layer after c11 must not write into it"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_folded_first_convolution_is_the_convolution_of_the_standardised_image(vgg, channels):
+    """To the very border, where the padding of a standardised image is grey and not black."""
+    x = rand(2, channels, 16, 16).double()
+    conv = rec_losses._vgg19("random:1")["c11"]
+    standardised = (x.expand(-1, 3, -1, -1) / 2 + 0.5 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
+        3, 1, 1
+    )
+    expected = torch.nn.functional.conv2d(standardised, conv.weight.double(), conv.bias.double(), padding=1)
+    assert torch.allclose(vgg.backbone(x, ["c11"])["c11"].double(), expected, atol=1e-5)
+
+
+def test_a_target_taken_before_gives_the_same_loss_and_gradient(fitted):
+    x = rand(2, 1, 32, 32)
+    results = []
+    for target in (None, fitted.target(x)):
+        y = rand(2, 1, 32, 32, seed=1).requires_grad_()
+        value = ComposeLoss([(1.0, fitted), (0.1, L1Loss())])(x, y, target=target)
+        results.append((value, *torch.autograd.grad(value, y)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_relative_perceptual_l1_is_the_formula(fitted):
@@ -451,7 +473,7 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone(backbone):
 
 
 def test_weights_from_a_file(tmp_path, vgg):
-    convs = [layer for layer in vgg.backbone.layers.values() if isinstance(layer, torch.nn.Conv2d)]
+    convs = [layer for layer in rec_losses._vgg19("random:1").values() if isinstance(layer, torch.nn.Conv2d)]
     state = {f"features.{i}.{name}": value for i, conv in enumerate(convs) for name, value in conv.state_dict().items()}
     torch.save({**state, "classifier.0.weight": torch.zeros(2, 2)}, tmp_path / "vgg.pth")
     loss = PerceptualLoss(backbone="vgg19", weights=str(tmp_path / "vgg.pth"), feature_weights={"r42": 1})
