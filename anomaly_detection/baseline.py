@@ -62,7 +62,7 @@ class Baseline(nn.Module, ABC):
         Settings: frozen dataclass of what this baseline alone is configured by.
         latent_dim: length of the latent that MADDR splits.
         maddr: the constraint, a submodule, so that its heads are saved with the networks; None without MADDR.
-        bf16: forward passes run in bfloat16 where `autocast` surrounds them; the training loop sets it.
+        bf16: forward passes run in bfloat16 where `autocast` surrounds them; whoever trains or scores sets it, see `runs_in_bf16`.
     """
 
     Settings: ClassVar[type]

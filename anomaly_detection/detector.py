@@ -18,6 +18,7 @@ from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.reading import read
 from anomaly_detection.experiment import build_baseline, load_experiment, read_json
 from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.loop import runs_in_bf16
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         raise UserError(f"{folder}: training has not ended; run the training command again, it continues")
     baseline = build_baseline(experiment.settings, domains).to(target)
     baseline.load_state_dict(checkpoint["model"])
+    baseline.bf16 = runs_in_bf16(experiment.settings, target)
     own = values["preprocessing"]
     windows = [each["window"] for each in own.values()]
     return Detector(

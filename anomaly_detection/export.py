@@ -29,6 +29,7 @@ class ExportableDetector(nn.Module):
     def __init__(self, detector: Detector):
         super().__init__()
         self.baseline, self.size = detector.baseline.eval(), detector.image_size
+        self.baseline.bf16 = False  # runtimes differ in what they make of bfloat16
         calibration = detector.calibration
         self.heads = detector.baseline.maddr is not None and set(detector.baseline.maddr.heads) == set(HEADS)
         shape = (len(detector.domains.organs), len(detector.domains.modalities), 2)

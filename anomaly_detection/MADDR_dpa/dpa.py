@@ -200,9 +200,11 @@ class DPA(Baseline):
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         heads = [] if self.maddr is None else list(self.maddr.parameters())
-        optimizers: dict[str, Optimizer] = {"autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *heads], self.lr)}
+        optimizers: dict[str, Optimizer] = {
+            "autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *heads], self.lr, fused=True)
+        }
         if self.own.adversarial is not None:
-            optimizers["discriminator"] = Adam(self.discriminator.parameters(), self.lr)
+            optimizers["discriminator"] = Adam(self.discriminator.parameters(), self.lr, fused=True)
         return optimizers
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
@@ -241,7 +243,8 @@ class DPA(Baseline):
     # --- use
 
     def encode(self, x: Tensor) -> Tensor:
-        return _pooled(self._encode(self._at_stage(x)))
+        with self.autocast():
+            return _pooled(self._encode(self._at_stage(x))).float()
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Reconstructions at the resolution of the stage."""
@@ -296,7 +299,9 @@ class DPA(Baseline):
 
     def _score(self, x: Tensor, reduction: str) -> Tensor:
         x = self._at_stage(x)
-        return self._reconstruction_loss(x, self._decode(self._encode(x)), reduction)
+        # Averages over thousands of features: bfloat16 moves them by less than a hundredth, and none by the company of its image.
+        with self.autocast():
+            return self._reconstruction_loss(x, self._decode(self._encode(x)), reduction).float()
 
 
 def _pooled(z: Tensor) -> Tensor:

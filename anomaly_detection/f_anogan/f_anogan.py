@@ -99,7 +99,7 @@ class FAnoGAN(Baseline):
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         if phase == self.gan_phase:
             networks = {"generator": self.generator, "critic": self.critic}
-            return {name: Adam(network.parameters(), self.lr, betas=(0.0, 0.9)) for name, network in networks.items()}
+            return {name: Adam(network.parameters(), self.lr, betas=(0.0, 0.9), fused=True) for name, network in networks.items()}
         heads = [] if self.maddr is None else list(self.maddr.parameters())
         return {"encoder": RMSprop([*self.encoder.parameters(), *heads], self.own.encoder_lr, alpha=0.9, eps=1e-10)}
 

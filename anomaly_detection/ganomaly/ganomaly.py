@@ -81,8 +81,8 @@ class GANomaly(Baseline):
         generator = [self.encoder, self.decoder, self.second_encoder, *([] if self.maddr is None else [self.maddr])]
         parameters = [parameter for network in generator for parameter in network.parameters()]
         return {
-            "generator": Adam(parameters, self.lr, betas=(0.5, 0.999)),
-            "discriminator": Adam(self.discriminator.parameters(), self.lr, betas=(0.5, 0.999)),
+            "generator": Adam(parameters, self.lr, betas=(0.5, 0.999), fused=True),
+            "discriminator": Adam(self.discriminator.parameters(), self.lr, betas=(0.5, 0.999), fused=True),
         }
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:

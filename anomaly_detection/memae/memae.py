@@ -71,7 +71,7 @@ class MemAE(Baseline):
         return [self.phase]
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
-        return {"autoencoder": Adam(self.parameters(), self.lr)}
+        return {"autoencoder": Adam(self.parameters(), self.lr, fused=True)}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         with self.autocast():

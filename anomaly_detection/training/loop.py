@@ -49,7 +49,7 @@ def train(
     path = folder / "checkpoint.pt"
     device = train_set.images.device
     saved = load_checkpoint(path, device) if path.exists() else None
-    baseline.bf16 = settings.bf16 and has_fast_bf16(device)
+    baseline.bf16 = runs_in_bf16(settings, device)
     if saved is None:
         baseline.prepare(all_pixels(train_set))
         state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
@@ -82,7 +82,7 @@ def train(
             iteration = state["iteration"]
             baseline.train()
             baseline.begin_step(phase, iteration)
-            losses = baseline.training_step(_batch(train_set, indices.take(phase.batch_size)), optimizers)
+            losses = baseline.training_step(batch_at(train_set, indices.take(phase.batch_size)), optimizers)
             for scheduler in schedulers.values():
                 scheduler.step()
             for name, value in losses.items():
@@ -127,13 +127,15 @@ def train(
     log.close()
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware; where it does not, autocast costs more than it saves."""
+def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
+    """Whether it is asked for and the device multiplies bfloat16 in hardware; where it does not, autocast costs more than it saves."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # torch has no public names for these yet.
-    probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    return device.type == "cpu" and any(probe() for probe in probes if probe is not None)
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # torch has no public names for these yet.
+        probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
+        fast = device.type == "cpu" and any(probe() for probe in probes if probe is not None)
+    return settings.bf16 and fast
 
 
 def all_pixels(images: ImageSet) -> Iterator[Tensor]:
@@ -171,7 +173,8 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
 
 
-def _batch(images: ImageSet, index: Tensor) -> Batch:
+def batch_at(images: ImageSet, index: Tensor) -> Batch:
+    """The images at `index` (B,) with their labels, on the device of the set."""
     index = index.to(images.images.device)
     return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
 

@@ -1,0 +1,126 @@
+"""What is measured: a baseline with MADDR on phantoms, as this project runs it and as the published code would."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly_detection.baseline import Baseline, Batch, Phase
+from anomaly_detection.cli import CONFIGS, PROJECT
+from anomaly_detection.config import Layer, read_layers
+from anomaly_detection.data.catalog import is_phantom
+from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.registry import find_baseline
+from anomaly_detection.settings import Settings, build_settings
+from anomaly_detection.training.loop import all_pixels, batch_at, runs_in_bf16
+from anomaly_detection.training.reproducibility import ShuffledIndices
+from benchmarks.plain import PlainImages, plain_batches, plain_class
+
+REC_LOSS = {"compose": {"relative_perceptual_L1": 1.0, "l1": 0.1}, "l1": {"l1": 1.0}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table.
+
+    Attributes:
+        model: name of the baseline.
+        loss: "compose" (VGG19's r32 and r42, and L1) or "l1" for DPA, "" for the others.
+        size, batch: pixels a side, images a step.
+    """
+
+    model: str
+    loss: str
+    size: int
+    batch: int
+
+    def settings(self) -> Settings:
+        """Those of the paper's universal network, with random VGG19 weights: the work is the same."""
+        values: dict[str, Any] = {"image_size": self.size, "batch_size": self.batch, "maddr": {"enabled": True}}
+        if self.model == "MADDR_dpa":
+            values["baseline"] = {"rec_loss": REC_LOSS[self.loss], "backbone": "vgg19", "backbone_weights": "random:1"}
+        return build_settings([*read_layers(CONFIGS / self.model / "universal.yaml"), Layer("benchmark", values)])
+
+
+def cases(models: Sequence[str], losses: Sequence[str], sizes: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
+    """Every combination; only DPA has a choice of losses."""
+    for model in models:
+        for loss in losses if model == "MADDR_dpa" else [""]:
+            for size in sizes:
+                for batch in batches:
+                    yield Case(model, loss, size, batch)
+
+
+def benchmark_images(root: Path | None, size: int) -> tuple[ImageSet, list[Path]]:
+    """The training images of all datasets under a data root and their files; without a root, phantoms of 512 pixels, as CT slices have."""
+    if root is None:
+        root = Path("data/benchmark")
+        if not is_phantom(root):
+            write_phantoms(root, images=600, size=512)
+    source = DataSource(root, PROJECT, size, 1)
+    datasets = source.available()
+    images = source.load(datasets, "train")
+    folders = {name: root / spec.root for name, spec in source.catalog.items()}
+    return images, [folders[dataset] / name for name, dataset in zip(images.names, images.datasets, strict=True)]
+
+
+class Project:
+    """The baseline as the project trains and scores it."""
+
+    def __init__(self, case: Case, images: ImageSet, device: torch.device):
+        settings = case.settings()
+        self.images, self.device = images.to(device), device
+        self.baseline = _built(find_baseline(case.model), settings).to(device)
+        self.baseline.bf16 = runs_in_bf16(settings, device)
+        self.baseline.prepare(all_pixels(self.images))
+        self.indices = ShuffledIndices(len(images), seed=0)
+
+    def step(self, phase: Phase) -> Callable[[], dict]:
+        """A training step of a phase, its data included."""
+        baseline, optimizers = self.baseline, self.baseline.optimizers(phase)
+        baseline.begin_phase(phase, all_pixels(self.images), len(self.images))
+
+        def step() -> dict:
+            baseline.train()
+            baseline.begin_step(phase, 1)
+            return baseline.training_step(batch_at(self.images, self.indices.take(phase.batch_size)), optimizers)
+
+        return step
+
+
+class Plain:
+    """The baseline as the published code trains and scores it."""
+
+    def __init__(self, case: Case, images: ImageSet, paths: Sequence[Path], device: torch.device):
+        settings = replace(case.settings(), feature_cache_mib=0, bf16=False)
+        self.device = device
+        self.baseline = _built(plain_class(case.model), settings).to(device)
+        # Layouts and kernels as torch's defaults have them.
+        self.baseline.to(memory_format=torch.contiguous_format)
+        self.baseline.prepare(all_pixels(images.to(device)))
+        self.files = PlainImages(paths, images.organ, images.modality, case.size)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        return plain_batches(self.files, size, self.device)
+
+    def step(self, phase: Phase) -> Callable[[], dict]:
+        """A training step of a phase, its data included."""
+        baseline, batches = self.baseline, self.batches(phase.batch_size)
+        optimizers = baseline.optimizers(phase)
+        baseline.begin_phase(phase, (), 0)
+
+        def step() -> dict:
+            baseline.train()
+            baseline.begin_step(phase, 1)
+            return baseline.training_step(next(batches), optimizers)
+
+        return step
+
+
+def _built(kind: type[Baseline], settings: Settings) -> Baseline:
+    torch.manual_seed(0)
+    return kind(settings, MADDRConstraint(settings.baseline.latent_dim))

@@ -1,0 +1,113 @@
+"""Times of rivals taken in turn, the rate that the machine can reach, and tables of both."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomaly_detection.cli import choose_device
+from anomaly_detection.files import whole_file
+from anomaly_detection.registry import BASELINES
+
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+def benchmark_parser(description: str) -> argparse.ArgumentParser:
+    """--models, --sizes, --batches, --device, --rounds, --steps, --data-root and --json."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--models", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="MODEL", help="(default: all)")
+    parser.add_argument("--losses", nargs="+", default=["compose", "l1"], choices=["compose", "l1"], help="of MADDR_dpa (default: both)")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128], metavar="PIXELS", help="(default: 64 128)")
+    parser.add_argument("--batches", nargs="+", type=int, default=[32, 256], metavar="IMAGES", help="(default: 32 256)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often the rivals take turns (default: 5)")
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="timed in each turn (default: 3)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="(default: phantoms of 512 pixels, rendered once)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, `device` as a torch.device."""
+    arguments = parser.parse_args(argv)
+    arguments.device = choose_device(arguments.device)
+    return arguments
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, its work on the device included."""
+    _wait(device)
+    started = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int, steps: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a step of each rival. In every round each takes its turn, so that a slow minute of the machine meets them all.
+
+    Args:
+        rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
+        rounds, steps: turns, and steps timed in each, after two that are not.
+    """
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(rounds):
+        for name, begin in rivals.items():
+            step = begin()
+            for number in range(steps + 2):
+                spent = seconds(step, device)
+                if number >= 2:
+                    times[name].append(spent)
+            del step
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def operations(step: Callable[[], Any]) -> int:
+    """Floating-point operations of the convolutions and matrix products of a step, backward included."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+class Peak:
+    """The highest rate of a large matrix product seen so far, in floating-point operations a second."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rate = 0.0
+        side = PEAK_SIDE[device.type]
+        self.matrices = [torch.randn(side, side, device=device, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
+
+    def measure(self) -> Callable[[], Any]:
+        """For `in_turns`: try again, in every precision."""
+        for matrix in self.matrices:
+            fastest = min(seconds(lambda matrix=matrix: matrix @ matrix, self.device) for _ in range(4))
+            self.rate = max(self.rate, 2 * len(matrix) ** 3 / fastest)
+        return lambda: None
+
+
+def show(rows: Sequence[Mapping[str, Any]], file: Path | None) -> None:
+    """Print rows as a table, and write them as JSON where asked."""
+    columns = list(rows[0])
+    cells = [[_text(row[column]) for column in columns] for row in rows]
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for line in cells:
+        print("| " + " | ".join(line) + " |")
+    if file is not None:
+        with whole_file(file) as partial:
+            partial.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,49 @@
+"""Seconds of a training step with MADDR, its data included: the plain implementation, the project, and the limit, taken in turns.
+
+The limit is the time of the convolutions and matrix products of the project's step alone, at the rate of this machine's fastest matrix product.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
+from benchmarks.measure import Peak, benchmark_parser, in_turns, operations, parse, show
+
+
+def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
+    """One for each phase of the baseline."""
+    images, paths = benchmark_images(arguments.data_root, case.size)
+    project, plain = Project(case, images, arguments.device), Plain(case, images, paths, arguments.device)
+    phases = project.baseline.phases()
+    for phase in phases:
+        rivals = {"plain": lambda phase=phase: plain.step(phase), "project": lambda phase=phase: project.step(phase), "peak": peak.measure}
+        times = in_turns(rivals, arguments.rounds, arguments.steps, arguments.device)
+        limit = operations(project.step(phase)) / peak.rate
+        yield {
+            "model": case.model,
+            "loss": case.loss or (phase.name if len(phases) > 1 else ""),
+            "size": case.size,
+            "batch": case.batch,
+            "device": arguments.device.type,
+            "seconds_plain": times["plain"],
+            "seconds": times["project"],
+            "seconds_limit": limit,
+            "speedup": times["plain"] / times["project"],
+            "over_limit": times["project"] / limit,
+        }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = parse(benchmark_parser(__doc__), argv)
+    peak = Peak(arguments.device)
+    found = []
+    for case in tqdm(list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches)), unit="case"):
+        found += rows(case, arguments, peak)
+    show(found, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
