@@ -145,7 +145,7 @@ def _ablated(regime: str) -> list[Layer]:
     return [Layer(f"the regime {regime}", {"maddr": {name: 0.0 for name, on in weights if not on}})]
 
 
-def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource]) -> None:
+def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource]) -> None:
     """Meet every mistake of the user before the first hour of training: folders, images, settings, backbones."""
     seen = []
     for experiment in experiments:
@@ -163,8 +163,9 @@ def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int], Data
             seen.append((settings.model, settings.baseline, settings.maddr))
 
 
-def _source(experiment: Experiment, sources: dict[tuple[int, int], DataSource]) -> DataSource:
-    return sources[experiment.settings.image_size, experiment.settings.channels]
+def _source(experiment: Experiment, sources: dict[tuple[int, int, int], DataSource]) -> DataSource:
+    settings = experiment.settings
+    return sources[settings.image_size, settings.channels, settings.memory_mib]
 
 
 def state_of(experiment: Experiment) -> str:
@@ -194,8 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     phantom = is_phantom(root)
     results = arguments.results or Path("results") / (("phantom" if phantom else root.resolve().name) + ("_quick" if arguments.quick else ""))
     experiments = plan(arguments, datasets, phantom, results)
-    shapes = {(experiment.settings.image_size, experiment.settings.channels) for experiment in experiments}
-    sources = {shape: DataSource(root, PROJECT, *shape) for shape in shapes}
+    kinds = {(each.settings.image_size, each.settings.channels, each.settings.memory_mib) for each in experiments}
+    sources = {kind: DataSource(root, PROJECT, *kind) for kind in kinds}
     if arguments.dry_run:
         for experiment in experiments:
             print(f"{state_of(experiment):12} {experiment.name}")
@@ -215,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int], DataSource], device: torch.device) -> list[str]:
+def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource], device: torch.device) -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure."""
     failed = []
     for number, experiment in enumerate(experiments, start=1):

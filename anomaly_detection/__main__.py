@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _source(data_root: Path | None, settings: Settings) -> DataSource:
-    return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels)
+    return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels, settings.memory_mib)
 
 
 def _export(arguments: argparse.Namespace) -> None:

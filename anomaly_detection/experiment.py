@@ -121,7 +121,7 @@ def check_identity(experiment: Experiment, source: DataSource) -> None:
 def same_data(experiment: Experiment, source: DataSource) -> bool:
     """Whether an experiment that was begun saw the names, labels, domains and pixels that lie in the source now."""
     settings = experiment.settings
-    at_its_size = DataSource(source.data_root, source.project_root, settings.image_size, settings.channels)
+    at_its_size = DataSource(source.data_root, source.project_root, settings.image_size, settings.channels, settings.memory_mib)
     return read_json(experiment.folder / "provenance.json")["data"] == at_its_size.fingerprint(settings.datasets)
 
 

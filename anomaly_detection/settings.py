@@ -54,6 +54,7 @@ class Settings:
     lr_gamma: float = 0.8
     bf16: bool = True
     feature_cache_mib: int = 2048
+    memory_mib: int = 4096
     early_stopping_patience: int | None = 6
     early_stopping_min_delta: float = 0.0
     log_iter: int = 100
@@ -66,7 +67,7 @@ class Settings:
     def __post_init__(self):
         _require(len(self.datasets) > 0, "datasets must name at least one dataset")
         _require(len(set(self.datasets)) == len(self.datasets), "datasets must not name a dataset twice")
-        for key in ("image_size", "iterations", "batch_size", "log_iter", "val_iter", "sample_iter", "checkpoint_iter"):
+        for key in ("image_size", "iterations", "batch_size", "memory_mib", "log_iter", "val_iter", "sample_iter", "checkpoint_iter"):
             _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
         _require(self.feature_cache_mib >= 0, f"feature_cache_mib must not be negative, got {self.feature_cache_mib}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")

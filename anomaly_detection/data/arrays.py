@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import mmap
 import os
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from filelock import FileLock
+from torch import Tensor
 from tqdm import tqdm
 
 from anomaly_detection.data.catalog import DatasetSpec
@@ -28,6 +31,55 @@ logger = logging.getLogger(__name__)
 PIPELINE_VERSION = 1
 # a 12-bit image in a 16-bit file is no brighter than this
 NEARLY_BLACK = 16
+
+
+class MappedImages:
+    """N images that stay in the files of several memory-mapped arrays, one after another; no more than a budget of them is in memory.
+
+    They are indexed as a uint8 tensor (N, C, H, W) on the CPU would be.
+
+    Attributes:
+        shape, device: of that tensor.
+        window: how many images the budget holds.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, arrays: Sequence[np.ndarray], budget: int):
+        """arrays: (N_i, C, H, W) uint8, memory-mapped; budget: bytes."""
+        self._arrays = list(arrays)
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
+        self.window = max(1, budget // arrays[0][0].nbytes)
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def to(self, device: torch.device | str) -> "MappedImages":
+        """Itself: only what is taken is moved."""
+        return self
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The images at `index` (B,): (B, C, H, W) uint8."""
+        places = index.numpy()
+        found = np.empty((len(places), *self.shape[1:]), np.uint8)
+        owners = np.searchsorted(self._ends, places, side="right")
+        for owner in np.unique(owners):
+            own = owners == owner
+            array = self._arrays[owner]
+            found[own] = array[places[own] - (self._ends[owner] - len(array))]
+        self._taken += len(places)
+        if self._taken >= self.window:
+            self._release()
+        return torch.from_numpy(found)
+
+    def _release(self) -> None:
+        """Let the pages go that were read so far; those of a file are read again when they are needed."""
+        self._taken = 0
+        for array in self._arrays:
+            if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_detection.data.arrays import load_images
+from anomaly_detection.data.arrays import MappedImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
 from anomaly_detection.data.splits import Kind, Part, Splits
 from anomaly_detection.errors import UserError
+
+FINGERPRINT_BATCH = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +25,14 @@ class ImageSet:
     """N images of one or several datasets.
 
     Attributes:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; a `MappedImages` where they are more than is to be kept in memory.
         organ, modality: (N,) int64, places in the `Domains` of the datasets that were loaded.
         label: (N,) int64, 0 normal, 1 abnormal.
         names: path of each image in the folder of its dataset.
         datasets: name of each image's dataset.
     """
 
-    images: Tensor
+    images: "Tensor | MappedImages"
     organ: Tensor
     modality: Tensor
     label: Tensor
@@ -40,14 +42,24 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def window(self) -> int | None:
+        """How many of the images may be in memory at a time; None if all are."""
+        return self.images.window if isinstance(self.images, MappedImages) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the labels are, and the images of a batch come to be."""
+        return self.organ.device
+
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same set with its tensors on a device."""
+        """The same set with its tensors on a device; mapped images stay in their files."""
         moved = {name: getattr(self, name).to(device) for name in ("images", "organ", "modality", "label")}
         return replace(self, **moved)
 
     def pixels(self, index: Tensor) -> Tensor:
         """The images at `index` (B,), as (B, C, H, W) float32 in [-1, 1], on the device of the set."""
-        return self.images[index.to(self.images.device)].float().div_(127.5).sub_(1)
+        return self.images[index.to(self.images.device)].to(self.device).float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ class DataSource:
         data_root: holds the folders of the datasets; its own datasets.yaml and folds/, where it has them, go before the project's.
         project_root: holds configs/datasets.yaml and folds/.
         size, channels: of each image, see `read_image`.
+        memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
     Attributes:
         catalog: the datasets by name, in order of their labels.
@@ -79,8 +92,9 @@ class DataSource:
         UserError: there is no such folder, or the catalog or a split file is wrong.
     """
 
-    def __init__(self, data_root: Path, project_root: Path, size: int, channels: Literal[1, 3]):
+    def __init__(self, data_root: Path, project_root: Path, size: int, channels: Literal[1, 3], memory_mib: int = 4096):
         self.data_root, self.project_root, self.size, self.channels = Path(data_root), Path(project_root), size, channels
+        self.memory_mib = memory_mib
         if not self.data_root.is_dir():
             raise UserError(f"{data_root}: no such folder; the data root is the folder that holds the folders of the datasets")
         self.catalog = read_catalog(find_catalog(data_root, project_root))
@@ -117,8 +131,10 @@ class DataSource:
         def per_image(values: list[int]) -> Tensor:
             return torch.tensor(values).repeat_interleave(sizes)
 
+        budget = self.memory_mib * 2**20
+        large = sum(array.nbytes for array in arrays) > budget
         return ImageSet(
-            images=torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)),
+            images=MappedImages(arrays, budget) if large else torch.from_numpy(np.concatenate(arrays)),
             organ=per_image([domains.organs.index(spec.organ) for spec, _, _ in groups]),
             modality=per_image([domains.modalities.index(spec.modality) for spec, _, _ in groups]),
             label=per_image([int(kind == "anomaly") for _, kind, _ in groups]),
@@ -136,7 +152,8 @@ class DataSource:
             images = self.load(datasets, part)
             columns = [part, images.names, images.datasets, *(ids.tolist() for ids in (images.organ, images.modality, images.label))]
             digest.update(json.dumps([*columns, images.images.shape]).encode())
-            digest.update(images.images.numpy())
+            for places in torch.arange(len(images)).split(FINGERPRINT_BATCH):
+                digest.update(images.images[places].numpy())
         return digest.hexdigest()[:16]
 
     def _specs(self, datasets: Sequence[str]) -> list[DatasetSpec]:

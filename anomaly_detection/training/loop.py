@@ -47,7 +47,7 @@ def train(
         UserError: a loss is no longer a number.
     """
     path = folder / "checkpoint.pt"
-    device = train_set.images.device
+    device = train_set.device
     saved = load_checkpoint(path, device) if path.exists() else None
     baseline.bf16 = runs_in_bf16(settings, device)
     if saved is None:
@@ -61,7 +61,7 @@ def train(
         return
 
     log = TrainingLog(folder, settings.tensorboard, state["rows"])
-    indices = ShuffledIndices(len(train_set), settings.seed, state["position"])
+    indices = ShuffledIndices(len(train_set), settings.seed, state["position"], train_set.window)
     phases = baseline.phases()
     while state["phase"] < len(phases):
         phase = phases[state["phase"]]
@@ -140,7 +140,7 @@ def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
 
 def all_pixels(images: ImageSet) -> Iterator[Tensor]:
     """All images in order, in batches (B, C, H, W) in [-1, 1]."""
-    for index in torch.arange(len(images), device=images.images.device).split(EVALUATION_BATCH):
+    for index in torch.arange(len(images), device=images.device).split(EVALUATION_BATCH):
         yield images.pixels(index)
 
 
@@ -166,7 +166,7 @@ def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
 def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
     """A PNG of some images, evenly spread over the set, above their reconstructions."""
     baseline.eval()
-    index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.images.device).long()
+    index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.device).long()
     x = images.pixels(index)
     y = torch.nn.functional.interpolate(baseline.sample(x).float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
@@ -175,7 +175,7 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
 
 def batch_at(images: ImageSet, index: Tensor) -> Batch:
     """The images at `index` (B,) with their labels, on the device of the set."""
-    index = index.to(images.images.device)
+    index = index.to(images.device)
     return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
 
 

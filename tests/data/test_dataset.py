@@ -153,3 +153,13 @@ def test_mistakes_are_told_in_one_line(data_root, source):
     (data_root / "folds" / "train_test_split" / "anomaly" / "test").unlink()
     text = refusal(lambda: DataSource(data_root, PROJECT, 16, 1).load(["lung_ct"], "test"))
     assert all(part in text for part in [str(Path("anomaly") / "test"), "no such split file"]), text
+
+
+def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(data_root):
+    held = DataSource(data_root, PROJECT, 64, 1)
+    mapped = DataSource(data_root, PROJECT, 64, 1, memory_mib=0)
+    index = torch.tensor([23, 0, 7, 7, 12])
+    a, b = held.load(DATASETS, "train"), mapped.load(DATASETS, "train")
+    assert (a.window, b.window) == (None, 1)
+    assert torch.equal(a.pixels(index), b.to("cpu").pixels(index))
+    assert held.fingerprint(DATASETS) == mapped.fingerprint(DATASETS)

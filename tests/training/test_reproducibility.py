@@ -32,3 +32,17 @@ def test_the_random_state_comes_back():
     torch.randn(2)
     set_random_state(state)
     assert torch.equal(torch.randn(5), expected)
+
+
+def test_a_window_shuffles_within_blocks_that_lie_together():
+    size, window = 64 * 20 + 5, 64 * 4
+    indices = ShuffledIndices(size, seed=0, window=window)
+    epochs = [indices.take(size) for _ in range(2)]
+    assert all(sorted(epoch.tolist()) == list(range(size)) for epoch in epochs)
+    assert not torch.equal(*epochs)
+    for start in range(0, size, window):
+        blocks = {place // 64 for place in epochs[0][start : start + window].tolist()}
+        assert len(blocks) <= window // 64 + 2
+    assert (epochs[0][1:] - epochs[0][:-1]).abs().float().mean() > 64, "neighbours must be mixed"
+    continued = ShuffledIndices(size, seed=0, position=100, window=window)
+    assert torch.equal(continued.take(50), epochs[0][100:150])
