@@ -1,0 +1,91 @@
+"""Steps a second, seconds to the first step and resident memory against the number of images, each number in a process of its own.
+
+The images are phantoms under many names (links to the same files), so that every one of them is read and decoded.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from anomaly_detection.cli import PROJECT
+from anomaly_detection.data.dataset import DataSource
+from benchmarks.cases import Case, Project, benchmark_images
+from benchmarks.measure import show
+
+DATASET = {"root": "many", "label": 0, "organ": "body", "modality": "image"}
+
+
+def write_many(root: Path, files: list[Path], count: int) -> None:
+    """A data root with one dataset of `count` training images."""
+    (root / "many").mkdir(parents=True)
+    folds = root / "folds" / "train_test_split" / "normal"
+    folds.mkdir(parents=True)
+    names = [f"{i:07d}.png" for i in range(count)]
+    for i, name in enumerate(names):
+        os.link(files[i % len(files)], root / "many" / name)
+    (folds / "train").write_text("".join(f"{name} many\n" for name in names), encoding="utf-8")
+    (root / "datasets.yaml").write_text(yaml.safe_dump({"many": DATASET}), encoding="utf-8")
+
+
+def measure(root: Path, steps: int, memory_mib: int) -> dict[str, Any]:
+    """In this process: start, then steps of DPA with MADDR at 64 pixels and batch 32."""
+    started = time.perf_counter()
+    images = DataSource(root, PROJECT, 64, 1, memory_mib).load(["many"], "train")
+    loaded = time.perf_counter() - started
+    project = Project(Case("MADDR_dpa", "l1", 64, 32), images, torch.device("cpu"))
+    step = project.step(project.baseline.phases()[0])
+    for _ in range(5):
+        step()
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return {"seconds_start": loaded, "steps_per_second": steps / (time.perf_counter() - started), **_memory(), "mapped": images.window is not None}
+
+
+def _memory() -> dict[str, float]:
+    """Resident MiB of this process now, and the highest so far."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(lines[key].split()[0]) / 1024 for name, key in (("resident_mib", "VmRSS"), ("peak_mib", "VmHWM"))}
+
+
+def _in_process(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(root)]
+    command += ["--steps", str(arguments.steps), "--memory-mib", str(arguments.memory_mib)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", nargs="+", type=int, default=[1000, 10_000, 100_000], metavar="N", help="(default: 1000 10000 100000)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="timed (default: 100)")
+    parser.add_argument("--memory-mib", type=int, default=64, metavar="M", help="budget of the images (default: 64)")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="(default: phantoms of 512 pixels, rendered once)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    parser.add_argument("--measure", type=Path, metavar="ROOT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.measure is not None:
+        print(json.dumps(measure(arguments.measure, arguments.steps, arguments.memory_mib)))
+        return
+    _, files = benchmark_images(arguments.data_root, 64)
+    rows = []
+    for count in arguments.images:
+        with tempfile.TemporaryDirectory(dir=files[0].parent, prefix=".many") as folder:
+            root = Path(folder) / "data"
+            write_many(root, files, count)
+            first, second = (_in_process(root, arguments) for _ in range(2))
+            rows.append({"images": count, "image_mib": count * 64 * 64 / 2**20, "seconds_first_start": first["seconds_start"], **second})
+    show(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
