@@ -11,8 +11,9 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.data.phantom_downloads import write_downloads
 from anomaly_detection.detector import load
+from anomaly_detection.distributed import process_group, rank
 from anomaly_detection.errors import UserError
-from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, run_experiment, train_experiment
+from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, train_experiment
 from anomaly_detection.export import export
 from anomaly_detection.predict_command import add_predict_parser, run_predict
 from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
@@ -103,11 +104,12 @@ def main(argv: list[str] | None = None) -> int:
         settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
         source = _source(arguments.data_root, settings)
         experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
-        if arguments.command == "train":
-            with own_folder(experiment, source):
-                train_experiment(experiment, source, device)
-        else:
-            run_experiment(experiment, source, device)
+        with process_group(device) as own_device, own_folder(experiment, source):
+            train_experiment(experiment, source, own_device)
+            if arguments.command == "train_eval" and rank() == 0:
+                evaluate_experiment(experiment, source, own_device)
+            if rank() > 0:
+                return 0
     print(f"results in {experiment.folder}")
     return 0
 

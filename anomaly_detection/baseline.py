@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anomaly_detection.distributed import average_gradients, gathered
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
 
@@ -133,14 +134,18 @@ class Baseline(nn.Module, ABC):
         """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""
         if self.maddr is None:
             return 0.0, {}
-        terms = self.maddr(z, batch.organ, batch.modality)
-        accuracy = self.maddr.accuracy(z, batch.organ, batch.modality)
+        # The center is that of the whole batch, also where several processes share it.
+        z, organ, modality = gathered(z, batch.organ, batch.modality)
+        terms = self.maddr(z, organ, modality)
+        accuracy = self.maddr.accuracy(z, organ, modality)
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}
         return terms["total"], {**log, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
 
 
 def minimise(loss: Tensor, optimizer: Optimizer) -> None:
     """One step of an optimizer. Only the gradients of its own parameters are computed: those of an adversary are neither needed nor touched."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad()
-    loss.backward(inputs=[parameter for group in optimizer.param_groups for parameter in group["params"]])
+    loss.backward(inputs=parameters)
+    average_gradients(parameters)
     optimizer.step()

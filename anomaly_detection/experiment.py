@@ -18,6 +18,7 @@ from torch import Tensor
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.config import Layer, read_yaml, to_plain
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
+from anomaly_detection.distributed import rank
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.scoring import write_json, write_scores
@@ -67,9 +68,14 @@ class Experiment:
 def own_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
     """Work in the folder of an experiment alone, and only if it is this experiment's; write config.yaml and provenance.json if it is new.
 
+    Of several processes that train together the first does this for all.
+
     Raises:
         UserError: the folder holds another experiment, or another process works in it.
     """
+    if rank() > 0:
+        yield
+        return
     folder = experiment.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:

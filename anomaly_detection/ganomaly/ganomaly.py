@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.distributed import averaged, equalise
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
@@ -100,10 +101,11 @@ class GANomaly(Baseline):
         minimise(loss + constraint, optimizers["generator"])
         minimise(discriminator_loss, optimizers["discriminator"])
         # Reading the loss waits for the device, once a step; the collapse must be met before the next one.
-        collapsed = discriminator_loss.item() < COLLAPSED_LOSS
+        collapsed = averaged({"loss": discriminator_loss.detach()})["loss"] < COLLAPSED_LOSS
         if collapsed:
             logger.warning("the discriminator's loss fell below %g: it is drawn anew (a run where this happens often has failed)", COLLAPSED_LOSS)
             self.discriminator.initialise()
+            equalise(self.discriminator)
             optimizers["discriminator"].state.clear()
         return {
             "loss": (loss + constraint).detach(),

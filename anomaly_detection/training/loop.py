@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from anomaly_detection.baseline import Baseline, Batch
 from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.distributed import averaged, equalise, rank, share, told_by_all, told_by_first
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 from anomaly_detection.settings import Settings
@@ -35,6 +36,7 @@ def train(
     """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
 
     Best means the lowest validation loss in the last phase. A run that was killed and started again ends with the weights of one that was not.
+    In several processes (see `distributed`) each takes its share of every batch; process 0 validates and writes the files.
 
     Args:
         baseline: freshly constructed, on the device of the image sets.
@@ -52,15 +54,18 @@ def train(
     baseline.bf16 = runs_in_bf16(settings, device)
     if saved is None:
         baseline.prepare(all_pixels(train_set))
+        if rank() > 0:  # noise of its own, after the same weights
+            torch.manual_seed(settings.seed + 1_000_003 * rank())
         state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
     else:
         baseline.load_state_dict(saved["model"])
         state = saved["state"]
-        set_random_state({key: _on_cpu(value) for key, value in saved["random"].items()})
+        own = saved["random"][rank() % len(saved["random"])]
+        set_random_state({key: _on_cpu(value) for key, value in own.items()})
     if state["finished"]:
         return
 
-    log = TrainingLog(folder, settings.tensorboard, state["rows"])
+    log = TrainingLog(folder, settings.tensorboard, state["rows"]) if rank() == 0 else None
     indices = ShuffledIndices(len(train_set), settings.seed, state["position"], train_set.window)
     phases = baseline.phases()
     while state["phase"] < len(phases):
@@ -72,17 +77,25 @@ def train(
             _load(optimizers, saved["optimizers"])
             _load(schedulers, saved["schedulers"])
             saved = None
+        equalise(baseline)
         baseline.begin_phase(phase, all_pixels(train_set), len(train_set))
         stopped = False
         sums: dict[str, Tensor] = {}
         steps, started = 0, time.monotonic()
-        bar = tqdm(total=phase.iterations, initial=state["iteration"], desc=f"training {phase.name}", unit="it", dynamic_ncols=True)
+        bar = tqdm(
+            total=phase.iterations,
+            initial=state["iteration"],
+            desc=f"training {phase.name}",
+            unit="it",
+            dynamic_ncols=True,
+            disable=rank() > 0,
+        )
         while state["iteration"] < phase.iterations and not stopped:
             state["iteration"] += 1
             iteration = state["iteration"]
             baseline.train()
             baseline.begin_step(phase, iteration)
-            losses = baseline.training_step(batch_at(train_set, indices.take(phase.batch_size)), optimizers)
+            losses = baseline.training_step(batch_at(train_set, share(indices.take(phase.batch_size))), optimizers)
             for scheduler in schedulers.values():
                 scheduler.step()
             for name, value in losses.items():
@@ -94,15 +107,16 @@ def train(
             validates = ends or iteration % settings.val_iter == 0
             saves = ends or iteration % settings.checkpoint_iter == 0
             if iteration % settings.log_iter == 0 or validates or saves:
-                row = {"phase": phase.name, "iteration": iteration, **{name: value.item() / steps for name, value in sums.items()}}
+                row = {"phase": phase.name, "iteration": iteration, **averaged({name: value / steps for name, value in sums.items()})}
                 row["lr"] = next(iter(optimizers.values())).param_groups[0]["lr"]
                 row["images_per_second"] = steps * phase.batch_size / (time.monotonic() - started)
                 if validates:
-                    row |= validate(baseline, val_set)
+                    row |= told_by_first(validate(baseline, val_set) if rank() == 0 else None)
                 _check_finite(row, path)
                 if validates:
                     stopped = last and _keep_best(baseline, row["val_loss"], iteration, state, settings)
-                log.add(row)
+                if log is not None:
+                    log.add(row)
                 bar.set_postfix(
                     {
                         name: f"{value:.4g}"
@@ -111,7 +125,7 @@ def train(
                     }
                 )
                 sums, steps, started = {}, 0, time.monotonic()
-            if ends or iteration % settings.sample_iter == 0:
+            if rank() == 0 and (ends or iteration % settings.sample_iter == 0):
                 save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
             if (saves or stopped) and not (last and (ends or stopped)):
                 state["position"] = indices.position
@@ -124,7 +138,8 @@ def train(
     baseline.load_state_dict(state["best"].pop("model"))
     state["finished"] = True
     _save(path, baseline, {}, {}, state, identity)
-    log.close()
+    if log is not None:
+        log.close()
 
 
 def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
@@ -213,9 +228,10 @@ def _save(path: Path, baseline: Baseline, optimizers: dict, schedulers: dict, st
         "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
         "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
         "state": state,
-        "random": random_state(),
+        "random": list(told_by_all(random_state())),
     }
-    save_checkpoint(path, content)
+    if rank() == 0:
+        save_checkpoint(path, content)
 
 
 def _load(targets: dict, states: dict) -> None:

@@ -1,0 +1,118 @@
+"""Training in several processes, as `torchrun` starts them: each computes its share of every batch, and all hold the same weights.
+
+Steps of adversarial baselines go through several networks and optimizers, each with a backward pass of its own, so there is no one forward pass
+for DistributedDataParallel to wrap: `minimise` averages the gradients of the optimizer's parameters instead, in one reduction.
+Without `torchrun` there is one process, and everything here does nothing.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+
+from anomaly_detection.errors import UserError
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this one; only number 0 validates, and writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that torchrun has started (NCCL between GPUs, else gloo); gives the device of this one.
+
+    Raises:
+        UserError: there are more processes on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise UserError(f"--nproc-per-node is more than the {torch.cuda.device_count()} GPUs of this machine")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def share(index: Tensor) -> Tensor:
+    """This process's part of the places of a batch.
+
+    Raises:
+        UserError: it cannot be shared out evenly.
+    """
+    if len(index) % processes():
+        raise UserError(f"a batch of {len(index)} images cannot be shared out evenly to {processes()} processes; choose another batch_size")
+    return index[rank() :: processes()]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every process the mean of the gradients of all."""
+    if processes() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= processes()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def gathered(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors (B, ...) of all processes as (processes * B, ...); gradients find their way back.
+
+    A loss of what is gathered, computed by every process, gets from `average_gradients` the gradient that one process with the whole batch has.
+    """
+    if processes() == 1:
+        return tensors
+    return tuple(torch.cat(all_gather(tensor.contiguous())) for tensor in tensors)
+
+
+def averaged(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars of this process by name -> the means over all processes."""
+    if processes() == 1:
+        return {name: value.item() for name, value in values.items()}
+    means = torch.stack([value.double() for value in values.values()])
+    dist.all_reduce(means)
+    return dict(zip(values, (means / processes()).tolist(), strict=True))
+
+
+def told_by_first(value: Any) -> Any:
+    """What process 0 passes, in every process."""
+    if processes() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def told_by_all(value: Any) -> Sequence[Any]:
+    """What each process passes, in every process."""
+    if processes() == 1:
+        return [value]
+    box = [None] * processes()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def equalise(module: nn.Module) -> None:
+    """Give every process the weights and running averages of process 0."""
+    if processes() > 1:
+        for value in module.state_dict().values():
+            dist.broadcast(value, 0)
