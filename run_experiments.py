@@ -5,7 +5,6 @@ What is finished is not done again, what was interrupted continues: after a cras
 """
 
 import argparse
-import errno
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
-from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics, run_experiment
+from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics
+from anomaly_detection.jobs import BACKENDS, attempt, run_side_by_side
 from anomaly_detection.registry import BASELINES, find_baseline
 from anomaly_detection.report import Study, write_study
 from anomaly_detection.settings import build_settings
@@ -46,9 +46,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="loky", help="what runs the jobs: processes of this machine, dask or ray (default: loky)"
+    )
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only every Nth experiment from the Ith: for N machines with one disk"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
     add_common_arguments(parser)
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or _positive(number) > _positive(count):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 2/4, the second of four")
+    return int(number), int(count)
 
 
 def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | None, render: bool = True) -> tuple[Path, list[str]]:
@@ -194,7 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     root, datasets = find_data(arguments.data_root, arguments.phantom, arguments.datasets, render=not arguments.dry_run)
     phantom = is_phantom(root)
     results = arguments.results or Path("results") / (("phantom" if phantom else root.resolve().name) + ("_quick" if arguments.quick else ""))
-    experiments = plan(arguments, datasets, phantom, results)
+    planned = plan(arguments, datasets, phantom, results)
+    experiments = planned[arguments.shard[0] - 1 :: arguments.shard[1]]
     kinds = {(each.settings.image_size, each.settings.channels, each.settings.memory_mib) for each in experiments}
     sources = {kind: DataSource(root, PROJECT, *kind) for kind in kinds}
     if arguments.dry_run:
@@ -202,12 +223,19 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{state_of(experiment):12} {experiment.name}")
         return 0
     check(experiments, sources)
-    warn_of_unlike(experiments)
+    warn_of_unlike(planned)
     results.mkdir(parents=True, exist_ok=True)
-
-    failed = run_all(experiments, sources, device)
     study = Study(_heading(root, phantom, arguments.quick), tuple(datasets), root)
-    text = write_study(results, study, _source(experiments[0], sources))
+    study.write(results)
+
+    failed = run_all(experiments, sources, device, arguments.jobs, arguments.backend)
+    elsewhere = [experiment for experiment in planned if experiment not in experiments and finished_metrics(experiment) is None]
+    if elsewhere:
+        print(
+            f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables (python -m anomaly_detection report {results})"
+        )
+        return 1 if failed else 0
+    text = write_study(results, study, _any_source(root))
     if text:
         print(text)
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
@@ -216,21 +244,24 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_all(experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource], device: torch.device) -> list[str]:
+def run_all(
+    experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource], device: torch.device, jobs: int = 1, backend: str = "loky"
+) -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure."""
+    todo = [experiment for experiment in experiments if finished_metrics(experiment) is None]
+    work = [(experiment, _source(experiment, sources), _own_device(device, place)) for place, experiment in enumerate(todo)]
+    if jobs > 1:
+        return run_side_by_side(work, jobs, backend)
     failed = []
-    for number, experiment in enumerate(experiments, start=1):
-        if finished_metrics(experiment) is not None:
-            continue
-        logger.info("[%d/%d] %s", number, len(experiments), experiment.name)
-        try:
-            run_experiment(experiment, _source(experiment, sources), device)
-        except Exception as error:  # one failed experiment must not cost the others
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise  # it would cost them all
-            failed.append(f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}")
-            logger.error("failed: %s", failed[-1], exc_info=None if isinstance(error, UserError) else error)
-    return failed
+    for number, job in enumerate(work, start=1 + len(experiments) - len(todo)):
+        logger.info("[%d/%d] %s", number, len(experiments), job[0].name)
+        failed.append(attempt(*job))
+    return [line for line in failed if line is not None]
+
+
+def _own_device(device: torch.device, place: int) -> torch.device:
+    """The GPUs in turn, unless one was named."""
+    return torch.device("cuda", place % torch.cuda.device_count()) if device == torch.device("cuda") else device
 
 
 def _heading(root: Path, phantom: bool, quick: bool) -> str:

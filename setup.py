@@ -15,6 +15,8 @@ setup(
     extras_require={
         "test": ["pytest>=8.0", "ruff>=0.6", *onnx],
         "onnx": onnx,
+        "dask": ["dask[distributed]>=2024.1"],  # --backend dask, ray: experiments on several machines
+        "ray": ["ray>=2.9"],
         "tensorboard": ["tensorboard>=2.14"],
         "dicom": ["pylibjpeg[all]>=2.0"],  # decoders of compressed DICOM beyond those of Pillow
     },

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import run_experiments
-from anomaly_detection import cli, registry
+from anomaly_detection import cli, jobs, registry
 from anomaly_detection.errors import UserError
 from anomaly_detection.experiment import load_experiment
 from anomaly_detection.training.checkpoint import load_checkpoint
@@ -77,13 +77,13 @@ def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, caps
 
 def test_what_is_finished_is_not_done_again(toy_model, data_root, monkeypatch):
     assert study(data_root) == 0
-    monkeypatch.setattr(run_experiments, "run_experiment", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(jobs, "run_experiment", lambda *_: pytest.fail("trained again"))
     assert study(data_root) == 0
 
 
 def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
     """Die in the second experiment; the same command goes on with it and the rest."""
-    run, names = run_experiments.run_experiment, []
+    run, names = jobs.run_experiment, []
 
     def dying(experiment, *rest):
         if names:
@@ -91,18 +91,18 @@ def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
         names.append(experiment.name)
         return run(experiment, *rest)
 
-    monkeypatch.setattr(run_experiments, "run_experiment", dying)
+    monkeypatch.setattr(jobs, "run_experiment", dying)
     with pytest.raises(KeyboardInterrupt):
         study(data_root)
     done = []
-    monkeypatch.setattr(run_experiments, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
+    monkeypatch.setattr(jobs, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
     assert study(data_root) == 0
     assert len(done) == 4
     assert names[0] not in done
 
 
 def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, monkeypatch, capsys):
-    run = run_experiments.run_experiment
+    run = jobs.run_experiment
 
     def failing(experiment, *rest):
         if experiment.regime == "united":
@@ -110,12 +110,44 @@ def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, mo
             raise RuntimeError("the roof fell in")
         return run(experiment, *rest)
 
-    monkeypatch.setattr(run_experiments, "run_experiment", failing)
+    monkeypatch.setattr(jobs, "run_experiment", failing)
     assert study(data_root) == 1
     output = capsys.readouterr().out
     assert "failed: toy united liver_ct+lung_ct+lung_xray seed 0: the roof fell in" in output
     assert "| toy | maddr | " in output
     assert "| toy | united | " not in output
+
+
+def test_shards_are_the_whole_study_and_the_last_writes_the_table(toy_model, data_root, capsys):
+    table = data_root.parent / "results" / "table.md"
+    assert study(data_root, "--shard", "2/2") == 0
+    assert "other shards have 3 experiments to do" in capsys.readouterr().out
+    assert not table.exists()
+    assert study(data_root, "--shard", "1/2") == 0
+    text = table.read_text()
+    assert all(f"| toy | {regime} | " in text for regime in ("separate", "united", "maddr"))
+
+
+def test_jobs_run_side_by_side_and_one_that_fails_is_named(data_root, capsys):
+    arguments = ["--models", "memae", "--data-root", str(data_root), "--seeds", "0", "--jobs", "2", "--regimes", "separate", "united"]
+    small = {"image_size": 16, "iterations": 3, "batch_size": 4, "baseline.width": 4, "baseline.slots": 10, "bf16": "false"}
+    arguments += [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    results = data_root.parent / "side_by_side"
+    broken = results / "memae" / "united" / "liver_ct+lung_ct+lung_xray" / "seed_0"
+    broken.mkdir(parents=True)
+    (broken / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    assert run_experiments.main([*arguments, "--results", str(results)]) == 1
+    assert "failed: memae united" in capsys.readouterr().out
+    assert len(list(results.glob("memae/separate/*/seed_0/metrics.json"))) == 3
+    assert "| memae | separate | " in (results / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--shard", "3/2"), ("--shard", "2"), ("--jobs", "0")])
+def test_an_impossible_division_of_the_work_is_refused(option, value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_experiments.main([option, value])
+    assert caught.value.code == 2
+    assert value in capsys.readouterr().err
 
 
 def test_ablation_adds_the_components(toy_model, data_root, capsys):

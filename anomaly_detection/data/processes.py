@@ -33,7 +33,7 @@ def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | N
     Raises:
         UserError: a process was killed, as happens where memory runs out.
     """
-    workers = max(1, min(workers or _processors(), len(jobs)))
+    workers = max(1, min(workers or processors(), len(jobs)))
     with tqdm(total=len(jobs), desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
         for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh):
             bar.update()
@@ -65,6 +65,6 @@ def keep_memory() -> None:
     np.empty(30 * 2**20, np.uint8)
 
 
-def _processors() -> int:
+def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
