@@ -45,7 +45,8 @@ def run_side_by_side(work: Sequence[Job], jobs: int, backend: str) -> list[str]:
     options = {"inner_max_num_threads": max(1, processors() // jobs)} if backend == "loky" else {}
     _join_cluster(backend)
     with joblib.parallel_config(backend, n_jobs=jobs, **options):
-        outcomes = joblib.Parallel(return_as="generator_unordered")(joblib.delayed(attempt)(*job) for job in work)
+        return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
+        outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(attempt)(*job) for job in work)
         bar = tqdm(outcomes, total=len(work), unit="experiment", desc=f"experiments, {jobs} at a time", dynamic_ncols=True)
         return [line for line in bar if line is not None]
 

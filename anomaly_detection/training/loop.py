@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +89,7 @@ def train(
             desc=f"training {phase.name}",
             unit="it",
             dynamic_ncols=True,
-            disable=rank() > 0,
+            disable=rank() > 0 or "TQDM_DISABLE" in os.environ,
         )
         while state["iteration"] < phase.iterations and not stopped:
             state["iteration"] += 1
