@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from anomaly_detection.cli import PROJECT
-from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.dataset import DataSource, ImageSet
 from benchmarks.cases import Case, Project, benchmark_images
 from benchmarks.measure import show
 
@@ -36,10 +36,15 @@ def write_many(root: Path, files: list[Path], count: int) -> None:
     (root / "datasets.yaml").write_text(yaml.safe_dump({"many": DATASET}), encoding="utf-8")
 
 
+def load_many(root: Path, size: int, memory_mib: int = 4096) -> ImageSet:
+    """The images of `write_many`."""
+    return DataSource(root, PROJECT, size, 1, memory_mib).load(["many"], "train")
+
+
 def measure(root: Path, steps: int, memory_mib: int) -> dict[str, Any]:
     """In this process: start, then steps of DPA with MADDR at 64 pixels and batch 32."""
     started = time.perf_counter()
-    images = DataSource(root, PROJECT, 64, 1, memory_mib).load(["many"], "train")
+    images = load_many(root, 64, memory_mib)
     loaded = time.perf_counter() - started
     project = Project(Case("MADDR_dpa", "l1", 64, 32), images, torch.device("cpu"))
     step = project.step(project.baseline.phases()[0])

@@ -1,0 +1,60 @@
+"""Whether the fast step is the same step: DPA with MADDR trained by the project and by the plain implementation, on the same batches, with the
+paper's loss; the loss of both on the same held-out images, in float32."""
+
+from dataclasses import replace
+
+import torch
+from tqdm import tqdm
+
+from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.training.loop import all_pixels, batch_at
+from anomaly_detection.training.reproducibility import ShuffledIndices
+from benchmarks.cases import Case, Plain, Project, benchmark_images
+from benchmarks.measure import benchmark_parser, parse, show
+
+HELD_OUT = 5  # every fifth image
+
+
+def _part(images: ImageSet, places: torch.Tensor) -> ImageSet:
+    names = places.tolist()
+    chosen = {name: getattr(images, name)[places] for name in ("images", "organ", "modality", "label")}
+    return replace(images, **chosen, names=[images.names[i] for i in names], datasets=[images.datasets[i] for i in names])
+
+
+@torch.no_grad()
+def _loss(baseline, images: ImageSet) -> float:
+    baseline.eval()
+    baseline.bf16 = False
+    return torch.cat([baseline.validation_loss(x) for x in all_pixels(images)]).mean().item()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train both and print their losses."""
+    parser = benchmark_parser(__doc__)
+    parser.set_defaults(models=["MADDR_dpa"], sizes=[64], batches=[32], steps=200)
+    arguments = parse(parser, argv)
+    rows = []
+    for loss in arguments.losses:
+        for size in arguments.sizes:
+            case = Case("MADDR_dpa", loss, size, arguments.batches[0])
+            images, paths = benchmark_images(arguments.data_root, size)
+            held_out = torch.arange(len(images)) % HELD_OUT == 0
+            train, val = (_part(images, torch.nonzero(chosen)[:, 0]) for chosen in (~held_out, held_out))
+            losses = []
+            for rival in (Plain(case, train, paths, arguments.device), Project(case, train, arguments.device)):
+                baseline, indices, held = rival.baseline, ShuffledIndices(len(train), seed=0), train.to(arguments.device)
+                (phase,) = baseline.phases()
+                optimizers = baseline.optimizers(phase)
+                baseline.begin_phase(phase, all_pixels(held) if isinstance(rival, Project) else (), len(train))
+                for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {loss}"):
+                    baseline.train()
+                    baseline.begin_step(phase, 1)
+                    baseline.training_step(batch_at(held, indices.take(phase.batch_size)), optimizers)
+                losses.append(_loss(baseline, val.to(arguments.device)))
+            row = {"loss": loss, "size": size, "steps": arguments.steps, "validation_loss_plain": losses[0], "validation_loss": losses[1]}
+            rows.append(row | {"difference": abs(losses[1] / losses[0] - 1)})
+    show(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The benchmarks compare like with like, and say what they promise."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anomaly_detection.data.phantom import write_phantoms
+from benchmarks import scaling, throughput, train_step
+from benchmarks.cases import Case, Plain, Project, benchmark_images
+from benchmarks.measure import operations
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark") / "phantom"
+    write_phantoms(folder, images=60, size=64, workers=1)
+    return folder
+
+
+@pytest.mark.parametrize("loss", ["compose", "l1"])
+def test_the_plain_step_computes_what_the_project_computes(root, loss):
+    """The two are written apart: the same networks, one batch, one loss and one score from either, in float32."""
+    case, device = Case("MADDR_dpa", loss, 32, 4), torch.device("cpu")
+    images, paths = benchmark_images(root, 32)
+    plain, project = Plain(case, images, paths, device), Project(case, images, device)
+    project.baseline.bf16 = False
+    batch = next(plain.batches(4))
+    (phase,) = project.baseline.phases()
+    with torch.no_grad():
+        scores = [rival.baseline.eval().anomaly_score(batch.image) for rival in (plain, project)]
+    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-6)
+    losses = []
+    for rival in (plain, project):
+        rival.baseline.train()
+        rival.baseline.begin_step(phase, 1)
+        losses.append(rival.baseline.training_step(replace(batch), rival.baseline.optimizers(phase))["loss"])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
+
+
+def test_the_tables_have_the_promised_columns(root, tmp_path, capsys):
+    few = ["--sizes", "32", "--batches", "4", "--rounds", "1", "--steps", "1", "--data-root", str(root), "--device", "cpu"]
+    train_step.main([*few, "--models", "memae", "--json", str(tmp_path / "steps.json")])
+    rows = json.loads((tmp_path / "steps.json").read_text())
+    assert len(rows) == 1
+    columns = ["model", "loss", "size", "batch", "device", "seconds_plain", "seconds", "seconds_limit", "speedup", "over_limit"]
+    for row in rows:
+        assert list(row) == columns
+        assert row["speedup"] == pytest.approx(row["seconds_plain"] / row["seconds"])
+        assert row["over_limit"] == pytest.approx(row["seconds"] / row["seconds_limit"])
+    throughput.main([*few, "--models", "memae"])
+    assert "| memae |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_operations_are_two_for_each_product(mode):
+    x, weight = torch.rand(2, 3, 8, 8), torch.rand(5, 3, 3, 3, requires_grad=True)
+    forward = 2 * 2 * 5 * 6 * 6 * 3 * 9
+    with mode():
+        assert operations(lambda: torch.nn.functional.conv2d(x, weight)) == forward
+        assert operations(lambda: torch.rand(3, 4) @ torch.rand(4, 5)) == 2 * 3 * 4 * 5
+    # Of the backward pass the gradient of the weight alone is asked for.
+    assert operations(lambda: torch.nn.functional.conv2d(x, weight).sum().backward()) == 2 * forward
+
+
+def test_many_images_are_as_many_and_within_their_budget(root, tmp_path):
+    _, files = benchmark_images(root, 32)
+    scaling.write_many(tmp_path / "data", files, 700)
+    images = scaling.load_many(tmp_path / "data", 64, memory_mib=1)
+    assert (len(images), images.window) == (700, 256)
