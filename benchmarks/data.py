@@ -62,7 +62,7 @@ def _first_reading(paths: list[Path], size: int) -> float:
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     arguments = parse(benchmark_parser(__doc__), argv)
-    show([row(size, batch, arguments) for size in arguments.sizes for batch in arguments.batches], arguments.json)
+    show((row(size, batch, arguments) for size in arguments.sizes for batch in arguments.batches), arguments.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +112,17 @@ class Peak:
         return lambda: None
 
 
-def show(rows: Sequence[Mapping[str, Any]], file: Path | None) -> None:
-    """Print rows as a table, and write them as JSON where asked."""
-    columns = list(rows[0])
-    cells = [[_text(row[column]) for column in columns] for row in rows]
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for line in cells:
-        print("| " + " | ".join(line) + " |")
-    if file is not None:
-        with whole_file(file) as partial:
-            partial.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+def show(rows: Iterable[Mapping[str, Any]], file: Path | None) -> None:
+    """Print rows as a table, each when it is there, and write them as JSON where asked."""
+    done: list[Mapping[str, Any]] = []
+    for row in rows:
+        if not done:
+            print("| " + " | ".join(row) + " |\n|" + " --- |" * len(row))
+        print("| " + " | ".join(_text(value) for value in row.values()) + " |", flush=True)
+        done.append(row)
+        if file is not None:
+            with whole_file(file) as partial:
+                partial.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
 
 
 def _text(value: Any) -> str:

@@ -68,6 +68,15 @@ def _in_process(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
+def row(count: int, files: list[Path], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of one number of images: of a start that reads all files and of the next, which is timed."""
+    with tempfile.TemporaryDirectory(dir=files[0].parent, prefix=".many") as folder:
+        root = Path(folder) / "data"
+        write_many(root, files, count)
+        first, second = (_in_process(root, arguments) for _ in range(2))
+    return {"images": count, "image_mib": count * 64 * 64 / 2**20, "seconds_first_start": first["seconds_start"], **second}
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,14 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(measure(arguments.measure, arguments.steps, arguments.memory_mib)))
         return
     _, files = benchmark_images(arguments.data_root, 64)
-    rows = []
-    for count in arguments.images:
-        with tempfile.TemporaryDirectory(dir=files[0].parent, prefix=".many") as folder:
-            root = Path(folder) / "data"
-            write_many(root, files, count)
-            first, second = (_in_process(root, arguments) for _ in range(2))
-            rows.append({"images": count, "image_mib": count * 64 * 64 / 2**20, "seconds_first_start": first["seconds_start"], **second})
-    show(rows, arguments.json)
+    show((row(count, files, arguments) for count in arguments.images), arguments.json)
 
 
 if __name__ == "__main__":

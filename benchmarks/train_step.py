@@ -39,10 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     arguments = parse(benchmark_parser(__doc__), argv)
     peak = Peak(arguments.device)
-    found = []
-    for case in tqdm(list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches)), unit="case"):
-        found += rows(case, arguments, peak)
-    show(found, arguments.json)
+    wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
+    show((row for case in tqdm(wanted, unit="case") for row in rows(case, arguments, peak)), arguments.json)
 
 
 if __name__ == "__main__":
