@@ -36,7 +36,7 @@ def trained(model: str, processes: int, data, folder) -> list[dict[str, str]]:
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else [])
     command = [*start, "anomaly_detection", "train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("results in") == 1
     (log,) = (folder / "results").rglob("log.csv")
