@@ -231,12 +231,8 @@ def main(argv: list[str] | None = None) -> int:
     failed = run_all(experiments, sources, device, arguments.jobs, arguments.backend)
     elsewhere = [experiment for experiment in planned if experiment not in experiments and finished_metrics(experiment) is None]
     if elsewhere:
-        print(
-            f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables (python -m anomaly_detection report {results})"
-        )
-        return 1 if failed else 0
-    text = write_study(results, study, _any_source(root))
-    if text:
+        print(f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables")
+    elif text := write_study(results, study, _any_source(root)):
         print(text)
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:

@@ -41,14 +41,17 @@ def run_side_by_side(work: Sequence[Job], jobs: int, backend: str) -> list[str]:
     Raises:
         UserError: the package of the backend is not installed.
     """
-    os.environ["TQDM_DISABLE"] = "1"  # for the workers: their bars would write over each other
     options = {"inner_max_num_threads": max(1, processors() // jobs)} if backend == "loky" else {}
-    _join_cluster(backend)
-    with joblib.parallel_config(backend, n_jobs=jobs, **options):
-        return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
-        outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(attempt)(*job) for job in work)
-        bar = tqdm(outcomes, total=len(work), unit="experiment", desc=f"experiments, {jobs} at a time", dynamic_ncols=True)
-        return [line for line in bar if line is not None]
+    return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
+    os.environ["TQDM_DISABLE"] = "1"  # the workers inherit it: their bars would write over each other
+    try:
+        _join_cluster(backend)
+        with joblib.parallel_config(backend, n_jobs=jobs, **options):
+            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(attempt)(*job) for job in work)
+            bar = tqdm(outcomes, total=len(work), unit="experiment", desc=f"experiments, {jobs} at a time", disable=False, dynamic_ncols=True)
+            return [line for line in bar if line is not None]
+    finally:
+        del os.environ["TQDM_DISABLE"]
 
 
 def _join_cluster(backend: str) -> None:
