@@ -299,7 +299,7 @@ class DPA(Baseline):
 
     def _score(self, x: Tensor, reduction: str) -> Tensor:
         x = self._at_stage(x)
-        # Averages over thousands of features: bfloat16 moves them by less than a hundredth, and none by the company of its image.
+        # Averages over thousands of features: bfloat16 moves them by less than a hundredth, whatever the company of the image.
         with self.autocast():
             return self._reconstruction_loss(x, self._decode(self._encode(x)), reduction).float()
 
