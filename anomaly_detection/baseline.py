@@ -102,6 +102,10 @@ class Baseline(nn.Module, ABC):
     def anomaly_map(self, x: Tensor) -> Tensor:
         """(B, 1, H, W), higher is more anomalous."""
 
+    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode(x)` and `anomaly_score(x)`, for a baseline whose score passes through its latent in one go."""
+        return self.encode(x), self.anomaly_score(x)
+
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Called once before training with all training images in batches (B, C, H, W), for statistics that are fixed from then on."""
 

@@ -43,10 +43,10 @@ class ExportableDetector(nn.Module):
         """See the class."""
         x = F.interpolate(image.float(), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         x = x.round() / 127.5 - 1
-        score, anomaly_map = self.baseline.anomaly_score(x), self.baseline.anomaly_map(x)
+        (latent, score), anomaly_map = self.baseline.assess(x), self.baseline.anomaly_map(x)
         if not self.heads:
             return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), anomaly_map
-        found = self.baseline.maddr.predict(self.baseline.encode(x).flatten(1))
+        found = self.baseline.maddr.predict(latent.flatten(1))
         organ, modality = found["organ"], found["modality"]
         return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), anomaly_map, organ, modality
 

@@ -60,6 +60,7 @@ def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels
         assert baseline.sample(x).shape == x.shape
         assert baseline.anomaly_score(x).shape == baseline.validation_loss(x).shape == (2,)
         assert baseline.anomaly_map(x).shape == (2, 1, image_size, image_size)
+        torch.testing.assert_close(baseline.assess(x), (baseline.encode(x), baseline.anomaly_score(x)))
     for phase in baseline.phases():
         baseline.train()
         baseline.begin_step(phase, 1)

@@ -251,11 +251,14 @@ class DPA(Baseline):
         return self._decode(self._encode(self._at_stage(x)))
 
     def anomaly_score(self, x: Tensor) -> Tensor:
-        return self._score(x, "none")
+        return self.assess(x)[1]
+
+    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._assess(x, "none")
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """The reconstruction loss of each pixel, resized to the images where the stage is smaller."""
-        return F.interpolate(self._score(x, "pixelwise"), x.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(self._assess(x, "pixelwise")[1], x.shape[2:], mode="bilinear", align_corners=False)
 
     def describe(self) -> dict[str, Any]:
         terms = " + ".join(f"{weight:g} {name}" for name, weight in self.own.rec_loss.items())
@@ -297,11 +300,13 @@ class DPA(Baseline):
         self.rec_loss.set_reduction(reduction)
         return self.rec_loss(x, y, target=target)
 
-    def _score(self, x: Tensor, reduction: str) -> Tensor:
+    def _assess(self, x: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+        """The latents, and the reconstruction loss so reduced."""
         x = self._at_stage(x)
         # Averages over thousands of features: bfloat16 moves them by less than a hundredth, whatever the company of the image.
         with self.autocast():
-            return self._reconstruction_loss(x, self._decode(self._encode(x)), reduction).float()
+            z = self._encode(x)
+            return _pooled(z).float(), self._reconstruction_loss(x, self._decode(z), reduction).float()
 
 
 def _pooled(z: Tensor) -> Tensor:

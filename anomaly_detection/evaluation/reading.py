@@ -43,8 +43,9 @@ def read(baseline: Baseline, batches: Iterable[Tensor]) -> Reading:
     baseline.eval()
     columns: dict[str, list[Tensor]] = {}
     for x in batches:
-        latent = baseline.encode(x).float().flatten(1)
-        found = {"score": baseline.anomaly_score(x), "latent": latent}
+        latent, score = baseline.assess(x)
+        latent = latent.float().flatten(1)
+        found = {"score": score, "latent": latent}
         if baseline.maddr is not None:
             found |= {**baseline.maddr.predict(latent), "content": baseline.maddr.split(latent)["content"]}
         for name, values in found.items():

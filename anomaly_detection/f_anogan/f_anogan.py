@@ -161,8 +161,12 @@ class FAnoGAN(Baseline):
         return self.generator(noise.to(x.device))
 
     def anomaly_score(self, x: Tensor) -> Tensor:
-        pixels, features = self._residuals(x, self.reconstruct(x), self._target(x))
-        return pixels + self.own.kappa * features
+        return self.assess(x)[1]
+
+    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        pixels, features = self._residuals(x, self.generator(z), self._target(x))
+        return z, pixels + self.own.kappa * features
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """|x - y|, mean over the channels; the feature residual has no places."""

@@ -137,9 +137,12 @@ class GANomaly(Baseline):
 
     def anomaly_score(self, x: Tensor) -> Tensor:
         """``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`)."""
-        z, _, second_z = self._pass(x)
-        difference = (z - second_z).float()
-        return (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
+        return self.assess(x)[1]
+
+    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        difference = (z - self.second_encoder(self.decoder(z))).float()
+        return z.flatten(1), (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """|x - y|, mean over the channels; the score itself has no places."""

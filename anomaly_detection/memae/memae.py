@@ -102,17 +102,19 @@ class MemAE(Baseline):
         return self.decoder(self.memory(self.encoder(x)).output)
 
     def anomaly_score(self, x: Tensor) -> Tensor:
-        return self._squared_error(x).flatten(1).mean(dim=1)
+        return self.assess(x)[1]
+
+    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        query = self.encoder(x)
+        error = (x - self.decoder(self.memory(query).output)).square()
+        return _pooled(query), error.flatten(1).mean(dim=1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
         """(x - y)^2, mean over the channels."""
-        return self._squared_error(x).mean(dim=1, keepdim=True)
+        return (x - self.reconstruct(x)).square().mean(dim=1, keepdim=True)
 
     def describe(self) -> dict[str, Any]:
         return {"width": self.own.width, "memory": f"{self.own.slots} slots, a query per {self.own.memory_per}"}
-
-    def _squared_error(self, x: Tensor) -> Tensor:
-        return (x - self.reconstruct(x)).square()
 
 
 def _pooled(query: Tensor) -> Tensor:
