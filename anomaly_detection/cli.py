@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from anomaly_detection.allocator import keep_memory
 from anomaly_detection.config import Layer, parse_override
 from anomaly_detection.errors import UserError
 
@@ -58,6 +59,7 @@ def choose_device(name: str) -> torch.device:
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a command and leave the process: 0 well, 1 something failed, 2 the user can mend it, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_memory()
     try:
         sys.exit(main(None))
     except UserError as error:

@@ -9,6 +9,7 @@ import joblib
 import torch
 from tqdm import tqdm
 
+from anomaly_detection.allocator import keep_memory
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.processes import processors
 from anomaly_detection.errors import UserError
@@ -47,11 +48,16 @@ def run_side_by_side(work: Sequence[Job], jobs: int, backend: str) -> list[str]:
     try:
         _join_cluster(backend)
         with joblib.parallel_config(backend, n_jobs=jobs, **options):
-            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(attempt)(*job) for job in work)
+            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_attempt_elsewhere)(*job) for job in work)
             bar = tqdm(outcomes, total=len(work), unit="experiment", desc=f"experiments, {jobs} at a time", disable=False, dynamic_ncols=True)
             return [line for line in bar if line is not None]
     finally:
         del os.environ["TQDM_DISABLE"]
+
+
+def _attempt_elsewhere(*job) -> str | None:
+    keep_memory()
+    return attempt(*job)
 
 
 def _join_cluster(backend: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from anomaly_detection.allocator import keep_memory
 from anomaly_detection.cli import choose_device
 from anomaly_detection.files import whole_file
 from anomaly_detection.registry import BASELINES
@@ -52,6 +53,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int, steps: int, device: torch.device) -> dict[str, float]:
     """Median seconds of a step of each rival. In every round each takes its turn, so that a slow minute of the machine meets them all.
+    The rival "plain" has the C library's memory as it comes, the others as the project's commands have it.
 
     Args:
         rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
@@ -60,6 +62,7 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, begin in rivals.items():
+            keep_memory(name != "plain")
             step = begin()
             for number in range(steps + 2):
                 spent = seconds(step, device)
