@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.config import Layer, read_layers, to_plain
@@ -99,7 +100,10 @@ def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | N
     if not is_phantom(root):
         if not render:
             raise UserError(f"the study would run on phantoms, which are not rendered yet; python -m anomaly_detection phantom {root} does it")
-        write_phantoms(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(".phantom.lock")):
+            if not is_phantom(root):  # another shard may have rendered them meanwhile
+                write_phantoms(root)
     available = _any_source(root).available()
     missing = [name for name in datasets or [] if name not in available]
     if missing:

@@ -2,13 +2,15 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection.allocator import keep_memory
 from tests.toy import toy_images
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    """The networks of the tests are too small to share: threads would cost more than they bring."""
+def _fast():
+    """The networks of the tests are too small to share: threads would cost more than they bring. Memory is handled as by the commands."""
     torch.set_num_threads(1)
+    keep_memory()
 
 
 @pytest.fixture

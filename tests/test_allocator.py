@@ -36,5 +36,5 @@ def test_large_tensors_come_from_memory_that_is_kept():
         del kept
         assert torch.empty(64 * MIB, dtype=torch.uint8).data_ptr() == address
     finally:
-        keep_memory(False)
+        keep_memory()
     assert returned.numel() == 64 * MIB

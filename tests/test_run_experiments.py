@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -270,7 +272,6 @@ def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, data_roo
     monkeypatch.chdir(folder)
 
     def write(out: Path) -> None:
-        out.parent.mkdir(parents=True)
         data_root.rename(out)
         (out / "PHANTOM").write_text("phantoms")
 
@@ -285,6 +286,23 @@ def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, data_roo
     assert "iterations: 10\n" in config.read_text()
     monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered again"))
     assert run_experiments.main(["--models", "toy", "--dry-run"]) == 0
+
+
+def test_shards_that_start_together_render_phantoms_once(data_root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rendered = []
+
+    def write(out: Path) -> None:
+        rendered.append(out)
+        time.sleep(0.3)
+        data_root.rename(out)
+        (out / "PHANTOM").write_text("phantoms")
+
+    monkeypatch.setattr(run_experiments, "write_phantoms", write)
+    with ThreadPoolExecutor(2) as shards:
+        found = list(shards.map(lambda _: run_experiments.find_data(None, False, None), range(2)))
+    assert found == [(Path("data/phantom"), ["liver_ct", "lung_ct", "lung_xray"])] * 2
+    assert len(rendered) == 1
 
 
 def test_a_dry_run_renders_nothing(tmp_path, monkeypatch, capsys):

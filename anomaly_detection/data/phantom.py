@@ -29,7 +29,7 @@ from anomaly_detection.data.phantom_render import (
     sample_scan,
     window_hu,
 )
-from anomaly_detection.data.processes import keep_memory, map_jobs
+from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_folder
 
@@ -174,7 +174,6 @@ def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: in
 
 def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:
     """Write the images of every job, in parallel; returns their (dataset, file name), job by job."""
-    keep_memory()
     return list(map_jobs(partial(_write_patient, seed=seed, size=size, folder=folder), jobs, workers, "phantoms", "patient"))
 
 

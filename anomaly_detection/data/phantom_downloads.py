@@ -30,7 +30,7 @@ from anomaly_detection.data.phantom_render import (
     sample_scan,
     window_hu,
 )
-from anomaly_detection.data.processes import keep_memory, map_jobs
+from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_folder
 
@@ -66,7 +66,6 @@ def write_downloads(out: Path, patients: int = 20, seed: int = 0, size: int = 16
         for folder in ("lits", "covid_ct", "covid_xray", "dicom/normal", "dicom/abnormal"):
             (unfinished / folder).mkdir(parents=True)
             mark_phantom(unfinished / folder, f"phantoms, seed {seed}: computed images of random bodies, no patient data")
-        keep_memory()
         jobs = _plan(patients)
         images = list(map_jobs(partial(_render, folder=unfinished, seed=seed, size=size), jobs, workers, "phantoms", "patient"))
         _write_archives(unfinished / "covid_ct", jobs, images)

@@ -9,9 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
+from anomaly_detection.allocator import keep_memory
 from anomaly_detection.errors import UserError
 
 Result = TypeVar("Result")
@@ -54,15 +54,6 @@ def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_memory()
-
-
-def keep_memory() -> None:
-    """Let the process keep memory that it frees: painting phantoms, which asks for a few hundred kB thousands of times, gets a third faster.
-
-    The C library of Linux (glibc) hands blocks up to the size of the largest one freed so far out of its own stock from then on, instead of
-    asking the kernel for fresh pages each time; elsewhere this does nothing.
-    """
-    np.empty(30 * 2**20, np.uint8)
 
 
 def processors() -> int:
