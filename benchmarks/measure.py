@@ -36,7 +36,8 @@ def benchmark_parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, `device` as a torch.device."""
+    """The arguments, `device` as a torch.device; to be called before the first tensor, since torch then looks whether to ask for large pages."""
+    keep_memory()
     arguments = parser.parse_args(argv)
     arguments.device = choose_device(arguments.device)
     return arguments
@@ -57,16 +58,16 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
 
     Args:
         rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
-        rounds, steps: turns, and steps timed in each, after two that are not.
+        rounds, steps: turns, and steps timed in each, after three that are not: memory has to settle.
     """
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, begin in rivals.items():
             keep_memory(name != "plain")
             step = begin()
-            for number in range(steps + 2):
+            for number in range(steps + 3):
                 spent = seconds(step, device)
-                if number >= 2:
+                if number >= 3:
                     times[name].append(spent)
             del step
     return {name: statistics.median(each) for name, each in times.items()}
