@@ -15,10 +15,13 @@ def keep_memory(keep: bool = True) -> None:
     By itself glibc returns large blocks at once, and the system has to fill every page of the next one with zeros: 3 to 45 % of the time of
     training steps on a CPU, most with large batches. Up to 2 GiB stay with the process. C libraries other than glibc are left as they are.
 
+    torch is told to ask the system for large pages as well (THP_MEM_ALLOC_ENABLE, unless the environment sets it). It looks once, at its first
+    large tensor: call this before.
+
     Args:
-        keep: False to return to glibc's own way.
+        keep: False to return to glibc's own way; the large pages stay.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch then asks for large pages; it looks at its first large tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

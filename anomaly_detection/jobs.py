@@ -56,6 +56,7 @@ def run_side_by_side(work: Sequence[Job], jobs: int, backend: str) -> list[str]:
 
 
 def _attempt_elsewhere(*job) -> str | None:
+    """`attempt`, in a worker: a process of its own, whose memory nobody has set yet."""
     keep_memory()
     return attempt(*job)
 
