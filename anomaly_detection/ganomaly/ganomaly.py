@@ -140,8 +140,8 @@ class GANomaly(Baseline):
         return self.assess(x)[1]
 
     def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.encoder(x)
-        difference = (z - self.second_encoder(self.decoder(z))).float()
+        z, _, second_z = self._pass(x)
+        difference = (z - second_z).float()
         return z.flatten(1), (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
 
     def anomaly_map(self, x: Tensor) -> Tensor:
