@@ -121,7 +121,7 @@ def test_without_vgg19_all_but_the_score_works(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torchvision.models.VGG19_Weights.get_state_dict", offline)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     detector = load_original_checkpoint(write(tmp_path / "a.tar", *networks(), loss=FEATURES))
     assert detector.encode(images()).shape == (3, 8)
     assert detector.reconstruct(images()).shape == (3, 1, 16, 16)
