@@ -256,7 +256,7 @@ def test_a_backbone_that_cannot_be_had_is_said_at_the_start(data_root, capsys, m
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torchvision.models.VGG19_Weights.get_state_dict", offline)
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     arguments = ["--models", "MADDR_dpa", "--data-root", str(data_root), "--results", str(tmp_path / "results"), "--set", "baseline.backbone=vgg19"]
     code, error = code_and_error(capsys, monkeypatch, *arguments)
     assert code == 2
