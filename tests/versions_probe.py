@@ -4,6 +4,7 @@ python versions_probe.py INPUTS.npz OUTPUTS.npz: arrays in, arrays out by "secti
 """
 
 import itertools
+import os
 import sys
 
 import numpy as np
@@ -116,6 +117,18 @@ def compose():
     yield "reloaded", fresh(x, y)
 
 
+def files():
+    """Weights and statistics from files that torch.save writes here; None finds the statistics beside rec_losses.py, as in DPA."""
+    layers = rec_losses._vgg19("random:2").values()
+    torch.save({"%d.%s" % (i, name): value for i, layer in enumerate(layers) for name, value in layer.state_dict().items()}, "weights.pth")
+    os.makedirs("data")
+    path = "data/" + rec_losses.ORIGINAL_STATISTICS
+    torch.save({"r12": (tensor("r12_mean"), tensor("r12_divisor"))}, path)
+    for statistics in (None, path):
+        loss = rec_losses.RelativePerceptualL1Loss("none", 0, {"r12": 1.0}, weights="weights.pth", feature_statistics=statistics).double()
+        yield str(statistics is None), loss(tensor("x", dtype=torch.float64), tensor("y", dtype=torch.float64))
+
+
 def answers():
     module, z, organ, modality = constraint(), tensor("z"), tensor("organ"), tensor("modality")
     calls = [
@@ -139,7 +152,7 @@ def answers():
 
 if __name__ == "__main__":
     outputs = {}
-    for section in (maddr, terms, pixels, perceptual, compose, answers):
+    for section in (maddr, terms, pixels, perceptual, compose, files, answers):
         name = section.__name__
         try:
             for case, value in section():

@@ -795,7 +795,7 @@ def _usable(divisor: Tensor) -> Tensor:
 def _find_original_statistics(backbone: str) -> Optional[str]:
     if backbone != "vgg19":
         return None
-    candidates = (folder / "data" / ORIGINAL_STATISTICS for folder in Path(__file__).resolve().parents[:4])
+    candidates = (folder / "data" / ORIGINAL_STATISTICS for folder in list(Path(__file__).resolve().parents)[:4])
     return next((str(path) for path in candidates if path.is_file()), None)
 
 
