@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2  # of every leaky ReLU
@@ -46,21 +45,21 @@ class _MinibatchStddev(nn.Module):
         return torch.cat([x, spread.expand(x.shape[0], 1, *x.shape[2:])], dim=1)
 
 
-class _ScaledConv2d(nn.Conv2d):
-    """Holds its weights at root mean square 1 and scales them in use, so that Adam changes those of all layers by the same share."""
+class _WeightScale(nn.Module):
+    """Takes the size of a convolution's weights, so that they have root mean square 1, and its bias; scales its outputs, then adds the bias.
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.register_buffer("scale", torch.ones(()))
+    So Adam changes the weights of all layers by the same share.
+    """
 
-    @torch.no_grad()
-    def take_scale(self) -> None:
-        """Move the present size of the weights into the scale."""
-        self.scale.copy_(self.weight.square().mean().sqrt())
-        self.weight.div_(self.scale)
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.bias, conv.bias = conv.bias, None
+        self.register_buffer("scale", conv.weight.detach().square().mean().sqrt()[None])
+        with torch.no_grad():
+            conv.weight.div_(self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return torch.addcmul(self.bias.to(x.dtype).view(1, -1, 1, 1), x, self.scale.to(x.dtype))
 
 
 _NORMS = {"bn": nn.BatchNorm2d, "in": nn.InstanceNorm2d, "pixel": lambda channels: _PixelNorm()}
@@ -71,25 +70,30 @@ def _norm(settings: NetworkSettings, channels: int) -> list[nn.Module]:
 
 
 class _Conv(nn.Module):
-    """Convolution, [norm], [leaky ReLU]; biases start as PyTorch has them."""
+    """[padding], convolution, [weight scale], [norm], [leaky ReLU]; biases start as PyTorch has them."""
 
     def __init__(self, settings: NetworkSettings, in_dim: int, out_dim: int, kernel: int, padding: int, active: bool = False, normed: bool = False):
         super().__init__()
-        reflects = settings.pad_type == "reflect" and kernel == 3
-        scales = settings.type == "regular" and settings.use_wscale
-        conv = (_ScaledConv2d if scales else nn.Conv2d)(in_dim, out_dim, kernel, padding=0 if reflects else padding)
-        if settings.type == "regular":
+        regular = settings.type == "regular"
+        reflects = settings.pad_type == "reflect" and _reflects(kernel, padding, regular)
+        conv = nn.Conv2d(in_dim, out_dim, kernel, padding=0 if reflects else padding)
+        if regular:
             nn.init.xavier_uniform_(conv.weight, nn.init.calculate_gain("leaky_relu", SLOPE) if active else 1)
         else:
             nn.init.kaiming_normal_(conv.weight, SLOPE, "fan_out", "leaky_relu")
-        if scales:
-            conv.take_scale()
-        pads = [nn.ReflectionPad2d(padding)] if reflects else []
+        # Where there is nothing to pad, the padding has a place all the same: the authors' names count it.
+        pads = [nn.ReflectionPad2d(padding) if padding else nn.Identity()] if reflects else []
+        scales = [_WeightScale(conv)] if regular and settings.use_wscale else []
         norms = _norm(settings, out_dim) if normed else []
-        self.model = nn.Sequential(*pads, conv, *norms, *([nn.LeakyReLU(SLOPE)] if active else []))
+        self.model = nn.Sequential(*pads, conv, *scales, *norms, *([nn.LeakyReLU(SLOPE)] if active else []))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
+
+
+def _reflects(kernel: int, padding: int, regular: bool) -> bool:
+    """Whether the authors pad by reflection there: neither for the 1 x 1 convolutions of `regular`, nor around a latent of one pixel."""
+    return padding < 3 and not (regular and kernel == 1)
 
 
 class _UpShortcut(nn.Sequential):
@@ -139,7 +143,7 @@ class _ResidualBlocks(_Blocks):
 
     def _at_latent(self, in_dim: int, out_dim: int, padding: int) -> nn.Module:
         if self.latent_res > 1:
-            return _ResidualBlock(self.settings, in_dim, out_dim)
+            return nn.Sequential(_ResidualBlock(self.settings, in_dim, out_dim))
         return nn.Sequential(nn.LeakyReLU(SLOPE), _Conv(self.settings, in_dim, out_dim, 4, padding))
 
     def from_image(self, resolution: int) -> nn.Module:

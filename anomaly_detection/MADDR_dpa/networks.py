@@ -7,14 +7,16 @@ He et al., Identity Mappings in Deep Residual Networks, ECCV 2016. `regular`, fa
 Progressive Growing of GANs, ICLR 2018.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa.blocks import BLOCKS, NetworkSettings
 
 
@@ -87,6 +89,7 @@ class Encoder(nn.Module):
         for r in reversed(_resolutions(2 * self.smallest, self.resolutions[-1])):
             self.model[f"res_{r}"] = blocks.down(r)
         self.model[f"res_{self.smallest}"] = blocks.to_latent()
+        self.register_load_state_dict_pre_hook(_accept_earlier_names)
 
     def forward(self, x: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
         """Latents (B, latent_dim, latent_res, latent_res) of images.
@@ -136,6 +139,7 @@ class Decoder(nn.Module):
             self.model[f"res_{r}"] = blocks.up(r)
         for r in self.resolutions:
             self.model[f"postprocess_res_{r}"] = blocks.to_image(r)
+        self.register_load_state_dict_pre_hook(_accept_earlier_names)
 
     def forward(self, z: Tensor, resolution: int | None = None, fade: float = 1.0) -> Tensor:
         """Images (B, image_dim, R, R) of latents.
@@ -160,14 +164,33 @@ class Decoder(nn.Module):
         return image
 
 
-def translate_fade_in(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-    """The state dict of an authors' encoder or decoder under our names, and its fade: 1 where it was not fading a resolution in."""
+def translate_original(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+    """The state dict of an authors' encoder or decoder as one of ours, and its fade: 1 where it was not fading a resolution in.
+
+    Theirs names the paths that a fade-in mixes, and holds the weights of scaled convolutions twice.
+    """
     translated = {}
     for key, value in state.items():
         path = next((path for path in ("model.concat.layer1.", "model.concat.layer2.") if key.startswith(path)), "model.")
-        translated["model." + key.removeprefix(path)] = value
+        if not key.endswith(".incoming.weight"):
+            translated["model." + key.removeprefix(path)] = value
     fade = translated.pop("model.fadein._alpha", torch.ones(1))
     return translated, fade.item()
+
+
+def _accept_earlier_names(network: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before a state dict is loaded: name as now what earlier versions wrote, or say in a line that it does not fit.
+
+    They left out the number of the one block beside a latent of several places: res_4.model where the authors have res_4.0.model.
+    """
+    for key in list(state):
+        state[re.sub(rf"^({re.escape(prefix)}model\.res_\d+)\.(?=model|skipcon)", r"\1.0.", key)] = state.pop(key)
+    missing = next((name for name in network.state_dict(prefix=prefix) if name not in state), None)
+    if missing is not None:
+        raise UserError(
+            f"the checkpoint has no {missing}: it is of a network with other settings, or an earlier version wrote it, "
+            "which had other names with use_wscale and pad_type reflect; train again"
+        )
 
 
 # --- Settings and stages --------------------------------------------------------------------------------------------------------------

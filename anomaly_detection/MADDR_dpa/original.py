@@ -14,7 +14,7 @@ from anomaly_detection.config import Layer
 from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa.dpa import DPA, build_rec_loss
 from anomaly_detection.MADDR_dpa.growing import Stage
-from anomaly_detection.MADDR_dpa.networks import translate_fade_in
+from anomaly_detection.MADDR_dpa.networks import translate_original
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError
 from anomaly_detection.settings import build_settings
 
@@ -25,6 +25,9 @@ _PERCEPTUAL = ("perceptual", "relative_perceptual_L1")
 
 def load_original_checkpoint(path: str | Path, backbone_weights: str = "pretrained", feature_statistics: str | None = None) -> DPA:
     """The detector in an `anomaly_detection.tar` (or `anomaly_detection_res_R.tar`): `encode`, `reconstruct`, `anomaly_score`, `anomaly_map`.
+
+    The state of a training run, `checkpoint.tar`, holds the same detector and is taken, too. Networks may be of any type, size of latent, stage and
+    option that the authors' code has; minibatch stddev, where used, sees each image alone.
 
     Images are given at the full resolution of its config; the detector brings them to that of the checkpoint.
 
@@ -44,13 +47,13 @@ def load_original_checkpoint(path: str | Path, backbone_weights: str = "pretrain
     settings = _settings(path, saved, backbone_weights, feature_statistics)
     without_features = replace(settings, baseline=replace(settings.baseline, rec_loss={"l1": 1.0}))
     resolution = saved["resolution"]
-    states = {name: translate_fade_in(saved[name]) for name in ("enc", "dec")}
+    states = {name: translate_original(saved[name]) for name in ("enc", "dec")}
     fade = states["enc"][1]
     try:
         detector = DPA(without_features, resolutions=[resolution] if saved["stage"] == "stab" else [resolution // 2, resolution])
         detector.encoder.load_state_dict(states["enc"][0])
         detector.decoder.load_state_dict(states["dec"][0])
-    except (ValueError, RuntimeError) as error:
+    except (UserError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     try:
         detector.rec_loss = build_rec_loss(settings.baseline)

@@ -1,4 +1,4 @@
-"""The networks against functional rebuilds that read the weights by their published names."""
+"""The networks against plain functions that read the weights by their published names."""
 
 import math
 import re
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from anomaly_detection.config import Layer, build
 from anomaly_detection.errors import UserError
-from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings, translate_fade_in
+from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings, translate_original
+from tests.MADDR_dpa.plain import Plain, double_smoothly, halve_by_largest
 
 TYPES = ["residual18", "residual9", "regular"]
 RESIDUAL_TYPES = TYPES[:2]
@@ -34,177 +34,70 @@ def images(resolution, batch=3, channels=1):
     return torch.rand(batch, channels, resolution, resolution, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
 
 
-# --- The functional rebuild --------------------------------------------------------------------------------------------------------------
+# --- Against plain functions of their state dicts ----------------------------------------------------------------------------------------
 
 
-def leaky(x):
-    return torch.where(x > 0, x, 0.2 * x)
-
-
-def halve(x):
-    b, c, h, w = x.shape
-    return x.reshape(b, c, h // 2, 2, w // 2, 2).mean(dim=(3, 5))
-
-
-def double(x):
-    return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-
-
-class Rebuild:
-    """Runs a network from its state dict; `norm` and `reflect` are how it was configured."""
-
-    def __init__(self, network, norm="none", reflect=False):
-        self.state = network.state_dict()
-        self.norm = norm
-        self.reflect = reflect
-
-    def index(self, place):
-        """0, or 1 where a reflection stands before the convolution."""
-        return 0 if f"{place}.0.weight" in self.state else 1
-
-    def conv(self, place, x, padding):
-        """`place` names the Sequential that holds the convolution."""
-        index = self.index(place)
-        if index == 1:
-            padding, x = 0, F.pad(x, (1, 1, 1, 1), mode="reflect")
-        weight = self.state[f"{place}.{index}.weight"] * self.state.get(f"{place}.{index}.scale", 1)
-        assert (index == 1) == (self.reflect and weight.shape[-1] == 3)
-        return F.conv2d(x, weight, None, padding=padding) + self.state[f"{place}.{index}.bias"].view(1, -1, 1, 1)
-
-    def normalise(self, place, x):
-        if self.norm == "none":
-            return x
-        if self.norm == "pixel":
-            return x * torch.rsqrt((x**2).mean(1, keepdim=True) + 1e-8)
-        if self.norm == "in":
-            centred = x - x.mean((2, 3), keepdim=True)
-            return centred / ((centred**2).mean((2, 3), keepdim=True) + 1e-5).sqrt()
-        names = ("running_mean", "running_var", "weight", "bias")
-        mean, var, weight, bias = (self.state[f"{place}.{name}"].view(1, -1, 1, 1) for name in names)
-        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
-
-    def block(self, place, x, resize=None):
-        first = (1 if resize is None else 2) + (self.norm != "none")
-        h = leaky(self.normalise(f"{place}.model.0", x))
-        if resize is not None:
-            h, x = resize(h), resize(x)
-        h = self.conv(f"{place}.model.{first}.model", h, 1)
-        h = leaky(self.normalise(f"{place}.model.{first}.model.{1 + self.reflect}", h))
-        h = self.conv(f"{place}.model.{first + 1}.model", h, 1)
-        skip = f"{place}.skipcon.model" if resize is None else f"{place}.skipcon.1.model"
-        return h + (self.conv(skip, x, 0) if f"{skip}.0.weight" in self.state else x)
-
-    # residual types; `more` is 1 for residual18, 0 for residual9
-
-    def from_image(self, x, resolution, more):
-        h = self.conv(f"model.preprocess_res_{resolution}.0.model", x, 1)
-        for i in range(1 + more):
-            h = self.block(f"model.preprocess_res_{resolution}.{i + 1}", h)
-        return h
-
-    def resized(self, h, resolution, more, resize):
-        h = self.block(f"model.res_{resolution}.0", h, resize)
-        return self.block(f"model.res_{resolution}.1", h) if more else h
-
-    def to_image(self, h, resolution):
-        return self.conv(f"model.postprocess_res_{resolution}.1.model", leaky(h), 1)
-
-    def to_latent(self, h, latent_res):
-        return self.conv("model.res_4.1.model", leaky(h), 0) if latent_res == 1 else self.block(f"model.res_{latent_res}", h)
-
-    def from_latent(self, z, latent_res):
-        return self.conv("model.res_4.1.model", leaky(z), 3) if latent_res == 1 else self.block(f"model.res_{latent_res}", z)
-
-    # regular
-
-    def hidden(self, place, x, padding=1):
-        norm = 1 + self.index(f"{place}.model")
-        return leaky(self.normalise(f"{place}.model.{norm}", self.conv(f"{place}.model", x, padding)))
+def plain(network, kind, latent_res=1, **options):
+    """A network for images of 32 pixels as plain functions; see `Plain` for the options."""
+    sizes = [r for r in (4, 8, 16, 32) if r >= latent_res]
+    return Plain(kind, dict(zip(sizes, DEC, strict=False)), latent_res, network.state_dict(), **options)
 
 
 def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-10)
 
 
+def assert_alike(encoder, decoder, x, enc, dec, fade=None):
+    """The latents of images, and the images of these latents; every parameter has a part in them."""
+    known = () if fade is None else (x.shape[-1], fade)
+    z = encoder(x, *known)
+    close(z, enc.encode(x, 7, fade))
+    close(decoder(z, *known), dec.decode(z, x.shape[-1], x.shape[1], fade))
+    assert enc.used == set(enc.state)
+    assert dec.used == set(dec.state)
+
+
+NORMS = [("none", "zero"), ("bn", "zero"), ("in", "reflect"), ("pixel", "reflect")]
+
+
 @pytest.mark.parametrize("kind", RESIDUAL_TYPES)
 @pytest.mark.parametrize("latent_res", [1, 4, 8])
-@pytest.mark.parametrize(("norm", "pad"), [("none", "zero"), ("bn", "zero"), ("in", "reflect"), ("pixel", "reflect")])
-def test_residual_networks_equal_their_rebuild(kind, latent_res, norm, pad):
+@pytest.mark.parametrize(("norm", "pad"), NORMS)
+def test_residual_networks_equal_plain_functions(kind, latent_res, norm, pad):
     options = {"norm": norm, "pad_type": pad}
     encoder, decoder = networks(kind, latent_res=latent_res, enc=options, dec=options)
-    more = int(kind == "residual18")
-    smallest = max(4, latent_res)
-    x = images(32)
-    rebuild = Rebuild(encoder, norm, pad == "reflect")
-    h = rebuild.from_image(x, 32, more)
-    for r in [r for r in (32, 16, 8) if r > smallest]:
-        h = rebuild.resized(h, r, more, halve)
-    z = encoder(x)
-    close(z, rebuild.to_latent(h, latent_res))
-
-    rebuild = Rebuild(decoder, norm, pad == "reflect")
-    h = rebuild.from_latent(z, latent_res)
-    for r in [r for r in (8, 16, 32) if r > smallest]:
-        h = rebuild.resized(h, r, more, double)
-    close(decoder(z), rebuild.to_image(h, 32))
+    enc, dec = (plain(network, kind, latent_res, norm=norm, reflect=pad == "reflect") for network in (encoder, decoder))
+    assert_alike(encoder, decoder, images(32), enc, dec)
 
 
 @pytest.mark.parametrize("latent_res", [1, 4])
 @pytest.mark.parametrize(
     ("norm", "pad", "wscale"), [("none", "zero", False), ("bn", "zero", True), ("pixel", "reflect", True), ("bn", "reflect", False)]
 )
-def test_regular_networks_equal_their_rebuild(latent_res, norm, pad, wscale):
+def test_regular_networks_equal_plain_functions(latent_res, norm, pad, wscale):
     options = {"norm": norm, "pad_type": pad, "use_wscale": wscale}
     encoder, decoder = networks("regular", latent_res=latent_res, enc=options, dec=options)
-    x = images(32)
-    rebuild = Rebuild(encoder, norm, pad == "reflect")
-    h = leaky(rebuild.conv("model.preprocess_res_32.model", x, 0))
-    for r in (32, 16, 8):
-        h = halve(rebuild.hidden(f"model.res_{r}.1", rebuild.hidden(f"model.res_{r}.0", h)))
-    h = rebuild.hidden("model.res_4.1", rebuild.hidden("model.res_4.0", h), 0 if latent_res == 1 else 1)
-    z = encoder(x)
-    close(z, rebuild.conv("model.res_4.2.model", h, 0))
-
-    rebuild = Rebuild(decoder, norm, pad == "reflect")
-    h = rebuild.hidden("model.res_4.1", rebuild.hidden("model.res_4.0", z, 3 if latent_res == 1 else 1))
-    for r in (8, 16, 32):
-        h = rebuild.hidden(f"model.res_{r}.2", rebuild.hidden(f"model.res_{r}.1", double(h)))
-    close(decoder(z), rebuild.conv("model.postprocess_res_32.model", h, 0))
+    enc, dec = (plain(network, "regular", latent_res, norm=norm, reflect=pad == "reflect", wscale=wscale) for network in (encoder, decoder))
+    assert_alike(encoder, decoder, images(32), enc, dec)
 
 
 def test_regular_options_of_pooling_upsampling_and_the_latent():
-    encoder, decoder = networks("regular", max_resolution=8, resolutions=[8], enc={"pool": "max"})
-    rebuild = Rebuild(encoder)
-    h = leaky(rebuild.conv("model.preprocess_res_8.model", images(8), 0))
-    h = rebuild.hidden("model.res_8.1", rebuild.hidden("model.res_8.0", h)).reshape(3, 6, 4, 2, 4, 2).amax(dim=(3, 5))
-    h = rebuild.hidden("model.res_4.1", rebuild.hidden("model.res_4.0", h), 0)
-    close(encoder(images(8)), rebuild.conv("model.res_4.2.model", h, 0))
-
-    _, decoder = networks("regular", max_resolution=8, resolutions=[8], dec={"upsample_mode": "bilinear", "normalize_latents": True})
-    z = torch.randn(2, 7, 1, 1, dtype=torch.float64)
-    rebuild = Rebuild(decoder)
-    h = z / ((z**2).sum(1, keepdim=True) / 7 + 1e-8).sqrt()
-    h = rebuild.hidden("model.res_4.2", rebuild.hidden("model.res_4.1", h, 3))
-    # Twice the size, bilinear: the new pixels stand a quarter of a pixel from the old ones, and the border is repeated.
-    padded = F.pad(h, (1, 1, 1, 1), mode="replicate")
-    for dim in (2, 3):
-        old, n = padded, padded.shape[dim] - 2
-        middle, before, after = old.narrow(dim, 1, n), old.narrow(dim, 0, n), old.narrow(dim, 2, n)
-        padded = torch.stack([0.75 * middle + 0.25 * before, 0.75 * middle + 0.25 * after], dim=dim + 1).flatten(dim, dim + 1)
-    h = rebuild.hidden("model.res_8.2", rebuild.hidden("model.res_8.1", padded))
-    close(decoder(z), rebuild.conv("model.postprocess_res_8.model", h, 0))
+    encoder, decoder = networks(
+        "regular", max_resolution=8, resolutions=[8], enc={"pool": "max"}, dec={"upsample_mode": "bilinear", "normalize_latents": True}
+    )
+    channels = {4: 7, 8: 6}
+    enc = Plain("regular", channels, state=encoder.state_dict(), halve=halve_by_largest)
+    dec = Plain("regular", channels, state=decoder.state_dict(), double=double_smoothly, normalize=True)
+    assert_alike(encoder, decoder, images(8), enc, dec)
 
 
 def test_minibatch_stddev_sees_the_batch_in_training_alone():
     encoder, _ = networks("regular", max_resolution=4, resolutions=[4], enc={"use_mbstddev": True})
     x = images(4)
-    rebuild = Rebuild(encoder)
-    h = leaky(rebuild.conv("model.preprocess_res_4.model", x, 0))
-    deviation = ((h - h.mean(0)) ** 2).mean(0).add(1e-8).sqrt().mean()
+    h = Plain("regular", {4: 7}, state=encoder.state_dict()).from_image("model.", x, 4)
+    deviation = ((h - h.mean(0)) ** 2).mean(0).add(1e-8).sqrt().mean().item()
     for training, spread in ((True, deviation), (False, 1e-4)):
-        extra = torch.full_like(h[:, :1], float(spread))
-        expected = rebuild.hidden("model.res_4.2", rebuild.hidden("model.res_4.1", torch.cat([h, extra], 1)), 0)
-        close(encoder.train(training)(x), rebuild.conv("model.res_4.3.model", expected, 0))
+        close(encoder.train(training)(x), Plain("regular", {4: 7}, state=encoder.state_dict(), spread=spread).encode(x, 7))
     assert deviation > 0.01  # the two differ
 
 
@@ -276,39 +169,10 @@ def test_parameter_names_are_the_published_ones():
 
 
 @pytest.mark.parametrize("fade", [0.0, 0.3, 1.0])
-def test_residual_fade_in_mixes_both_paths(fade):
-    encoder, decoder = networks(resolutions=[8, 16])
-    x = images(16)
-    rebuild = Rebuild(encoder)
-    low = rebuild.from_image(halve(x), 8, 1)
-    high = rebuild.resized(rebuild.from_image(x, 16, 1), 16, 1, halve)
-    h = rebuild.resized((1 - fade) * low + fade * high, 8, 1, halve)
-    z = encoder(x, 16, fade)
-    close(z, rebuild.to_latent(h, 1))
-
-    rebuild = Rebuild(decoder)
-    h = rebuild.resized(rebuild.from_latent(z, 1), 8, 1, double)
-    low, high = double(rebuild.to_image(h, 8)), rebuild.to_image(rebuild.resized(h, 16, 1, double), 16)
-    close(decoder(z, 16, fade), (1 - fade) * low + fade * high)
-
-
-@pytest.mark.parametrize("fade", [0.0, 0.3, 1.0])
-def test_regular_fade_in_mixes_both_paths(fade):
-    encoder, decoder = networks("regular", resolutions=[4, 8], max_resolution=16)
-    x = images(8)
-    rebuild = Rebuild(encoder)
-    low = leaky(rebuild.conv("model.preprocess_res_4.model", halve(x), 0))
-    high = leaky(rebuild.conv("model.preprocess_res_8.model", x, 0))
-    high = halve(rebuild.hidden("model.res_8.1", rebuild.hidden("model.res_8.0", high)))
-    h = rebuild.hidden("model.res_4.0", (1 - fade) * low + fade * high)
-    z = encoder(x, 8, fade)
-    close(z, rebuild.conv("model.res_4.2.model", rebuild.hidden("model.res_4.1", h, 0), 0))
-
-    rebuild = Rebuild(decoder)
-    h = rebuild.hidden("model.res_4.1", rebuild.hidden("model.res_4.0", z, 3))
-    high = rebuild.hidden("model.res_8.2", rebuild.hidden("model.res_8.1", double(h)))
-    low, high = (rebuild.conv(f"model.postprocess_res_{r}.model", h, 0) for r, h in ((4, h), (8, high)))
-    close(decoder(z, 8, fade), (1 - fade) * double(low) + fade * high)
+@pytest.mark.parametrize(("kind", "latent_res", "resolution"), [("residual18", 1, 16), ("residual9", 4, 16), ("regular", 1, 8), ("regular", 8, 16)])
+def test_a_fade_in_mixes_both_paths(kind, latent_res, resolution, fade):
+    encoder, decoder = networks(kind, resolutions=[resolution // 2, resolution], max_resolution=32, latent_res=latent_res)
+    assert_alike(encoder, decoder, images(resolution), plain(encoder, kind, latent_res), plain(decoder, kind, latent_res), fade)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -327,7 +191,7 @@ def test_at_full_fade_the_low_path_has_no_part():
     assert all(p.grad is not None for p in encoder.model["preprocess_res_32"].parameters())
 
 
-def test_fading_state_dicts_of_the_authors_are_translated():
+def test_state_dicts_of_the_authors_are_translated():
     original = {
         "model.concat.layer1.preprocess_res_32.0.model.0.bias": torch.tensor([1.0]),
         "model.concat.layer2.preprocess_res_64.0.model.0.bias": torch.tensor([2.0]),
@@ -335,7 +199,7 @@ def test_fading_state_dicts_of_the_authors_are_translated():
         "model.fadein._alpha": torch.tensor([0.25]),
         "model.res_32.0.model.2.model.0.bias": torch.tensor([4.0]),
     }
-    translated, fade = translate_fade_in(original)
+    translated, fade = translate_original(original)
     assert fade == 0.25
     assert {key: value.item() for key, value in translated.items()} == {
         "model.preprocess_res_32.0.model.0.bias": 1,
@@ -343,8 +207,36 @@ def test_fading_state_dicts_of_the_authors_are_translated():
         "model.res_64.0.skipcon.1.model.0.bias": 3,
         "model.res_32.0.model.2.model.0.bias": 4,
     }
-    assert translate_fade_in({"model.res_4.1.model.0.bias": torch.ones(1)}) == ({"model.res_4.1.model.0.bias": torch.ones(1)}, 1.0)
+    scaled = {"model.res_4.0.model.0.weight": torch.ones(1), "model.res_4.0.model.1.incoming.weight": torch.ones(1)}
+    assert translate_original(scaled)[0].keys() == {"model.res_4.0.model.0.weight"}
+    assert translate_original({"model.res_4.1.model.0.bias": torch.ones(1)}) == ({"model.res_4.1.model.0.bias": torch.ones(1)}, 1.0)
     assert len(original) == 5
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("latent_res", [4, 8])
+def test_names_of_earlier_versions_are_taken(kind, latent_res):
+    """They did not number the one residual block beside a latent of several places."""
+    both = torch.nn.ModuleDict(dict(zip(("encoder", "decoder"), networks(kind, latent_res=latent_res), strict=True)))
+    place = f"model.res_{latent_res}."
+    earlier = {name.replace(f"{place}0.", place) if kind != "regular" else name: value + 1 for name, value in both.state_dict().items()}
+    assert (earlier.keys() == both.state_dict().keys()) == (kind == "regular")
+    expected = list(earlier.values())
+    both.load_state_dict(earlier)
+    assert all(torch.equal(value, other) for value, other in zip(both.state_dict().values(), expected, strict=True))
+
+
+def test_a_state_dict_of_another_network_is_refused_in_one_line():
+    encoder, decoder = networks("regular", enc={"use_wscale": True})
+    scaled, plain = encoder.state_dict(), networks("regular")[0]
+    earlier = {name.replace("model.1.", "model.0."): value for name, value in scaled.items()}
+    with pytest.raises(UserError, match=r"^the checkpoint has no model.preprocess_res_32.model.1.bias: .* earlier version") as error:
+        encoder.load_state_dict(earlier)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^the checkpoint has no model.preprocess_res_32.model.0.bias"):
+        plain.load_state_dict(scaled)
+    with pytest.raises(UserError, match=r"^the checkpoint has no model.res_4.0"):
+        decoder.load_state_dict(encoder.state_dict())
 
 
 # --- Initial weights ---------------------------------------------------------------------------------------------------------------------
@@ -372,7 +264,7 @@ def test_initial_weights_of_the_regular_type(wscale):
         weight, bound = state[f"{key}.weight"], gain * math.sqrt(6 / fans)
         if wscale:
             assert weight.square().mean().sqrt().item() == pytest.approx(1, rel=1e-5)
-            weight = weight * state[f"{key}.scale"]
+            weight = weight * state[f"{key[:-1]}1.scale"]
         assert 0.99 * bound < weight.abs().max().item() <= bound * (1 + 1e-5)
         assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 

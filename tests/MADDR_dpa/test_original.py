@@ -1,4 +1,4 @@
-"""Checkpoints in the form in which the DPA authors' code writes them, of networks of ours (whose parameter names are theirs)."""
+"""Checkpoints in the form in which the DPA authors' code writes them: of plain functions of parameters with their names, and of networks of ours."""
 
 import subprocess
 
@@ -10,6 +10,7 @@ from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa import load_original_checkpoint
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, L1Loss, RelativePerceptualL1Loss
+from tests.MADDR_dpa.plain import Plain, double, double_smoothly, halve, halve_by_largest
 
 FEATURES = {"loss_type": "relative_perceptual_L1", "loss_kwargs": {"weights_per_resolution": {16: {"img_weight": 0, "feature_weights": {"r12": 1}}}}}
 
@@ -55,6 +56,86 @@ def assert_same(a: torch.Tensor, b: torch.Tensor) -> None:
 
 def images(channels: int = 1, size: int = 16) -> torch.Tensor:
     return torch.rand(3, channels, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+# --- Parameters that no network of ours has seen -------------------------------------------------------------------------------------------
+
+AS_PLAIN = {  # options of the authors' networks: as those of `Plain`
+    ("pad_type", "reflect"): {"reflect": True},
+    ("use_wscale", True): {"wscale": True},
+    ("pool", "max"): {"halve": halve_by_largest},
+    ("use_mbstddev", True): {"spread": 1e-4},  # of an image alone
+    ("normalize_latents", True): {"normalize": True},
+    ("upsample_mode", "bilinear"): {"double": double_smoothly},
+    **{("norm", norm): {"norm": norm} for norm in ("bn", "in", "pixel")},
+}
+
+
+def assert_loads(path, kind, latent_res, stage, enc, dec):
+    """Draw the parameters of an autoencoder for 32 pixels, write them as the authors do, and compare what is read with their forward pass."""
+    dims, smallest = [4, 5, 6, 7], max(4, latent_res)
+    channels = dict(zip([smallest << i for i in range(4) if smallest << i <= 32], dims[::-1], strict=False))
+    random = torch.Generator().manual_seed(3)
+    states, plain = {}, {}
+    for part, options in (("enc", enc), ("dec", dec)):
+        translated = {key: value for option in options.items() for key, value in AS_PLAIN[option].items()}
+        states[part] = {}
+        paths = ("model.concat.layer1.", "model.concat.layer2.")
+        plain[part] = Plain(kind, channels, latent_res, states[part], random, paths=paths, **translated)
+    x, fade = images(size=32), None
+    mixed = x
+    if stage == "trns":
+        fade = 0.3
+        mixed = 0.7 * double(halve(x)) + 0.3 * x
+        for state in states.values():
+            state["model.fadein._alpha"] = torch.tensor([fade])
+    z = plain["enc"].encode(mixed, 7, fade)
+    y = plain["dec"].decode(z, 32, 1, fade)
+    config = {"latent_dim": 7, "enc": {"type": kind, "kwargs": {"inner_dims": dims, **enc}}, "dec": {"type": kind}}
+    config["dec"]["kwargs"] = {"inner_dims": dims[::-1], **dec}
+    detector = load_original_checkpoint(write(path, states["enc"], states["dec"], kind, latent_res, 32, 32, stage=stage, **config))
+    assert_same(detector.encode(x), z.mean(dim=(2, 3)))
+    assert_same(detector.reconstruct(x), y)
+    assert_same(detector.anomaly_score(x), (mixed - y).abs().mean(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("stage", ["stab", "trns"])
+@pytest.mark.parametrize("latent_res", [1, 4, 8])
+@pytest.mark.parametrize("kind", ["residual18", "residual9", "regular"])
+@torch.no_grad()
+def test_every_kind_of_the_authors_loads(tmp_path, kind, latent_res, stage):
+    assert_loads(tmp_path / "a.tar", kind, latent_res, stage, {}, {})
+
+
+@pytest.mark.parametrize("stage", ["stab", "trns"])
+@pytest.mark.parametrize(
+    ("kind", "latent_res", "enc", "dec"),
+    [
+        ("residual18", 1, {"norm": "bn"}, {"norm": "in"}),
+        ("residual18", 4, {"norm": "bn", "pad_type": "reflect"}, {"norm": "bn", "pad_type": "reflect"}),
+        ("residual9", 1, {"pad_type": "reflect"}, {"pad_type": "reflect", "upsample_mode": "bilinear"}),
+        ("residual9", 8, {"norm": "pixel"}, {"norm": "pixel"}),
+        ("regular", 1, {"use_wscale": True, "norm": "bn"}, {"use_wscale": True, "norm": "pixel", "normalize_latents": True}),
+        ("regular", 1, {"pad_type": "reflect", "pool": "max"}, {"upsample_mode": "bilinear"}),
+        ("regular", 4, {"use_wscale": True, "pad_type": "reflect", "norm": "bn"}, {"use_wscale": True, "pad_type": "reflect", "norm": "bn"}),
+        ("regular", 8, {"use_mbstddev": True, "use_wscale": True}, {"norm": "in", "normalize_latents": True}),
+    ],
+)
+@torch.no_grad()
+def test_every_option_of_the_authors_loads(tmp_path, kind, latent_res, enc, dec, stage):
+    assert_loads(tmp_path / "a.tar", kind, latent_res, stage, enc, dec)
+
+
+def test_the_state_of_a_training_run_is_taken_for_the_detector_in_it(tmp_path):
+    """`checkpoint.tar` holds what `anomaly_detection.tar` holds, and the state of the optimizer, the discriminator and the generator of images."""
+    path = write(tmp_path / "checkpoint.tar", *networks())
+    saved = torch.load(path, weights_only=False)
+    more = {"n_iter": 2, "best_val_loss": 0.5, "best_val_iter": 2, "display_x": images()[:4], "ddis": {}, "mix_res_module": {}}
+    torch.save(saved | more | {"optimizer": {"image_rec_loss.loss_1._loss.model.c11.weight": torch.zeros(64, 3, 3, 3)}}, path)
+    load_original_checkpoint(path)
+
+
+# --- Networks of ours ------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["residual18", "residual9", "regular"])
