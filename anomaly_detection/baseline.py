@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anomaly_detection.data.dataset import Batch
 from anomaly_detection.distributed import average_gradients, gathered
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
@@ -30,27 +31,6 @@ class Phase:
     name: str
     iterations: int
     batch_size: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Normal images to train on.
-
-    Attributes:
-        image: (B, C, H, W) float32 in [-1, 1].
-        organ, modality: (B,) int64 class numbers.
-        index: (B,) int64, the images' places in the training set.
-    """
-
-    image: Tensor
-    organ: Tensor
-    modality: Tensor
-    index: Tensor
-
-    def chunks(self, count: int) -> list["Batch"]:
-        """The batch cut into `count` equal ones, for a baseline whose step needs several."""
-        fields = zip(*(tensor.chunk(count) for tensor in (self.image, self.organ, self.modality, self.index)), strict=True)
-        return [Batch(*field) for field in fields]
 
 
 class Baseline(nn.Module, ABC):

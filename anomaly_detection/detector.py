@@ -10,7 +10,7 @@ from PIL import Image
 
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.cli import choose_device
-from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.dataset import Domains, to_floats
 from anomaly_detection.data.images import decode, eight_bit, fit_image
 from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.errors import UserError
@@ -94,7 +94,7 @@ class Detector:
     @torch.inference_mode()
     def predict_batch(self, images: np.ndarray) -> list[Prediction]:
         """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
-        x = torch.tensor(images).to(next(self.baseline.parameters()).device).float().div_(127.5).sub_(1)
+        x = to_floats(torch.tensor(images).to(next(self.baseline.parameters()).device))
         reading = read(self.baseline, [x])
         verdict = self.calibration.apply(reading)
         maps = self.baseline.anomaly_map(x)[:, 0].float().cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomaly_detection.data.dataset import to_floats
 from anomaly_detection.detector import Detector
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
@@ -42,7 +43,7 @@ class ExportableDetector(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         x = F.interpolate(image.float(), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        x = x.round() / 127.5 - 1
+        x = to_floats(x.round())
         (latent, score), anomaly_map = self.baseline.assess(x), self.baseline.anomaly_map(x)
         if not self.heads:
             return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), anomaly_map

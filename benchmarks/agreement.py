@@ -7,8 +7,8 @@ import torch
 from tqdm import tqdm
 
 from anomaly_detection.data.dataset import ImageSet
-from anomaly_detection.training.loop import all_pixels, batch_at
-from anomaly_detection.training.reproducibility import ShuffledIndices
+from anomaly_detection.data.order import ShuffledIndices
+from anomaly_detection.training.loop import EVALUATION_BATCH
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import benchmark_parser, parse, show
 
@@ -25,7 +25,7 @@ def _part(images: ImageSet, places: torch.Tensor) -> ImageSet:
 def _loss(baseline, images: ImageSet) -> float:
     baseline.eval()
     baseline.bf16 = False
-    return torch.cat([baseline.validation_loss(x) for x in all_pixels(images)]).mean().item()
+    return torch.cat([baseline.validation_loss(batch.image) for batch in images.batches(EVALUATION_BATCH)]).mean().item()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> None:
                 baseline, indices, held = rival.baseline, ShuffledIndices(len(train), seed=0), train.to(arguments.device)
                 (phase,) = baseline.phases()
                 optimizers = baseline.optimizers(phase)
-                baseline.begin_phase(phase, all_pixels(held) if isinstance(rival, Project) else (), len(train))
+                batches = held.batches(EVALUATION_BATCH) if isinstance(rival, Project) else ()
+                baseline.begin_phase(phase, (batch.image for batch in batches), len(train))
                 for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {loss}"):
                     baseline.train()
                     baseline.begin_step(phase, 1)
-                    baseline.training_step(batch_at(held, indices.take(phase.batch_size)), optimizers)
+                    baseline.training_step(held.batch(indices.take(phase.batch_size)), optimizers)
                 losses.append(_loss(baseline, val.to(arguments.device)))
             row = {"loss": loss, "size": size, "steps": arguments.steps, "validation_loss_plain": losses[0], "validation_loss": losses[1]}
             rows.append(row | {"difference": abs(losses[1] / losses[0] - 1)})

@@ -12,12 +12,12 @@ from anomaly_detection.cli import CONFIGS, PROJECT
 from anomaly_detection.config import Layer, read_layers
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import find_baseline
 from anomaly_detection.settings import Settings, build_settings
-from anomaly_detection.training.loop import all_pixels, batch_at, runs_in_bf16
-from anomaly_detection.training.reproducibility import ShuffledIndices
+from anomaly_detection.training.loop import EVALUATION_BATCH, runs_in_bf16
 from benchmarks.plain import PlainImages, plain_batches, plain_class
 
 REC_LOSS = {"compose": {"relative_perceptual_L1": 1.0, "l1": 0.1}, "l1": {"l1": 1.0}}
@@ -76,18 +76,18 @@ class Project:
         self.images, self.device = images.to(device), device
         self.baseline = _built(find_baseline(case.model), settings).to(device)
         self.baseline.bf16 = runs_in_bf16(settings, device)
-        self.baseline.prepare(all_pixels(self.images))
+        self.baseline.prepare(batch.image for batch in self.images.batches(EVALUATION_BATCH))
         self.indices = ShuffledIndices(len(images), seed=0)
 
     def step(self, phase: Phase) -> Callable[[], dict]:
         """A training step of a phase, its data included."""
         baseline, optimizers = self.baseline, self.baseline.optimizers(phase)
-        baseline.begin_phase(phase, all_pixels(self.images), len(self.images))
+        baseline.begin_phase(phase, (batch.image for batch in self.images.batches(EVALUATION_BATCH)), len(self.images))
 
         def step() -> dict:
             baseline.train()
             baseline.begin_step(phase, 1)
-            return baseline.training_step(batch_at(self.images, self.indices.take(phase.batch_size)), optimizers)
+            return baseline.training_step(self.images.batch(self.indices.take(phase.batch_size)), optimizers)
 
         return step
 
@@ -101,7 +101,7 @@ class Plain:
         self.baseline = _built(plain_class(case.model), settings).to(device)
         # Layouts and kernels as torch's defaults have them.
         self.baseline.to(memory_format=torch.contiguous_format)
-        self.baseline.prepare(all_pixels(images.to(device)))
+        self.baseline.prepare(batch.image for batch in images.to(device).batches(EVALUATION_BATCH))
         self.files = PlainImages(paths, images.organ, images.modality, case.size)
 
     def batches(self, size: int) -> Iterator[Batch]:

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from anomaly_detection.training.loop import batch_at
-from anomaly_detection.training.reproducibility import ShuffledIndices
+from anomaly_detection.data.order import ShuffledIndices
 from benchmarks.cases import benchmark_images
 from benchmarks.measure import benchmark_parser, parse, seconds, show
 from benchmarks.plain import PlainImages, plain_batches
@@ -32,7 +31,7 @@ def row(size: int, batch: int, arguments) -> dict[str, Any]:
         next(batches)  # the workers have started
         rates["plain"].append(_rate(lambda batches=batches: next(batches), max(1, count // 10), batch, arguments.device))
         del batches
-        rates["project"].append(_rate(lambda: batch_at(held, indices.take(batch)), count, batch, arguments.device))
+        rates["project"].append(_rate(lambda: held.batch(indices.take(batch)), count, batch, arguments.device))
     plain, project = statistics.median(rates["plain"]), statistics.median(rates["project"])
     return {
         "size": size,

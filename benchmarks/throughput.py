@@ -19,7 +19,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
     project, plain = Project(case, images, arguments.device), Plain(case, images, paths, arguments.device)
 
     def project_turn():
-        return lambda: read(project.baseline, [project.images.pixels(project.indices.take(case.batch))])
+        return lambda: read(project.baseline, [project.images.batch(project.indices.take(case.batch)).image])
 
     def plain_turn():
         batches = plain.batches(case.batch)

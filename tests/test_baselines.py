@@ -41,7 +41,7 @@ def built(settings, maddr=False):
 
 def batch_of(images, count):
     index = torch.arange(count) % len(images)
-    return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
+    return images.batch(index)
 
 
 def same_weights(a, b):
@@ -79,7 +79,7 @@ def test_a_score_depends_on_its_image_alone(model):
         baseline.begin_step(phase, 1)
         baseline.training_step(batch_of(images, phase.batch_size), baseline.optimizers(phase))
     baseline.eval()
-    x = images.pixels(torch.arange(9))
+    x = images.batch(torch.arange(9)).image
     before = {name: value.clone() for name, value in baseline.state_dict().items()}
     with torch.inference_mode():
         together = baseline.anomaly_score(x)
@@ -97,7 +97,7 @@ def test_the_constraint_reaches_encoder_and_both_heads(model):
     trained = {id(p) for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]}
     assert all(id(p) in trained for p in [*baseline.maddr.parameters(), *baseline.encoder.parameters()])
     images = toy_images(24, side=32)
-    value, log = baseline.constraint(baseline.encode(images.pixels(torch.arange(24))), batch_of(images, 24))
+    value, log = baseline.constraint(baseline.encode(images.batch(torch.arange(24)).image), batch_of(images, 24))
     value.backward()
     assert {"organ_accuracy", "modality_accuracy"} <= log.keys()
     assert sum(p.grad.abs().sum() for p in baseline.encoder.parameters() if p.grad is not None) > 0
@@ -117,11 +117,11 @@ def test_it_learns_images_organs_and_modalities(model, tmp_path):
     baseline = built(settings, maddr=True)
     images, held_out = toy_images(48, side=16), toy_images(24, seed=1, side=16)
     train(baseline, images, held_out, settings, tmp_path)
-    x = held_out.pixels(torch.arange(24))
+    x = held_out.batch(torch.arange(24)).image
     with torch.inference_mode():
         error = (baseline.reconstruct(x) - x).square().mean()
     # Always answering the mean training image is what a network that has learned nothing of the image does best.
-    mean = images.pixels(torch.arange(48)).mean(dim=0)
+    mean = images.batch(torch.arange(48)).image.mean(dim=0)
     assert error < 0.5 * (x - mean).square().mean()
     result = validate(baseline, held_out)
     assert result["val_organ_accuracy"] > 0.95

@@ -25,7 +25,7 @@ def detector_of(model, maddr=True, **options):
     settings = settings_of(model, own=PERCEPTUAL if model == "MADDR_dpa" else {}, **options)
     baseline = built(settings, maddr)
     images = toy_images(24, side=32)
-    pixels = images.pixels(torch.arange(24)).repeat(1, settings.channels, 1, 1)
+    pixels = images.batch(torch.arange(24)).image.repeat(1, settings.channels, 1, 1)
     baseline.prepare([pixels])
     reading = read(baseline, [pixels])
     calibration = Calibration.fit(reading, images.organ.numpy(), images.modality.numpy(), 0.95)

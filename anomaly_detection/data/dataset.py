@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,37 @@ from anomaly_detection.data.splits import Kind, Part, Splits
 from anomaly_detection.errors import UserError
 
 FINGERPRINT_BATCH = 4096
+
+
+def to_floats(pixels: Tensor) -> Tensor:
+    """Grey or colour values 0 ... 255, of any shape, as the float32 in [-1, 1] that networks take."""
+    return pixels.div(127.5).sub_(1)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """The inverse of `to_floats`, rounded, as uint8; what lies beyond [-1, 1] is cut off."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a set, as a network takes them.
+
+    Attributes:
+        image: (B, C, H, W) float32 in [-1, 1].
+        organ, modality: (B,) int64 class numbers.
+        index: (B,) int64, the images' places in the set.
+    """
+
+    image: Tensor
+    organ: Tensor
+    modality: Tensor
+    index: Tensor
+
+    def chunks(self, count: int) -> list["Batch"]:
+        """The batch cut into `count` equal ones, for a baseline whose step needs several."""
+        fields = zip(*(tensor.chunk(count) for tensor in (self.image, self.organ, self.modality, self.index)), strict=True)
+        return [Batch(*field) for field in fields]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +88,16 @@ class ImageSet:
         moved = {name: getattr(self, name).to(device) for name in ("images", "organ", "modality", "label")}
         return replace(self, **moved)
 
-    def pixels(self, index: Tensor) -> Tensor:
-        """The images at `index` (B,), as (B, C, H, W) float32 in [-1, 1], on the device of the set."""
-        return self.images[index.to(self.images.device)].to(self.device).float().div_(127.5).sub_(1)
+    def batch(self, index: Tensor) -> Batch:
+        """The images at `index` (B,) with their labels, on the device of the set."""
+        index = index.to(self.device)
+        image = to_floats(self.images[index.to(self.images.device)].to(self.device))
+        return Batch(image, self.organ[index], self.modality[index], index)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images in order, in batches of `size`, the last one smaller."""
+        for index in torch.arange(len(self), device=self.device).split(size):
+            yield self.batch(index)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
 from anomaly_detection.data.masks import load_masks
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.localisation import pixel_metrics
@@ -49,7 +48,7 @@ def evaluate(baseline: Baseline, source: DataSource, datasets: Sequence[str], qu
     """
     domains = source.domains(datasets)
     parts = {part: source.load(datasets, part).to(device) for part in ("val", "test")}
-    readings = {part: read(baseline, _batches(images, torch.arange(len(images)))) for part, images in parts.items()}
+    readings = {part: read(baseline, (batch.image for batch in images.batches(BATCH))) for part, images in parts.items()}
     for part, images in parts.items():
         check_finite(readings[part], images)
     val = parts["val"]
@@ -59,11 +58,6 @@ def evaluate(baseline: Baseline, source: DataSource, datasets: Sequence[str], qu
     for name, values in _pixel_metrics(baseline, source, parts["test"]).items():
         metrics["datasets"][name] |= values
     return Evaluation(rows, metrics, calibration, _map_scale(baseline, val), _details(baseline, parts, readings, rows))
-
-
-def _batches(images: ImageSet, places: Tensor):
-    for index in places.split(BATCH):
-        yield images.pixels(index)
 
 
 @torch.inference_mode()
@@ -77,14 +71,15 @@ def _pixel_metrics(baseline: Baseline, source: DataSource, images: ImageSet) -> 
         known = load_masks(names[own].tolist(), labels[own].tolist(), source.catalog[dataset], source.data_root, source.size)
         if known is not None:
             places, masks = known
-            maps = [baseline.anomaly_map(x)[:, 0].float().cpu() for x in _batches(images, torch.from_numpy(own[places]))]
+            batches = (images.batch(index) for index in torch.from_numpy(own[places]).split(BATCH))
+            maps = [baseline.anomaly_map(batch.image)[:, 0].float().cpu() for batch in batches]
             found[dataset] = pixel_metrics(torch.cat(maps).numpy(), masks)
     return found
 
 
 @torch.inference_mode()
 def _map_scale(baseline: Baseline, images: ImageSet) -> float:
-    maps = [baseline.anomaly_map(x).float().cpu().numpy() for x in _batches(images, torch.arange(len(images)))]
+    maps = [baseline.anomaly_map(batch.image).float().cpu().numpy() for batch in images.batches(BATCH)]
     return float(np.quantile(np.concatenate(maps), USUAL))
 
 
@@ -93,15 +88,16 @@ def _details(baseline: Baseline, parts: dict[str, ImageSet], readings: dict[str,
     test, offset = parts["test"], len(parts["val"])
     chosen = torch.tensor(_telling(rows[offset:]))
     seen, made, maps = [], [], []
-    for x in _batches(test, chosen):
+    for index in chosen.split(BATCH):
+        x = test.batch(index).image
         seen.append(x)
         made.append(torch.nn.functional.interpolate(baseline.reconstruct(x).float(), x.shape[2:], mode="nearest"))
         maps.append(baseline.anomaly_map(x)[:, 0].float())
     return {
         "latent": np.concatenate([reading.latent for reading in readings.values()]).astype(np.float32),
         "gallery_row": chosen.numpy() + offset,
-        "gallery_image": _to_bytes(torch.cat(seen)),
-        "gallery_reconstruction": _to_bytes(torch.cat(made)),
+        "gallery_image": to_bytes(torch.cat(seen)).cpu().numpy(),
+        "gallery_reconstruction": to_bytes(torch.cat(made)).cpu().numpy(),
         "gallery_map": torch.cat(maps).cpu().numpy(),
     }
 
@@ -116,7 +112,3 @@ def _telling(rows: Sequence[dict[str, Any]]) -> list[int]:
         places.sort(key=lambda place: rows[place]["score"])
         found += dict.fromkeys([*places[-1 : -GALLERY - 1 : -1], *places[:GALLERY]])
     return found
-
-
-def _to_bytes(images: Tensor) -> np.ndarray:
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ from torch.optim.lr_scheduler import StepLR
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
-from anomaly_detection.baseline import Baseline, Batch
+from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.distributed import averaged, equalise, rank, share, told_by_all, told_by_first
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 from anomaly_detection.settings import Settings
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import TrainingLog
-from anomaly_detection.training.reproducibility import ShuffledIndices, random_state, set_random_state
+from anomaly_detection.training.reproducibility import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(
     saved = load_checkpoint(path, device) if path.exists() else None
     baseline.bf16 = runs_in_bf16(settings, device)
     if saved is None:
-        baseline.prepare(all_pixels(train_set))
+        baseline.prepare(batch.image for batch in train_set.batches(EVALUATION_BATCH))
         if rank() > 0:  # noise of its own, after the same weights
             torch.manual_seed(settings.seed + 1_000_003 * rank())
         state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
@@ -79,7 +79,7 @@ def train(
             _load(schedulers, saved["schedulers"])
             saved = None
         equalise(baseline)
-        baseline.begin_phase(phase, all_pixels(train_set), len(train_set))
+        baseline.begin_phase(phase, (batch.image for batch in train_set.batches(EVALUATION_BATCH)), len(train_set))
         stopped = False
         sums: dict[str, Tensor] = {}
         steps, started = 0, time.monotonic()
@@ -96,7 +96,7 @@ def train(
             iteration = state["iteration"]
             baseline.train()
             baseline.begin_step(phase, iteration)
-            losses = baseline.training_step(batch_at(train_set, share(indices.take(phase.batch_size))), optimizers)
+            losses = baseline.training_step(train_set.batch(share(indices.take(phase.batch_size))), optimizers)
             for scheduler in schedulers.values():
                 scheduler.step()
             for name, value in losses.items():
@@ -154,21 +154,15 @@ def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
     return settings.bf16 and fast
 
 
-def all_pixels(images: ImageSet) -> Iterator[Tensor]:
-    """All images in order, in batches (B, C, H, W) in [-1, 1]."""
-    for index in torch.arange(len(images), device=images.device).split(EVALUATION_BATCH):
-        yield images.pixels(index)
-
-
 @torch.inference_mode()
 def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
     """Mean validation loss; with MADDR also the accuracy of its heads and the variance of the parts of the latent."""
     baseline.eval()
     losses, latents = [], []
-    for x in all_pixels(images):
-        losses.append(baseline.validation_loss(x))
+    for batch in images.batches(EVALUATION_BATCH):
+        losses.append(baseline.validation_loss(batch.image))
         if baseline.maddr is not None:
-            latents.append(baseline.encode(x))
+            latents.append(baseline.encode(batch.image))
     result = {"val_loss": torch.cat(losses).double().mean().item()}
     if baseline.maddr is not None:
         z = torch.cat(latents)
@@ -183,16 +177,10 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
     """A PNG of some images, evenly spread over the set, above their reconstructions."""
     baseline.eval()
     index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.device).long()
-    x = images.pixels(index)
+    x = images.batch(index).image
     y = torch.nn.functional.interpolate(baseline.sample(x).float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
-
-
-def batch_at(images: ImageSet, index: Tensor) -> Batch:
-    """The images at `index` (B,) with their labels, on the device of the set."""
-    index = index.to(images.device)
-    return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
 
 
 def _schedulers(optimizers: dict[str, Optimizer], settings: Settings) -> dict[str, StepLR]:

@@ -35,7 +35,7 @@ def dpa(own: DPASettings = SMALL, maddr: bool = False, **options) -> DPA:
 def batch(count: int = 6) -> Batch:
     images = toy_images(count, side=16)
     index = torch.arange(count)
-    return Batch(images.pixels(index), images.organ, images.modality, index)
+    return images.batch(index)
 
 
 def step(baseline: DPA, data: Batch) -> dict[str, torch.Tensor]:

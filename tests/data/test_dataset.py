@@ -64,7 +64,7 @@ def test_pixels_lie_in_minus_1_to_1():
     values = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).view(1, 1, 2, 2).repeat(2, 3, 1, 1)
     values[1] = 102
     images = ImageSet(values, ids, ids, ids, ["a", "b"], ["d", "d"])
-    got = images.pixels(torch.tensor([1, 0, 1]))
+    got = images.batch(torch.tensor([1, 0, 1])).image
     assert (got.shape, got.dtype) == ((3, 3, 2, 2), torch.float32)
     torch.testing.assert_close(got[1, 2].flatten(), torch.tensor([-1, -0.6, 0.6, 1]))
     torch.testing.assert_close(got[[0, 2]], torch.full((2, 3, 2, 2), -0.2))
@@ -74,7 +74,7 @@ def test_pixels_lie_in_minus_1_to_1():
 def test_a_set_moves_whole(source):
     moved = source.load(["lung_ct"], "val").to("meta")
     assert {tensor.device.type for tensor in (moved.images, moved.organ, moved.modality, moved.label)} == {"meta"}
-    assert moved.pixels(torch.arange(2)).device.type == "meta"
+    assert moved.batch(torch.arange(2)).image.device.type == "meta"
     assert (len(moved), len(moved.names), len(moved.datasets)) == (4, 4, 4)
 
 
@@ -161,5 +161,5 @@ def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(data_
     index = torch.tensor([23, 0, 7, 7, 12])
     a, b = held.load(DATASETS, "train"), mapped.load(DATASETS, "train")
     assert (a.window, b.window) == (None, 1)
-    assert torch.equal(a.pixels(index), b.to("cpu").pixels(index))
+    assert torch.equal(a.batch(index).image, b.to("cpu").batch(index).image)
     assert held.fingerprint(DATASETS) == mapped.fingerprint(DATASETS)

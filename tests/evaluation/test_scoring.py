@@ -20,7 +20,7 @@ def baseline():
 
 
 def batches(images, size=256):
-    return (images.pixels(index) for index in torch.arange(len(images)).split(size))
+    return (images.batch(index).image for index in torch.arange(len(images)).split(size))
 
 
 def toy_reading(baseline, images, size=256):
@@ -40,7 +40,7 @@ def test_nothing_that_is_read_depends_on_order_batch_or_company(baseline):
     turned = [19 - i for i in range(20)]
     for other, places in (
         (toy_reading(baseline, images, 7), range(20)),
-        (read(baseline, (images.pixels(torch.tensor([i])) for i in turned)), turned),
+        (read(baseline, (images.batch(torch.tensor([i])).image for i in turned)), turned),
     ):
         for name in ("score", "latent", "organ", "modality", "content"):
             np.testing.assert_allclose(getattr(other, name), getattr(together, name)[list(places)], rtol=1e-5, atol=1e-6)

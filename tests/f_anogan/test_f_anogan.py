@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from anomaly_detection.baseline import Batch
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator, ResidualDown, ResidualUp
 from tests.test_baselines import batch_of, built, same_weights, settings_of
 from tests.toy import toy_images
@@ -95,7 +94,7 @@ def test_the_gradient_norm_is_near_1_after_the_first_phase():
     norms = []
     for _ in range(80):
         index = torch.randint(64, (phase.batch_size,), generator=generator)
-        batch = Batch(images.pixels(index), images.organ[index], images.modality[index], index)
+        batch = images.batch(index)
         norms.append(baseline.training_step(batch, optimizers)["gradient_norm"].item())
     assert sum(norms[-20:]) / 20 == pytest.approx(1, abs=0.3)
 
@@ -117,7 +116,7 @@ def test_each_phase_trains_its_own_networks_only():
 
 def test_encoder_loss_and_score_are_the_specs_numbers():
     baseline = built(settings_of("f_anogan", own={"width": 4, "latent_dim": 32, "kappa": 0.7})).eval()
-    x = toy_images(4, side=32).pixels(torch.arange(4))
+    x = toy_images(4, side=32).batch(torch.arange(4)).image
     with torch.inference_mode():
         y = baseline.generator(baseline.encoder(x))
         fx, fy = (baseline.critic.blocks(baseline.critic.image(each)).flatten(1) for each in (x, y))
@@ -130,7 +129,7 @@ def test_encoder_loss_and_score_are_the_specs_numbers():
 
 def test_samples_of_the_first_phase_come_from_one_fixed_noise():
     baseline = built(settings_of("f_anogan")).eval()
-    x = toy_images(3, side=32).pixels(torch.arange(3))
+    x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         torch.testing.assert_close(baseline.sample(x), baseline.reconstruct(x))
         baseline.begin_step(baseline.gan_phase, 1)

@@ -53,7 +53,7 @@ def test_losses_are_the_specs_numbers_on_a_fixed_batch():
 @pytest.mark.parametrize(("score", "norm"), [("squared", lambda d: d * d), ("absolute", abs)])
 def test_score_is_the_mean_distance_of_the_latents(score, norm):
     baseline = built(settings_of("ganomaly", own={"width": 4, "latent_dim": 16, "score": score})).eval()
-    x = toy_images(3, side=32).pixels(torch.arange(3))
+    x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         z = baseline.encoder(x).flatten(1)
         second_z = baseline.second_encoder(baseline.decoder(z[:, :, None, None])).flatten(1)

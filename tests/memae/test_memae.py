@@ -75,7 +75,7 @@ def test_gradients_reach_queries_and_items():
 
 def test_one_slot_reads_one_constant_image():
     baseline = built(settings_of("memae", own={"width": 4, "latent_dim": 16, "slots": 1})).eval()
-    x = toy_images(4, side=32).pixels(torch.arange(4))
+    x = toy_images(4, side=32).batch(torch.arange(4)).image
     with torch.inference_mode():
         y = baseline.reconstruct(x)
     torch.testing.assert_close(y, y[:1].expand_as(y))
@@ -94,7 +94,7 @@ def test_loss_is_error_plus_weighted_entropy():
 
 def test_score_is_the_mean_squared_error():
     baseline = built(settings_of("memae")).eval()
-    x = toy_images(3, side=32).pixels(torch.arange(3))
+    x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         y, score, places = baseline.reconstruct(x), baseline.anomaly_score(x), baseline.anomaly_map(x)
     for i in range(3):
@@ -117,7 +117,7 @@ def test_widths_and_queries(image_size):
 
 def test_a_query_per_position():
     baseline = built(settings_of("memae", own={"width": 4, "latent_dim": 16, "slots": 10, "memory_per": "position"})).eval()
-    x = toy_images(3, side=32).pixels(torch.arange(3))
+    x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         assert baseline.encode(x).shape == (3, 16)
         assert baseline.address(x).shape == (48, 10)

@@ -1,0 +1,52 @@
+"""In which order training meets its images."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 64  # neighbours that are read together
+
+
+class ShuffledIndices:
+    """An endless stream of the indices 0 ... size-1: one seeded permutation after another.
+
+    With a window, for images that are read from a disk: the permutation is one of blocks of neighbours, then of the images within each window of
+    blocks. What is read at about the same time lies in few places, and images of a window are met by a few neighbours more than by others.
+
+    Batches run across the end of a permutation, so that none is short and every image is seen equally often. The place in the stream is one number,
+    `position`: setting it continues the stream exactly.
+    """
+
+    def __init__(self, size: int, seed: int, position: int = 0, window: int | None = None):
+        self.size = size
+        self.window = window
+        self.seed = seed
+        self.position = position
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            # One generator an epoch, so that any epoch can be had without those before it. (torch's generator would ignore the seed's upper half.)
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(self.size) if self.window is None else self._by_blocks(random)
+            self._order, self._epoch = torch.from_numpy(order), epoch
+        return self._order
+
+    def _by_blocks(self, random: np.random.Generator) -> np.ndarray:
+        blocks = np.split(np.arange(self.size), np.arange(BLOCK, self.size, BLOCK))
+        order = np.concatenate([blocks[place] for place in random.permutation(len(blocks))])
+        for start in range(0, self.size, self.window):
+            random.shuffle(order[start : start + self.window])
+        return order
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` indices, int64."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(self.position, self.size)
+            part = self._permutation(epoch)[offset : offset + count]
+            parts.append(part)
+            self.position += len(part)
+            count -= len(part)
+        return torch.cat(parts)

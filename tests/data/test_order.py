@@ -1,0 +1,38 @@
+from collections import Counter
+
+import torch
+
+from anomaly_detection.data.order import ShuffledIndices
+
+
+def test_every_image_is_seen_equally_often():
+    indices = ShuffledIndices(10, seed=0)
+    drawn = torch.cat([indices.take(4) for _ in range(15)]).tolist()
+    assert Counter(drawn) == dict.fromkeys(range(10), 6)
+    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    assert Counter(ShuffledIndices(3, seed=0).take(7).tolist()).most_common()[-1][1] == 2
+
+
+def test_the_stream_continues_from_its_position():
+    whole = ShuffledIndices(10, seed=3)
+    first, rest = whole.take(17), whole.take(26)
+    assert torch.equal(ShuffledIndices(10, seed=3, position=17).take(26), rest)
+    assert not torch.equal(ShuffledIndices(10, seed=4).take(17), first)
+
+
+def test_a_window_shuffles_within_blocks_that_lie_together():
+    size, window = 64 * 20 + 5, 64 * 4
+    indices = ShuffledIndices(size, seed=0, window=window)
+    epochs = [indices.take(size) for _ in range(2)]
+    assert all(sorted(epoch.tolist()) == list(range(size)) for epoch in epochs)
+    assert not torch.equal(*epochs)
+    for start in range(0, size, window):
+        blocks = {place // 64 for place in epochs[0][start : start + window].tolist()}
+        assert len(blocks) <= window // 64 + 2
+    assert (epochs[0][1:] - epochs[0][:-1]).abs().float().mean() > 64, "neighbours must be mixed"
+    continued = ShuffledIndices(size, seed=0, position=100, window=window)
+    assert torch.equal(continued.take(50), epochs[0][100:150])
