@@ -33,6 +33,23 @@ class Phase:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """What a baseline says of B images, each of them alone: it never depends on the others.
+
+    Attributes:
+        latent: (B, latent_dim), the latent that MADDR splits.
+        score: (B,), higher is more anomalous.
+        map: (B, 1, H, W) at the size of the images, higher is more anomalous; None where it was not asked for.
+        reconstruction: (B, C, h, w), nominally in [-1, 1]; None of a baseline that makes none.
+    """
+
+    latent: Tensor
+    score: Tensor
+    map: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
 class Baseline(nn.Module, ABC):
     """An anomaly detector.
 
@@ -67,24 +84,27 @@ class Baseline(nn.Module, ABC):
         """Do one step, backward and optimizers included; return the losses by name, detached scalars."""
 
     @abstractmethod
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """All that is said of images (B, C, H, W) in [-1, 1], each of which passes through the encoder once.
+
+        The map may cost more than the rest: it is made where `with_map` asks for it.
+        """
+
     def encode(self, x: Tensor) -> Tensor:
-        """(B, latent_dim): the latent that MADDR splits, of images (B, C, H, W) in [-1, 1]."""
+        """(B, latent_dim): `Assessment.latent`."""
+        return self.assess(x, with_map=False).latent
 
-    @abstractmethod
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Reconstructions (B, C, H, W), nominally in [-1, 1]."""
-
-    @abstractmethod
     def anomaly_score(self, x: Tensor) -> Tensor:
-        """(B,), higher is more anomalous; that of an image never depends on the other images of the batch."""
+        """(B,): `Assessment.score`."""
+        return self.assess(x, with_map=False).score
 
-    @abstractmethod
     def anomaly_map(self, x: Tensor) -> Tensor:
-        """(B, 1, H, W), higher is more anomalous."""
+        """(B, 1, H, W): `Assessment.map`."""
+        return self.assess(x, with_map=True).map
 
-    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`encode(x)` and `anomaly_score(x)`, for a baseline whose score passes through its latent in one go."""
-        return self.encode(x), self.anomaly_score(x)
+    def reconstruct(self, x: Tensor) -> Tensor | None:
+        """(B, C, h, w) or None: `Assessment.reconstruction`."""
+        return self.assess(x, with_map=False).reconstruction
 
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Called once before training with all training images in batches (B, C, H, W), for statistics that are fixed from then on."""
@@ -98,12 +118,20 @@ class Baseline(nn.Module, ABC):
     def begin_step(self, phase: Phase, iteration: int) -> None:
         """Called before each step, with its number from 1 in the phase, for what changes along a phase (DPA fades resolutions in)."""
 
-    def validation_loss(self, x: Tensor) -> Tensor:
-        """(B,), the loss by which the last phase keeps its best weights; labels and constraint have no part in it."""
-        return self.anomaly_score(x)
+    def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
+        """(B,), the loss by which the last phase keeps its best weights; labels and constraint have no part in it.
 
-    def sample(self, x: Tensor) -> Tensor:
-        """What stands below the images x in the sample pictures: (B, C, H, W), their reconstructions unless a phase has others to show."""
+        Args:
+            x: (B, C, H, W).
+            assessment: of x, without the map.
+        """
+        return assessment.score
+
+    def sample(self, x: Tensor) -> Tensor | None:
+        """What stands below the images x in the sample pictures: (B, C, h, w), their reconstructions unless a phase has others to show.
+
+        None where there is nothing to show: then there are no sample pictures.
+        """
         return self.reconstruct(x)
 
     def describe(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from anomaly_detection.data.images import decode, eight_bit, fit_image
 from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.reading import read
+from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.experiment import build_baseline, load_experiment, read_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16
@@ -95,13 +95,14 @@ class Detector:
     def predict_batch(self, images: np.ndarray) -> list[Prediction]:
         """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
         x = to_floats(torch.tensor(images).to(next(self.baseline.parameters()).device))
-        reading = read(self.baseline, [x])
-        verdict = self.calibration.apply(reading)
-        maps = self.baseline.anomaly_map(x)[:, 0].float().cpu().numpy()
+        assessment = self.baseline.assess(x, with_map=True)
+        scores = Scores.of(self.baseline, assessment)
+        verdict = self.calibration.apply(scores)
+        maps = assessment.map[:, 0].float().cpu().numpy()
         heads = verdict.organ is not None
         return [
             Prediction(
-                float(reading.score[i]),
+                float(scores.score[i]),
                 float(verdict.calibrated[i]),
                 bool(verdict.anomalous[i]),
                 self.domains.organs[verdict.organ[i]] if heads else None,

@@ -27,7 +27,7 @@ from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstrain
 from anomaly_detection.registry import find_baseline
 from anomaly_detection.settings import Settings, build_settings
 from anomaly_detection.training.checkpoint import load_checkpoint
-from anomaly_detection.training.loop import runs_in_bf16, train, validate
+from anomaly_detection.training.loop import runs_in_bf16, train
 from anomaly_detection.training.reproducibility import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -168,15 +168,14 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     if checkpoint["identity"] != _identity(domains):
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in checkpoint["identity"].items())
         raise UserError(f"{experiment.folder}: trained with {known}; datasets.yaml numbers them otherwise now")
-    val_set = source.load(settings.datasets, "val").to(device)
-    baseline = build_baseline(settings, domains, val_set).to(device)
+    baseline = build_baseline(settings, domains).to(device)
     baseline.load_state_dict(checkpoint["model"])
     baseline.bf16 = runs_in_bf16(settings, device)
     found = evaluate(baseline, source, settings.datasets, settings.threshold_quantile, device)
     metrics = {
         **found.metrics,
         "threshold_quantile": settings.threshold_quantile,
-        "validation": validate(baseline, val_set),
+        "validation": checkpoint["state"]["best"]["validation"],
         "best_iteration": checkpoint["state"]["best"]["iteration"],
         "baseline": baseline.describe(),
     }

@@ -44,12 +44,13 @@ class ExportableDetector(nn.Module):
         """See the class."""
         x = F.interpolate(image.float(), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         x = to_floats(x.round())
-        (latent, score), anomaly_map = self.baseline.assess(x), self.baseline.anomaly_map(x)
+        assessment = self.baseline.assess(x, with_map=True)
+        score = assessment.score
         if not self.heads:
-            return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), anomaly_map
-        found = self.baseline.maddr.predict(latent.flatten(1))
-        organ, modality = found["organ"], found["modality"]
-        return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), anomaly_map, organ, modality
+            return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), assessment.map
+        probabilities = self.baseline.maddr.predict(assessment.latent.flatten(1))
+        organ, modality = probabilities["organ"], probabilities["modality"]
+        return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), assessment.map, organ, modality
 
     def _calibrated(self, score: Tensor, middle_and_spread: Tensor) -> Tensor:
         return ((score.double() - middle_and_spread[:, 0]) / middle_and_spread[:, 1]).float()

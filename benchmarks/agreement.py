@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.training.loop import EVALUATION_BATCH
+from anomaly_detection.training.loop import EVALUATION_BATCH, validate
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import benchmark_parser, parse, show
 
@@ -21,11 +21,9 @@ def _part(images: ImageSet, places: torch.Tensor) -> ImageSet:
     return replace(images, **chosen, names=[images.names[i] for i in names], datasets=[images.datasets[i] for i in names])
 
 
-@torch.no_grad()
 def _loss(baseline, images: ImageSet) -> float:
-    baseline.eval()
     baseline.bf16 = False
-    return torch.cat([baseline.validation_loss(batch.image) for batch in images.batches(EVALUATION_BATCH)]).mean().item()
+    return validate(baseline, images)["val_loss"]
 
 
 def main(argv: list[str] | None = None) -> None:

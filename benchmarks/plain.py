@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.models import vgg19
 
-from anomaly_detection.baseline import Baseline, Batch
+from anomaly_detection.baseline import Assessment, Baseline, Batch
 from anomaly_detection.MADDR_dpa.dpa import DPA
 from anomaly_detection.MADDR_dpa.rec_losses import RelativePerceptualL1Loss
 from anomaly_detection.registry import find_baseline
@@ -98,11 +98,11 @@ class PlainDPA(DPA):
             terms.append((a - b).abs().mean(dim=(1, 2, 3)) / a.abs().mean(dim=(1, 2, 3)))
         return torch.stack(terms).mean(dim=0)
 
-    def anomaly_score(self, x: Tensor) -> Tensor:
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
         z = self._encode(x)
-        if not self.perceptual:
-            return (x - self._decode(z)).abs().mean(dim=(1, 2, 3))
-        return self.relative_perceptual(x, self._decode(z)) + 0.1 * (x - self._decode(z)).abs().mean(dim=(1, 2, 3))
+        error = (x - self._decode(z)).abs().mean(dim=(1, 2, 3))
+        score = self.relative_perceptual(x, self._decode(z)) + 0.1 * error if self.perceptual else error
+        return Assessment(z.flatten(1), score)
 
     def _autoencoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
         x = batch.image

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anomaly_detection.evaluation.reading import read
+from anomaly_detection.evaluation.scores import score_images
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import Peak, benchmark_parser, in_turns, operations, parse, show
 
@@ -19,7 +19,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
     project, plain = Project(case, images, arguments.device), Plain(case, images, paths, arguments.device)
 
     def project_turn():
-        return lambda: read(project.baseline, [project.images.batch(project.indices.take(case.batch)).image])
+        return lambda: score_images(project.baseline, [project.images.batch(project.indices.take(case.batch)).image])
 
     def plain_turn():
         batches = plain.batches(case.batch)

@@ -44,6 +44,13 @@ def batch_of(images, count):
     return images.batch(index)
 
 
+def count_passes(encoder):
+    """A list that receives the number of images of each pass through a network."""
+    passed = []
+    encoder.register_forward_hook(lambda _, inputs, __: passed.append(len(inputs[0])))
+    return passed
+
+
 def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -58,9 +65,11 @@ def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels
         assert baseline.encode(x).shape == (2, 32)
         assert baseline.reconstruct(x).shape == x.shape
         assert baseline.sample(x).shape == x.shape
-        assert baseline.anomaly_score(x).shape == baseline.validation_loss(x).shape == (2,)
+        assert baseline.anomaly_score(x).shape == (2,)
         assert baseline.anomaly_map(x).shape == (2, 1, image_size, image_size)
-        torch.testing.assert_close(baseline.assess(x), (baseline.encode(x), baseline.anomaly_score(x)))
+        assessment = baseline.assess(x, with_map=False)
+        assert assessment.map is None
+        assert baseline.validation_loss(x, assessment).shape == (2,)
     for phase in baseline.phases():
         baseline.train()
         baseline.begin_step(phase, 1)
@@ -68,6 +77,21 @@ def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels
         labels = torch.zeros(phase.batch_size, dtype=torch.int64)
         losses = baseline.training_step(Batch(images, labels, labels, labels), baseline.optimizers(phase))
         assert all(value.ndim == 0 and value.isfinite() and not value.requires_grad for value in losses.values())
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_an_assessment_holds_all_views_and_encodes_each_image_once(model):
+    baseline = built(settings_of(model, own=CACHING.get(model, {})), maddr=True).eval()
+    x = batch_of(toy_images(9, side=32), 9).image
+    baseline.prepare([x])
+    passed = count_passes(baseline.encoder)
+    with torch.inference_mode():
+        assessment = baseline.assess(x, with_map=True)
+        assert sum(passed) == 9
+        torch.testing.assert_close(assessment.latent, baseline.encode(x))
+        torch.testing.assert_close(assessment.score, baseline.anomaly_score(x))
+        torch.testing.assert_close(assessment.map, baseline.anomaly_map(x))
+        torch.testing.assert_close(assessment.reconstruction, baseline.reconstruct(x))
 
 
 @pytest.mark.parametrize("model", BASELINES)

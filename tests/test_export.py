@@ -12,7 +12,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.detector import Detector
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.reading import read
+from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.export import export
 from anomaly_detection.registry import BASELINES
 from tests.test_baselines import built, settings_of
@@ -27,8 +27,8 @@ def detector_of(model, maddr=True, **options):
     images = toy_images(24, side=32)
     pixels = images.batch(torch.arange(24)).image.repeat(1, settings.channels, 1, 1)
     baseline.prepare([pixels])
-    reading = read(baseline, [pixels])
-    calibration = Calibration.fit(reading, images.organ.numpy(), images.modality.numpy(), 0.95)
+    scores = score_images(baseline, [pixels])
+    calibration = Calibration.fit(scores, images.organ.numpy(), images.modality.numpy(), 0.95)
     domains = Domains(("liver", "lung"), ("ct", "xray"))
     return Detector(baseline.eval(), calibration, domains, settings.image_size, settings.channels, None, False, None, 1.0)
 

@@ -14,6 +14,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
 from tests.data.prepare.test_formats import CT, STORED, write_dicom
+from tests.test_baselines import count_passes
 
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct, lung_xray]\nimage_size: 16\niterations: 300\nval_iter: 100\nbatch_size: 8\nlr: 0.01\n"
 
@@ -67,6 +68,13 @@ def test_a_network_that_has_learned_names_organ_modality_and_anomaly(trained, da
     assert ill.calibrated_score > found[0].calibrated_score
     assert ill.anomaly_map.shape == (16, 16)
     assert ill.anomaly_map[4:9, 6:11].mean() > ill.anomaly_map.mean()
+
+
+def test_predicting_encodes_each_image_once(trained, data_root):
+    detector = load(trained[0], "cpu")
+    passed = count_passes(detector.baseline.encoder)
+    detector.predict_batch(np.stack([detector.fit(data_root / "lung_ct" / "normal" / f"val_{i}.png") for i in range(3)]))
+    assert passed == [3]
 
 
 def test_paths_pictures_and_arrays_are_the_same_image(trained, data_root):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from anomaly_detection.baseline import Baseline, Batch, Phase
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase
 from anomaly_detection.data.dataset import ImageSet
 
 
@@ -44,7 +44,7 @@ class ToyBaseline(Baseline):
         (optimizer,) = optimizers.values()
         x = batch.image + 0.1 * torch.randn_like(batch.image)
         with self.autocast():
-            z = self.encode(x)
+            z = self.encoder(x.flatten(1))
             rec = (self._decode(z) - batch.image).abs().mean()
         constraint, log = self.constraint(z, batch)
         optimizer.zero_grad()
@@ -55,17 +55,11 @@ class ToyBaseline(Baseline):
     def _decode(self, z):
         return self.decoder(z).view(-1, self.channels, self.side, self.side)
 
-    def encode(self, x):
-        return self.encoder(x.flatten(1))
-
-    def reconstruct(self, x):
-        return self._decode(self.encode(x))
-
-    def anomaly_map(self, x):
-        return (x - self.reconstruct(x)).abs().mean(dim=1, keepdim=True)
-
-    def anomaly_score(self, x):
-        return self.anomaly_map(x).mean(dim=(1, 2, 3))
+    def assess(self, x, with_map):
+        z = self.encoder(x.flatten(1))
+        y = self._decode(z)
+        error = (x - y).abs().mean(dim=1, keepdim=True)
+        return Assessment(z, error.mean(dim=(1, 2, 3)), error if with_map else None, y)
 
 
 def die_at(baseline: Baseline, call: int | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss
-from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.MADDR_dpa.growing import Stage, growing_stages, mix_resolution
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import (
@@ -243,22 +243,28 @@ class DPA(Baseline):
     # --- use
 
     def encode(self, x: Tensor) -> Tensor:
+        """As the assessment has it, without the backbone of the loss."""
         with self.autocast():
             return _pooled(self._encode(self._at_stage(x))).float()
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Reconstructions at the resolution of the stage."""
-        return self._decode(self._encode(self._at_stage(x)))
+        """Reconstructions at the resolution of the stage, without the backbone of the loss."""
+        with self.autocast():
+            return self._decode(self._encode(self._at_stage(x))).float()
 
-    def anomaly_score(self, x: Tensor) -> Tensor:
-        return self.assess(x)[1]
-
-    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._assess(x, "none")
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """The reconstruction loss of each pixel, resized to the images where the stage is smaller."""
-        return F.interpolate(self._assess(x, "pixelwise")[1], x.shape[2:], mode="bilinear", align_corners=False)
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """The map is the reconstruction loss of each pixel, resized to the images where the stage is smaller, as reconstructions are not."""
+        seen = self._at_stage(x)
+        # Averages over thousands of features: bfloat16 moves them by less than a hundredth, whatever the company of the image.
+        with self.autocast():
+            z = self._encode(seen)
+            y = self._decode(z)
+            target = self._features(seen)
+            score = self._reconstruction_loss(seen, y, "none", target).float()
+            places = self._reconstruction_loss(seen, y, "pixelwise", target).float() if with_map else None
+        if places is not None:
+            places = F.interpolate(places, x.shape[2:], mode="bilinear", align_corners=False)
+        return Assessment(_pooled(z).float(), score, places, y.float())
 
     def describe(self) -> dict[str, Any]:
         terms = " + ".join(f"{weight:g} {name}" for name, weight in self.own.rec_loss.items())
@@ -291,22 +297,17 @@ class DPA(Baseline):
         return [module for module in self.rec_loss.modules() if isinstance(module, GrowingPerceptualLoss)]
 
     def _target(self, x: Tensor) -> dict[str, Tensor]:
-        """{layer: features} of images, as the perceptual losses compare them at the resolution of the stage."""
-        x = self._at_stage(x)
+        """{layer: features} of training images, as the perceptual losses compare them at the resolution of the stage."""
         with self.autocast():
-            return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
+            return self._features(self._at_stage(x))
+
+    def _features(self, x: Tensor) -> dict[str, Tensor]:
+        """{layer: features} of images at the resolution of the stage."""
+        return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
 
     def _reconstruction_loss(self, x: Tensor, y: Tensor, reduction: str, target: Mapping[str, Tensor] | None = None) -> Tensor:
         self.rec_loss.set_reduction(reduction)
         return self.rec_loss(x, y, target=target)
-
-    def _assess(self, x: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
-        """The latents, and the reconstruction loss so reduced."""
-        x = self._at_stage(x)
-        # Averages over thousands of features: bfloat16 moves them by less than a hundredth, whatever the company of the image.
-        with self.autocast():
-            z = self._encode(x)
-            return _pooled(z).float(), self._reconstruction_loss(x, self._decode(z), reduction).float()
 
 
 def _pooled(z: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_detection.evaluation.metrics import normal_threshold
-from anomaly_detection.evaluation.reading import Reading
+from anomaly_detection.evaluation.scores import Scores
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 UNKNOWN_SHARE = 0.01  # of the validation normals, at most, lies beyond each limit of the known
@@ -63,25 +63,25 @@ class Calibration:
     max_distance: float | None = None
 
     @classmethod
-    def fit(cls, reading: Reading, organ: np.ndarray, modality: np.ndarray, quantile: float) -> "Calibration":
+    def fit(cls, scores: Scores, organ: np.ndarray, modality: np.ndarray, quantile: float) -> "Calibration":
         """From validation normals.
 
         Args:
-            reading: of the network.
+            scores: of the network.
             organ, modality: (N,) their true class numbers.
             quantile: of their calibrated scores, which becomes the threshold.
         """
         pairs = sorted(set(zip(organ.tolist(), modality.tolist(), strict=True)))
-        domains = {pair: _center_and_spread(reading.score[(organ == pair[0]) & (modality == pair[1])]) for pair in pairs}
-        found = cls(domains, _center_and_spread(reading.score), 0.0)
-        if reading.has_heads:
-            content = reading.content
+        domains = {pair: _center_and_spread(scores.score[(organ == pair[0]) & (modality == pair[1])]) for pair in pairs}
+        found = cls(domains, _center_and_spread(scores.score), 0.0)
+        if scores.has_heads:
+            content = scores.content
             center, deviation = content.mean(axis=0), np.maximum(content.std(axis=0), 1e-12)
             found = cls(domains, found.everything, 0.0, tuple(center.tolist()), tuple(deviation.tolist()))
-            sure = min(float(np.quantile(reading.confidence(), UNKNOWN_SHARE)), MAX_MIN_CONFIDENCE)
-            far = float(np.quantile(found._distance(reading), 1 - UNKNOWN_SHARE))
+            sure = min(float(np.quantile(scores.confidence(), UNKNOWN_SHARE)), MAX_MIN_CONFIDENCE)
+            far = float(np.quantile(found._distance(scores), 1 - UNKNOWN_SHARE))
             found = cls(domains, found.everything, 0.0, found.center, found.deviation, sure, far)
-        calibrated = found.apply(reading).calibrated
+        calibrated = found.apply(scores).calibrated
         return cls(**{**vars(found), "threshold": normal_threshold(calibrated, quantile)})
 
     def calibrate(self, score: np.ndarray, organ: np.ndarray, modality: np.ndarray) -> np.ndarray:
@@ -90,20 +90,20 @@ class Calibration:
         middle, spread = np.array([self.domains.get(pair, self.everything) for pair in pairs]).reshape(-1, 2).T
         return (score - middle) / spread
 
-    def apply(self, reading: Reading) -> Verdict:
+    def apply(self, scores: Scores) -> Verdict:
         """The verdict on any images; each depends on its image alone."""
-        if not reading.has_heads or self.min_confidence is None:
-            calibrated = (reading.score - self.everything[0]) / self.everything[1]
+        if not scores.has_heads or self.min_confidence is None:
+            calibrated = (scores.score - self.everything[0]) / self.everything[1]
             none = np.zeros(len(calibrated), bool)
             return Verdict(calibrated, calibrated > self.threshold, None, None, None, None, none)
-        organ, modality, confidence, distance = reading.organ.argmax(1), reading.modality.argmax(1), reading.confidence(), self._distance(reading)
+        organ, modality, confidence, distance = scores.organ.argmax(1), scores.modality.argmax(1), scores.confidence(), self._distance(scores)
         strange = np.array([pair not in self.domains for pair in zip(organ.tolist(), modality.tolist(), strict=True)], bool)
         unknown = strange | (confidence < self.min_confidence) | (distance > self.max_distance)
-        calibrated = self.calibrate(reading.score, organ, modality)
+        calibrated = self.calibrate(scores.score, organ, modality)
         return Verdict(calibrated, calibrated > self.threshold, organ, modality, confidence, distance, unknown)
 
-    def _distance(self, reading: Reading) -> np.ndarray:
-        return np.sqrt((((reading.content - np.array(self.center)) / np.array(self.deviation)) ** 2).mean(axis=1))
+    def _distance(self, scores: Scores) -> np.ndarray:
+        return np.sqrt((((scores.content - np.array(self.center)) / np.array(self.deviation)) ** 2).mean(axis=1))
 
     def to_plain(self) -> dict[str, Any]:
         """For a JSON file."""

@@ -79,19 +79,23 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
 
 
 def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
-    """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction, anomaly map over the image."""
+    """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction if there is one, anomaly map over the image."""
     chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
-    figure = Figure((1.25 * len(chosen), 4.2), layout="constrained")
-    grid = figure.subplots(3, len(chosen), squeeze=False)
+    lines = {"image": [details["gallery_image"][place] for place in chosen]}
+    if "gallery_reconstruction" in details:
+        lines["reconstruction"] = [details["gallery_reconstruction"][place] for place in chosen]
+    maps = [details["gallery_map"][place] for place in chosen]
+    lines["anomaly map"] = [overlay(image, place, map_scale).transpose(2, 0, 1) for image, place in zip(lines["image"], maps, strict=True)]
+    figure = Figure((1.25 * len(chosen), 1.4 * len(lines)), layout="constrained")
+    grid = figure.subplots(len(lines), len(chosen), squeeze=False)
     for column, place in enumerate(chosen):
         row = rows[details["gallery_row"][place]]
-        image, made = details["gallery_image"][place], details["gallery_reconstruction"][place]
-        pictures = (image, made, overlay(image, details["gallery_map"][place], map_scale).transpose(2, 0, 1))
-        for axes, picture in zip(grid[:, column], pictures, strict=True):
+        for axes, pictures in zip(grid[:, column], lines.values(), strict=True):
+            picture = pictures[column]
             axes.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
         grid[0, column].set_title(f"{row['score']:.3g}", fontsize=8, color=ABNORMAL if row["label"] else NORMAL)
-    for axes, text in zip(grid[:, 0], ("image", "reconstruction", "anomaly map"), strict=True):
+    for axes, text in zip(grid[:, 0], lines, strict=True):
         axes.set_ylabel(text, fontsize=8)
     figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red", fontsize=9)
     return figure

@@ -1,4 +1,6 @@
-"""How well an anomaly map shows where the lesion is: metrics over pixels, where masks exist."""
+"""How well an anomaly map shows where the lesion is: metrics over pixels, where masks exist; and what is usual in a map."""
+
+import math
 
 import numpy as np
 from scipy.ndimage import label
@@ -58,3 +60,28 @@ def aupro(maps: np.ndarray, masks: np.ndarray, limit: float = MAX_FALSE_POSITIVE
     inside = rate <= limit
     end = np.interp(limit, rate, overlap)
     return float(auc(np.append(rate[inside], limit), np.append(overlap[inside], end)) / limit)
+
+
+class UpperQuantile:
+    """A high quantile of numbers that come in parts: exact, as `numpy.quantile` has it, though only the numbers above it are kept.
+
+    Args:
+        count: how many will come.
+        quantile: in [0, 1].
+    """
+
+    def __init__(self, count: int, quantile: float):
+        place = quantile * (count - 1)  # among all numbers in ascending order
+        self._kept = count - math.floor(place)
+        self._share = place - math.floor(place)
+        self._highest = np.empty(0, np.float32)
+
+    def add(self, values: np.ndarray) -> None:
+        """Some of the numbers, of any shape."""
+        values = np.concatenate([self._highest, values.reshape(-1)])
+        self._highest = values if len(values) <= self._kept else np.partition(values, -self._kept)[-self._kept :]
+
+    def value(self) -> float:
+        """The quantile, when all numbers have come."""
+        lowest = np.sort(self._highest)[:2].astype(float)
+        return float(lowest[0] + self._share * (lowest[-1] - lowest[0]))

@@ -13,7 +13,7 @@ from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.calibration import Calibration, Verdict
 from anomaly_detection.evaluation.metrics import image_metrics, normal_threshold
-from anomaly_detection.evaluation.reading import Reading
+from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.files import whole_file
 
 COLUMNS = (
@@ -34,21 +34,21 @@ COLUMNS = (
 )
 
 
-def check_finite(reading: Reading, images: ImageSet) -> None:
+def check_finite(scores: Scores, images: ImageSet) -> None:
     """Raise UserError with the name of the first image whose score is not a number."""
-    finite = np.isfinite(reading.score)
+    finite = np.isfinite(scores.score)
     if not finite.all():
         raise UserError(f"the anomaly score of {images.names[int(np.argmin(finite))]} is not a finite number: the training diverged")
 
 
-def score_rows(images: ImageSet, part: str, reading: Reading, calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
+def score_rows(images: ImageSet, part: str, scores: Scores, calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
     """Lines of scores.csv for one part ("val" or "test") of the data.
 
     `calibrated_score` takes the domain that the heads name (without heads, all domains as one), `label_calibrated_score` the true one; columns
     that need heads are empty without.
     """
-    verdict = calibration.apply(reading)
-    by_label = calibration.calibrate(reading.score, images.organ.cpu().numpy(), images.modality.cpu().numpy())
+    verdict = calibration.apply(scores)
+    by_label = calibration.calibrate(scores.score, images.organ.cpu().numpy(), images.modality.cpu().numpy())
     true = [(domains.organs[organ], domains.modalities[modality]) for organ, modality in zip(images.organ, images.modality, strict=True)]
     return [
         {
@@ -58,7 +58,7 @@ def score_rows(images: ImageSet, part: str, reading: Reading, calibration: Calib
             "modality": modality,
             "part": part,
             "label": label,
-            "score": float(reading.score[i]),
+            "score": float(scores.score[i]),
             "calibrated_score": float(verdict.calibrated[i]),
             "label_calibrated_score": float(by_label[i]),
             **_of_heads(verdict, i, domains),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
 from anomaly_detection.adversarial import gradient_norm_between
-from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.target_cache import TargetCache
@@ -147,11 +147,12 @@ class FAnoGAN(Baseline):
 
     # --- use
 
-    def encode(self, x: Tensor) -> Tensor:
-        return self.encoder(x)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.generator(self.encoder(x))
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """The map is |x - y|, mean over the channels; the feature residual has no places."""
+        z = self.encoder(x)
+        y = self.generator(z)
+        pixels, features = self._residuals(x, y, self._target(x))
+        return Assessment(z, pixels + self.own.kappa * features, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
 
     def sample(self, x: Tensor) -> Tensor:
         """In the phase "gan" images from noise, always the same noise; then reconstructions."""
@@ -160,21 +161,9 @@ class FAnoGAN(Baseline):
         noise = torch.randn(len(x), self.latent_dim, generator=torch.Generator().manual_seed(0))
         return self.generator(noise.to(x.device))
 
-    def anomaly_score(self, x: Tensor) -> Tensor:
-        return self.assess(x)[1]
-
-    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.encoder(x)
-        pixels, features = self._residuals(x, self.generator(z), self._target(x))
-        return z, pixels + self.own.kappa * features
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """|x - y|, mean over the channels; the feature residual has no places."""
-        return (x - self.reconstruct(x)).abs().mean(dim=1, keepdim=True)
-
-    def validation_loss(self, x: Tensor) -> Tensor:
+    def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
         """In the phase "gan" minus the critic's value (it grows when the critic has learned the training images by heart); then the score."""
-        return -self.critic(x) if self.current == self.gan_phase else self.anomaly_score(x)
+        return -self.critic(x) if self.current == self.gan_phase else assessment.score
 
     def describe(self) -> dict[str, Any]:
         return {"width": self.own.width, "kappa": self.own.kappa, "gan": f"{self.own.gan_iterations} generator steps"}

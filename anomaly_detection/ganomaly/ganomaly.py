@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.distributed import averaged, equalise
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
@@ -129,29 +129,21 @@ class GANomaly(Baseline):
             "latent": F.mse_loss(second_z.float(), z.float()),
         }
 
-    def encode(self, x: Tensor) -> Tensor:
-        return self.encoder(x).flatten(1)
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """The score is ``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`).
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
-
-    def anomaly_score(self, x: Tensor) -> Tensor:
-        """``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`)."""
-        return self.assess(x)[1]
-
-    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, _, second_z = self._pass(x)
-        difference = (z - second_z).float()
-        return z.flatten(1), (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """|x - y|, mean over the channels; the score itself has no places."""
-        return (x - self.reconstruct(x)).abs().mean(dim=1, keepdim=True)
-
-    def validation_loss(self, x: Tensor) -> Tensor:
-        """The weighted context and latent losses: the latent distance alone is least where the latent says nothing."""
+        The map is |x - y|, mean over the channels; the score itself has no places.
+        """
         z, y, second_z = self._pass(x)
-        context, latent = (x - y).abs().flatten(1).mean(dim=1), (z - second_z).square().flatten(1).mean(dim=1)
+        difference = (z - second_z).float()
+        score = (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
+        return Assessment(z.flatten(1), score, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
+
+    def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
+        """The weighted context and latent losses: the latent distance alone is least where the latent says nothing."""
+        y = assessment.reconstruction
+        context = (x - y).abs().flatten(1).mean(dim=1)
+        latent = (assessment.latent - self.second_encoder(y).flatten(1)).square().mean(dim=1)
         return self.own.context_weight * context + self.own.latent_weight * latent
 
     def describe(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.baseline import Baseline, Batch, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.memae.networks import Decoder, Encoder, Memory
 
@@ -91,27 +91,16 @@ class MemAE(Baseline):
             **log,
         }
 
-    def encode(self, x: Tensor) -> Tensor:
-        return _pooled(self.encoder(x))
-
     def address(self, x: Tensor) -> Tensor:
         """The addressing weights (Q, slots) of the queries of images."""
         return self.memory(self.encoder(x)).weights
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        return self.decoder(self.memory(self.encoder(x)).output)
-
-    def anomaly_score(self, x: Tensor) -> Tensor:
-        return self.assess(x)[1]
-
-    def assess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """The map is (x - y)^2, mean over the channels; the score is its mean."""
         query = self.encoder(x)
-        error = (x - self.decoder(self.memory(query).output)).square()
-        return _pooled(query), error.flatten(1).mean(dim=1)
-
-    def anomaly_map(self, x: Tensor) -> Tensor:
-        """(x - y)^2, mean over the channels."""
-        return (x - self.reconstruct(x)).square().mean(dim=1, keepdim=True)
+        y = self.decoder(self.memory(query).output)
+        error = (x - y).square()
+        return Assessment(_pooled(query), error.flatten(1).mean(dim=1), error.mean(dim=1, keepdim=True) if with_map else None, y)
 
     def describe(self) -> dict[str, Any]:
         return {"width": self.own.width, "memory": f"{self.own.slots} slots, a query per {self.own.memory_per}"}

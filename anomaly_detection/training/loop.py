@@ -111,11 +111,11 @@ def train(
                 row = {"phase": phase.name, "iteration": iteration, **averaged({name: value / steps for name, value in sums.items()})}
                 row["lr"] = next(iter(optimizers.values())).param_groups[0]["lr"]
                 row["images_per_second"] = steps * phase.batch_size / (time.monotonic() - started)
-                if validates:
-                    row |= told_by_first(validate(baseline, val_set) if rank() == 0 else None)
+                validation = told_by_first(validate(baseline, val_set) if rank() == 0 else None) if validates else {}
+                row |= validation
                 _check_finite(row, path)
                 if validates:
-                    stopped = last and _keep_best(baseline, row["val_loss"], iteration, state, settings)
+                    stopped = last and _keep_best(baseline, validation, iteration, state, settings)
                 if log is not None:
                     log.add(row)
                 bar.set_postfix(
@@ -160,9 +160,9 @@ def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
     baseline.eval()
     losses, latents = [], []
     for batch in images.batches(EVALUATION_BATCH):
-        losses.append(baseline.validation_loss(batch.image))
-        if baseline.maddr is not None:
-            latents.append(baseline.encode(batch.image))
+        assessment = baseline.assess(batch.image, with_map=False)
+        losses.append(baseline.validation_loss(batch.image, assessment))
+        latents.append(assessment.latent)
     result = {"val_loss": torch.cat(losses).double().mean().item()}
     if baseline.maddr is not None:
         z = torch.cat(latents)
@@ -174,11 +174,14 @@ def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
 
 @torch.inference_mode()
 def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
-    """A PNG of some images, evenly spread over the set, above their reconstructions."""
+    """A PNG of some images, evenly spread over the set, above their reconstructions; none where the baseline makes none."""
     baseline.eval()
     index = torch.linspace(0, len(images) - 1, min(SAMPLE_IMAGES, len(images)), device=images.device).long()
     x = images.batch(index).image
-    y = torch.nn.functional.interpolate(baseline.sample(x).float(), x.shape[2:], mode="nearest")
+    y = baseline.sample(x)
+    if y is None:
+        return
+    y = torch.nn.functional.interpolate(y.float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
 
@@ -196,12 +199,12 @@ def _check_finite(row: dict[str, Any], path: Path) -> None:
             raise UserError(f"{name} became {value} by iteration {row['iteration']} of {row['phase']}; lower lr and start again ({kept})")
 
 
-def _keep_best(baseline: Baseline, loss: float, iteration: int, state: dict[str, Any], settings: Settings) -> bool:
-    """Keep the weights if the validation loss is the lowest so far; whether patience is at its end."""
-    best = state["best"]
+def _keep_best(baseline: Baseline, validation: dict[str, float], iteration: int, state: dict[str, Any], settings: Settings) -> bool:
+    """Keep the weights and what `validate` says of them if the validation loss is the lowest so far; whether patience is at its end."""
+    best, loss = state["best"], validation["val_loss"]
     if best is None or loss < best["loss"] - settings.early_stopping_min_delta:
         weights = {name: value.detach().clone() for name, value in baseline.state_dict().items()}
-        state["best"] = {"loss": loss, "iteration": iteration, "model": weights}
+        state["best"] = {"loss": loss, "iteration": iteration, "model": weights, "validation": validation}
         return False
     patience = settings.early_stopping_patience
     return patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience

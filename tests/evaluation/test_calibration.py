@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.reading import Reading
+from anomaly_detection.evaluation.scores import Scores
 
 ORGANS, MODALITIES = 2, 2
 SCALES = {(0, 0): (10.0, 1.0), (1, 0): (100.0, 20.0), (1, 1): (0.1, 0.01)}
 
 
-def reading(pairs, z, sure=0.99, shift=0.0, seed=0):
+def scores_of(pairs, z, sure=0.99, shift=0.0, seed=0):
     """Images of given domains with scores z deviations above their domain's middle; the heads are `sure` of the right domain."""
     rng = np.random.default_rng(seed)
 
@@ -23,13 +23,13 @@ def reading(pairs, z, sure=0.99, shift=0.0, seed=0):
 
     score = np.array([SCALES.get(pair, (5.0, 1.0))[0] + SCALES.get(pair, (5.0, 1.0))[1] * value for pair, value in zip(pairs, z, strict=True)])
     content = rng.normal(size=(len(pairs), 6)) + shift
-    return Reading(score, content, one_hot(0, ORGANS), one_hot(1, MODALITIES), content)
+    return Scores(score, content, one_hot(0, ORGANS), one_hot(1, MODALITIES), content)
 
 
 def normals(count=400, seed=1):
     rng = np.random.default_rng(seed)
     pairs = [list(SCALES)[i % 3] for i in range(count)]
-    return pairs, reading(pairs, rng.normal(size=count), seed=seed)
+    return pairs, scores_of(pairs, rng.normal(size=count), seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_medians_and_spreads_are_those_of_each_domain(calibration):
 def test_scores_of_all_domains_come_to_one_scale(calibration):
     z = np.array([-1.0, 0.0, 3.0])
     for pair in SCALES:
-        verdict = calibration.apply(reading([pair] * 3, z))
+        verdict = calibration.apply(scores_of([pair] * 3, z))
         assert verdict.calibrated == pytest.approx(z, abs=0.7)
         assert verdict.anomalous.tolist() == [False, False, True]
         assert (verdict.organ.tolist(), verdict.modality.tolist()) == ([pair[0]] * 3, [pair[1]] * 3)
@@ -67,15 +67,15 @@ def test_a_fraction_of_validation_normals_is_called_anomalous_and_few_unknown(ca
 
 
 def test_a_domain_that_no_head_knows_is_unknown(calibration):
-    known = reading([(1, 1)] * 20, np.zeros(20))
+    known = scores_of([(1, 1)] * 20, np.zeros(20))
     assert calibration.apply(known).unknown.mean() < 0.2
-    assert calibration.apply(reading([(0, 1)] * 20, np.zeros(20))).unknown.all(), "organ and modality are known, their pair is not"
-    assert calibration.apply(reading([(1, 1)] * 20, np.zeros(20), sure=0.6)).unknown.all(), "heads that are not sure"
-    assert calibration.apply(reading([(1, 1)] * 20, np.zeros(20), shift=6.0)).unknown.all(), "content far from the center"
+    assert calibration.apply(scores_of([(0, 1)] * 20, np.zeros(20))).unknown.all(), "organ and modality are known, their pair is not"
+    assert calibration.apply(scores_of([(1, 1)] * 20, np.zeros(20), sure=0.6)).unknown.all(), "heads that are not sure"
+    assert calibration.apply(scores_of([(1, 1)] * 20, np.zeros(20), shift=6.0)).unknown.all(), "content far from the center"
 
 
 def test_distance_by_hand(calibration):
-    read = reading([(1, 1)], [0.0])
+    read = scores_of([(1, 1)], [0.0])
     expected = np.sqrt(np.mean([((c - m) / s) ** 2 for c, m, s in zip(read.content[0], calibration.center, calibration.deviation, strict=True)]))
     assert calibration.apply(read).distance[0] == pytest.approx(expected)
 
@@ -83,7 +83,7 @@ def test_distance_by_hand(calibration):
 def test_without_heads_everything_is_one_domain():
     pairs, read = normals()
     organ, modality = np.array(pairs).T
-    plain = Reading(read.score, read.latent, None, None, None)
+    plain = Scores(read.score, read.latent, None, None, None)
     calibration = Calibration.fit(plain, organ, modality, 0.95)
     verdict = calibration.apply(plain)
     assert np.array_equal(np.argsort(verdict.calibrated), np.argsort(read.score)), "the order of scores stays"
@@ -93,7 +93,7 @@ def test_without_heads_everything_is_one_domain():
 
 
 def test_equal_scores_divide_by_no_zero():
-    read = Reading(np.array([2.0, 2.0, 2.0]), np.zeros((3, 1)), None, None, None)
+    read = Scores(np.array([2.0, 2.0, 2.0]), np.zeros((3, 1)), None, None, None)
     assert Calibration.fit(read, np.zeros(3, int), np.zeros(3, int), 0.95).apply(read).calibrated.tolist() == [0, 0, 0]
 
 

@@ -7,7 +7,7 @@ import torch
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.reading import read
+from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.evaluation.scoring import check_finite, metrics_of, read_scores, score_rows, write_json, write_scores
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from tests.toy import ToyBaseline, toy_images, toy_settings
@@ -23,24 +23,24 @@ def batches(images, size=256):
     return (images.batch(index).image for index in torch.arange(len(images)).split(size))
 
 
-def toy_reading(baseline, images, size=256):
-    return read(baseline, batches(images, size))
+def toy_scores(baseline, images, size=256):
+    return score_images(baseline, batches(images, size))
 
 
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
 def fitted(baseline, images):
-    return Calibration.fit(toy_reading(baseline, images), images.organ.numpy(), images.modality.numpy(), 0.95)
+    return Calibration.fit(toy_scores(baseline, images), images.organ.numpy(), images.modality.numpy(), 0.95)
 
 
 def test_nothing_that_is_read_depends_on_order_batch_or_company(baseline):
     images = toy_images(20)
-    together = toy_reading(baseline, images)
+    together = toy_scores(baseline, images)
     turned = [19 - i for i in range(20)]
     for other, places in (
-        (toy_reading(baseline, images, 7), range(20)),
-        (read(baseline, (images.batch(torch.tensor([i])).image for i in turned)), turned),
+        (toy_scores(baseline, images, 7), range(20)),
+        (score_images(baseline, (images.batch(torch.tensor([i])).image for i in turned)), turned),
     ):
         for name in ("score", "latent", "organ", "modality", "content"):
             np.testing.assert_allclose(getattr(other, name), getattr(together, name)[list(places)], rtol=1e-5, atol=1e-6)
@@ -51,7 +51,7 @@ def test_a_score_that_is_no_number_names_the_image(baseline):
         baseline.decoder.bias.fill_(float("inf"))
     images = toy_images(3)
     with pytest.raises(UserError, match=r"0\.png"):
-        check_finite(toy_reading(baseline, images), images)
+        check_finite(toy_scores(baseline, images), images)
 
 
 @pytest.mark.parametrize("heads", [True, False])
@@ -59,7 +59,7 @@ def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
     torch.manual_seed(0)
     baseline = ToyBaseline(toy_settings(), MADDRConstraint(24) if heads else None)
     images = toy_images(4)
-    rows = score_rows(images, "test", toy_reading(baseline, images), fitted(baseline, toy_images(30, 1)), DOMAINS)
+    rows = score_rows(images, "test", toy_scores(baseline, images), fitted(baseline, toy_images(30, 1)), DOMAINS)
     assert [(row["organ"], row["modality"]) for row in rows] == [("liver", "ct"), ("lung", "ct"), ("lung", "xray"), ("liver", "ct")]
     assert all((row["predicted_organ"] in ("liver", "lung")) == heads for row in rows)
     write_scores(tmp_path / "scores.csv", rows)

@@ -1,0 +1,71 @@
+"""What a network says of images: one pass over them, before anything is concluded from it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anomaly_detection.baseline import Assessment, Baseline
+from anomaly_detection.data.dataset import Batch, ImageSet
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Scores:
+    """N images as a network sees them, in float64.
+
+    Attributes:
+        score: (N,) anomaly scores.
+        latent: (N, D).
+        organ, modality: (N, classes) probabilities of the MADDR heads; None where a head is missing.
+        content: (N, C) the part of the latent that is neither; None without heads.
+    """
+
+    score: np.ndarray
+    latent: np.ndarray
+    organ: np.ndarray | None
+    modality: np.ndarray | None
+    content: np.ndarray | None
+
+    @classmethod
+    def of(cls, baseline: Baseline, assessment: Assessment) -> "Scores":
+        """What a baseline and its heads say of the images of one batch."""
+        latent = assessment.latent.float().flatten(1)
+        columns = {"score": assessment.score, "latent": latent}
+        if baseline.maddr is not None:
+            columns |= {**baseline.maddr.predict(latent), "content": baseline.maddr.split(latent)["content"]}
+        arrays = {name: values.double().cpu().numpy() for name, values in columns.items()}
+        return cls(**{name: arrays.get(name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
+        """Those of several batches, one after another."""
+        columns = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
+        return cls(**{name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in columns.items()})
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether the network can name the domain of an image."""
+        return self.organ is not None and self.modality is not None
+
+    def confidence(self) -> np.ndarray:
+        """(N,) probability of the likeliest organ times that of the likeliest modality."""
+        return self.organ.max(axis=1) * self.modality.max(axis=1)
+
+
+@torch.inference_mode()
+def assessments(baseline: Baseline, images: ImageSet) -> Iterator[tuple[Batch, Assessment]]:
+    """Put all images through a network, once and in order, in batches; with maps."""
+    baseline.eval()
+    for batch in images.batches(BATCH):
+        yield batch, baseline.assess(batch.image, with_map=True)
+
+
+@torch.inference_mode()
+def score_images(baseline: Baseline, batches: Iterable[Tensor]) -> Scores:
+    """The scores of images (B, C, H, W) in [-1, 1], of one batch at least."""
+    baseline.eval()
+    return Scores.joined([Scores.of(baseline, baseline.assess(x, with_map=False)) for x in batches])

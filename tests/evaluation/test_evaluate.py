@@ -1,0 +1,107 @@
+"""One pass over validation and test images tells all: scores, maps, what is usual, and the telling images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomaly_detection.baseline import Assessment
+from anomaly_detection.cli import PROJECT
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.evaluation.evaluate import evaluate
+from anomaly_detection.evaluation.gallery import Gallery
+from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
+from anomaly_detection.registry import BASELINES
+from tests.test_baselines import built, count_passes, settings_of
+
+DATASETS = ["liver_ct", "lung_ct", "lung_xray"]
+
+
+def with_masks(data_root):
+    """Masks of the bright squares of one dataset."""
+    for i in range(4):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:9, 6:11] = 255
+        (data_root / "lung_ct" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(data_root / "lung_ct" / "masks" / f"test_{i}.png")
+    return DataSource(data_root, PROJECT, 16, 1)
+
+
+def evaluated(baseline, source):
+    return evaluate(baseline, source, DATASETS, 0.95, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_each_image_passes_the_encoder_once(model, data_root):
+    source = with_masks(data_root)
+    baseline = built(settings_of(model, 16), maddr=True)
+    passed = count_passes(baseline.encoder)
+    outcome = evaluated(baseline, source)
+    assert sum(passed) == 3 * (4 + 4 + 4) == len(outcome.rows)
+    assert "pixel_auroc" in outcome.metrics["datasets"]["lung_ct"]
+    assert "pixel_auroc" not in outcome.metrics["datasets"]["liver_ct"]
+
+
+def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_root, monkeypatch):
+    source = with_masks(data_root)
+    baseline = built(settings_of("memae", 16)).eval()
+    outcome = evaluated(baseline, source)
+    val, test = (source.load(DATASETS, part) for part in ("val", "test"))
+    with torch.inference_mode():
+        usual = [baseline.anomaly_map(val.batch(torch.tensor([i])).image).numpy() for i in range(len(val))]
+        shown = [baseline.assess(test.batch(torch.tensor([i])).image, with_map=True) for i in range(len(test))]
+    assert outcome.map_scale == pytest.approx(np.quantile(np.concatenate(usual), 0.995), rel=1e-4), "of validation normals alone"
+
+    masked = [i for i, name in enumerate(test.datasets) if name == "lung_ct"]
+    masks = np.zeros((8, 16, 16), bool)
+    masks[4:, 4:9, 6:11] = True
+    expected = pixel_metrics(np.concatenate([shown[i].map[:, 0].numpy() for i in masked]), masks)
+    assert {name: outcome.metrics["datasets"]["lung_ct"][name] for name in expected} == pytest.approx(expected, rel=1e-3)
+
+    places = []
+    for first in range(0, len(test), 4):  # four normal images of a dataset, then four abnormal ones: no more than six are kept of each
+        by_score = sorted(range(first, first + 4), key=lambda i: outcome.rows[len(val) + i]["score"])
+        places += dict.fromkeys([*by_score[:0:-1], *by_score[:3]])
+    assert outcome.details["gallery_row"].tolist() == [len(val) + place for place in places]
+    for row, image, made, anomaly_map in zip(
+        *(outcome.details[f"gallery_{name}"] for name in ("row", "image", "reconstruction", "map")), strict=True
+    ):
+        place = row - len(val)
+        assert np.array_equal(image, test.images[place].numpy())
+        assert np.abs(made - ((shown[place].reconstruction[0].clamp(-1, 1) + 1) * 127.5).numpy()).max() <= 0.51
+        np.testing.assert_allclose(anomaly_map, shown[place].map[0, 0].numpy(), rtol=1e-3, atol=1e-5)
+
+    monkeypatch.setattr("anomaly_detection.evaluation.scores.BATCH", 5)
+    other = evaluated(baseline, source)
+    assert other.map_scale == pytest.approx(outcome.map_scale, rel=1e-4)
+    assert other.details["gallery_row"].tolist() == outcome.details["gallery_row"].tolist()
+    assert [row["score"] for row in other.rows] == pytest.approx([row["score"] for row in outcome.rows], rel=1e-4)
+    for name in expected:
+        assert other.metrics["datasets"]["lung_ct"][name] == pytest.approx(outcome.metrics["datasets"]["lung_ct"][name], rel=1e-3)
+
+
+def test_the_gallery_holds_the_extremes_of_many():
+    scores = torch.randperm(60, generator=torch.Generator().manual_seed(0)).double()
+    gallery = Gallery()
+    for places in torch.arange(60).split(7):
+        x = (places / 60).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        assessment = Assessment(x, scores[places], x + 100)
+        gallery.add(places.tolist(), [("odd", "even")[place % 2 == 0] for place in places.tolist()], x, assessment)
+    arrays = gallery.arrays(offset=1000)
+    expected = []
+    for group in (range(0, 60, 2), range(1, 60, 2)):
+        order = sorted(group, key=lambda place: scores[place])
+        expected += [*order[:-4:-1], *order[:3]]
+    assert (arrays["gallery_row"] - 1000).tolist() == expected
+    assert arrays["gallery_map"][:, 0, 0].tolist() == pytest.approx([100 + place / 60 for place in expected], rel=1e-5)
+    assert "gallery_reconstruction" not in arrays
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.9, 0.995, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_upper_quantile_is_numpys(count, quantile):
+    values = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    running = UpperQuantile(count, quantile)
+    for part in np.array_split(values, 3):
+        running.add(part.reshape(1, -1))
+    assert running.value() == pytest.approx(np.quantile(values.astype(float), quantile), rel=1e-6)
