@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from anomaly_detection.build import build_baseline
 from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.config import Layer, read_layers, to_plain
 from anomaly_detection.data.catalog import is_phantom
@@ -19,7 +20,7 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
-from anomaly_detection.experiment import Experiment, build_baseline, check_identity, finished_metrics
+from anomaly_detection.experiment import Experiment, check_identity, finished_metrics
 from anomaly_detection.jobs import BACKENDS, attempt, run_side_by_side
 from anomaly_detection.registry import BASELINES, find_baseline
 from anomaly_detection.report import Study, write_study

@@ -1,12 +1,13 @@
 """The contract that a baseline meets: a published anomaly detector with a latent, trained on normal images only.
 
-A new baseline is one folder with one class that fills in this contract, one YAML file under configs/, and one line in registry.py.
+A new baseline is one class that fills in this contract; see examples/.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -50,38 +51,57 @@ class Assessment:
     reconstruction: Tensor | None = None
 
 
-class Baseline(nn.Module, ABC):
-    """An anomaly detector.
+@dataclass(frozen=True)
+class NoSettings:
+    """Those of a baseline without keys of its own."""
 
-    It is constructed as ``cls(settings, maddr)``: the checked settings of the experiment, of which ``settings.baseline`` is an instance of the
-    class's own `Settings`, and the constraint to add to the loss that trains the encoder, or None.
+
+class Baseline(nn.Module, ABC):
+    """An anomaly detector: `phases`, `optimizers`, `training_step` and `assess` are to be written, the rest has a default.
+
+    It is constructed as ``cls(settings)``, from the checked settings of the experiment, of which ``settings.baseline`` is an instance of the class's
+    own `Settings`. Whoever adds MADDR attaches the constraint afterwards. A baseline without phases is ready once `prepare` has seen the images.
 
     Attributes:
         Settings: frozen dataclass of what this baseline alone is configured by.
         latent_dim: length of the latent that MADDR splits.
+        settings: of the experiment.
         maddr: the constraint, a submodule, so that its heads are saved with the networks; None without MADDR.
         bf16: forward passes run in bfloat16 where `autocast` surrounds them; whoever trains or scores sets it, see `runs_in_bf16`.
+        phase: that is being trained; None of a trained network.
+        progress: how much of the phase is behind, in [0, 1], the step that is being done included; 1 of a trained network.
     """
 
-    Settings: ClassVar[type]
+    Settings: ClassVar[type] = NoSettings
     latent_dim: int
 
-    def __init__(self, maddr: MADDRConstraint | None):
+    def __init__(self, settings: Any):
         super().__init__()
-        self.maddr = maddr
+        self.settings = settings
+        self.maddr: MADDRConstraint | None = None
         self.bf16 = False
+        self.phase: Phase | None = None
+        self.progress = 1.0
+
+    def attach(self, constraint: MADDRConstraint) -> None:
+        """Add the constraint to the loss that trains the encoder, from now on."""
+        self.maddr = constraint
+
+    def heads(self) -> list[nn.Parameter]:
+        """The parameters of the constraint, for the optimizer of the encoder; none without MADDR."""
+        return [] if self.maddr is None else list(self.maddr.parameters())
 
     @abstractmethod
     def phases(self) -> list[Phase]:
-        """What training consists of, in order."""
+        """What training consists of, in order; none of a baseline that is not trained."""
 
-    @abstractmethod
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
-        """Fresh optimizers of a phase by name; the heads of `maddr` belong to that of the encoder."""
+        """Fresh optimizers of a phase by name; that of the encoder holds the `heads`, too."""
+        raise NotImplementedError(f"{type(self).__name__} has phases, so it needs optimizers")
 
-    @abstractmethod
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """Do one step, backward and optimizers included; return the losses by name, detached scalars."""
+        raise NotImplementedError(f"{type(self).__name__} has phases, so it needs training_step")
 
     @abstractmethod
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
@@ -106,17 +126,14 @@ class Baseline(nn.Module, ABC):
         """(B, C, h, w) or None: `Assessment.reconstruction`."""
         return self.assess(x, with_map=False).reconstruction
 
-    def prepare(self, images: Iterable[Tensor]) -> None:
-        """Called once before training with all training images in batches (B, C, H, W), for statistics that are fixed from then on."""
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Called once before training with all training images in order, for statistics that are fixed from then on."""
 
-    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+    def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
         """Called before the first step of a phase, and again where a run continues in it, with all `count` training images in order.
 
         What is taken of them here is found by `Batch.index` later.
         """
-
-    def begin_step(self, phase: Phase, iteration: int) -> None:
-        """Called before each step, with its number from 1 in the phase, for what changes along a phase (DPA fades resolutions in)."""
 
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
         """(B,), the loss by which the last phase keeps its best weights; labels and constraint have no part in it.
@@ -138,9 +155,14 @@ class Baseline(nn.Module, ABC):
         """What a table must say beside the numbers, such as the features that a loss is taken over."""
         return {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
     def autocast(self) -> AbstractContextManager:
         """Surrounds forward passes, not backward ones."""
-        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def constraint(self, z: Tensor, batch: Batch) -> tuple[Tensor | float, dict[str, Tensor]]:
         """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from anomaly_detection.baseline import Baseline
+from anomaly_detection.build import build_baseline
 from anomaly_detection.cli import choose_device
 from anomaly_detection.data.dataset import Domains, to_floats
 from anomaly_detection.data.images import decode, eight_bit, fit_image
@@ -16,7 +17,7 @@ from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores
-from anomaly_detection.experiment import build_baseline, load_experiment, read_json
+from anomaly_detection.experiment import load_experiment, read_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16
 
@@ -94,7 +95,7 @@ class Detector:
     @torch.inference_mode()
     def predict_batch(self, images: np.ndarray) -> list[Prediction]:
         """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
-        x = to_floats(torch.tensor(images).to(next(self.baseline.parameters()).device))
+        x = to_floats(torch.tensor(images).to(self.baseline.device))
         assessment = self.baseline.assess(x, with_map=True)
         scores = Scores.of(self.baseline, assessment)
         verdict = self.calibration.apply(scores)

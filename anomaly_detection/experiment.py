@@ -13,18 +13,15 @@ import numpy as np
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from torch import Tensor
 
-from anomaly_detection.baseline import Baseline
+from anomaly_detection.build import build_baseline
 from anomaly_detection.config import Layer, read_yaml, to_plain
-from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
+from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.distributed import rank
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.scoring import write_json, write_scores
 from anomaly_detection.files import whole_file
-from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
-from anomaly_detection.registry import find_baseline
 from anomaly_detection.settings import Settings, build_settings
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train
@@ -194,50 +191,6 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
 def _identity(domains: Domains) -> dict[str, list[str]]:
     """What the class numbers mean, for the checkpoint."""
     return {"organs": list(domains.organs), "modalities": list(domains.modalities)}
-
-
-def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
-    """The baseline of an experiment with its MADDR constraint, on the CPU, untrained.
-
-    Args:
-        settings: of the experiment.
-        domains: the organs and modalities that the heads tell apart.
-        images: the training images, for class weights by inverse frequency.
-
-    Raises:
-        UserError: settings that no network can have, or a backbone that is not to be had.
-    """
-    try:
-        kind = find_baseline(settings.model)
-        return kind(settings, _build_maddr(settings, domains, images) if settings.maddr.enabled else None)
-    except (BackboneError, ValueError) as error:
-        raise UserError(f"{settings.model}: {error}") from None
-
-
-def _build_maddr(settings: Settings, domains: Domains, images: ImageSet | None) -> MADDRConstraint:
-    own = settings.maddr
-    alpha: Any = own.focal_alpha
-    if alpha == "inverse_frequency":
-        labels = {"organ": (images.organ, len(domains.organs)), "modality": (images.modality, len(domains.modalities))} if images else {}
-        alpha = {name: _inverse_frequency(*label) for name, label in labels.items()} or None
-    return MADDRConstraint(
-        settings.baseline.latent_dim,
-        own.organ_dim,
-        own.modality_dim,
-        len(domains.organs),
-        len(domains.modalities),
-        own.organ_weight,
-        own.modality_weight,
-        own.center_weight,
-        alpha,
-        own.focal_gamma,
-    )
-
-
-def _inverse_frequency(labels: Tensor, classes: int) -> list[float]:
-    """Weights whose mean over the images is 1, the same total for every class."""
-    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
-    return (len(labels) / (classes * counts)).tolist()
 
 
 def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment:

@@ -169,10 +169,8 @@ def _kind(experiment: Experiment) -> tuple:
 
 
 def _parts(experiment: Experiment) -> list[int] | None:
-    own = experiment.settings.maddr
-    if not own.enabled:
-        return None
-    return [own.organ_dim, own.modality_dim, experiment.settings.baseline.latent_dim - own.organ_dim - own.modality_dim]
+    maddr = experiment.settings.maddr
+    return [maddr.organ_dim, maddr.modality_dim] if maddr.enabled else None
 
 
 def _section(experiment: Experiment, paths: Sequence[Path]) -> str:

@@ -43,11 +43,10 @@ def main(argv: list[str] | None = None) -> None:
                 baseline, indices, held = rival.baseline, ShuffledIndices(len(train), seed=0), train.to(arguments.device)
                 (phase,) = baseline.phases()
                 optimizers = baseline.optimizers(phase)
-                batches = held.batches(EVALUATION_BATCH) if isinstance(rival, Project) else ()
-                baseline.begin_phase(phase, (batch.image for batch in batches), len(train))
+                baseline.phase = phase
+                baseline.begin_phase(phase, held.batches(EVALUATION_BATCH) if isinstance(rival, Project) else (), len(train))
                 for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {loss}"):
                     baseline.train()
-                    baseline.begin_step(phase, 1)
                     baseline.training_step(held.batch(indices.take(phase.batch_size)), optimizers)
                 losses.append(_loss(baseline, val.to(arguments.device)))
             row = {"loss": loss, "size": size, "steps": arguments.steps, "validation_loss_plain": losses[0], "validation_loss": losses[1]}

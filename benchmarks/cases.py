@@ -76,17 +76,17 @@ class Project:
         self.images, self.device = images.to(device), device
         self.baseline = _built(find_baseline(case.model), settings).to(device)
         self.baseline.bf16 = runs_in_bf16(settings, device)
-        self.baseline.prepare(batch.image for batch in self.images.batches(EVALUATION_BATCH))
+        self.baseline.prepare(self.images.batches(EVALUATION_BATCH))
         self.indices = ShuffledIndices(len(images), seed=0)
 
     def step(self, phase: Phase) -> Callable[[], dict]:
         """A training step of a phase, its data included."""
         baseline, optimizers = self.baseline, self.baseline.optimizers(phase)
-        baseline.begin_phase(phase, (batch.image for batch in self.images.batches(EVALUATION_BATCH)), len(self.images))
+        baseline.phase = phase
+        baseline.begin_phase(phase, self.images.batches(EVALUATION_BATCH), len(self.images))
 
         def step() -> dict:
             baseline.train()
-            baseline.begin_step(phase, 1)
             return baseline.training_step(self.images.batch(self.indices.take(phase.batch_size)), optimizers)
 
         return step
@@ -101,7 +101,7 @@ class Plain:
         self.baseline = _built(plain_class(case.model), settings).to(device)
         # Layouts and kernels as torch's defaults have them.
         self.baseline.to(memory_format=torch.contiguous_format)
-        self.baseline.prepare(batch.image for batch in images.to(device).batches(EVALUATION_BATCH))
+        self.baseline.prepare(images.to(device).batches(EVALUATION_BATCH))
         self.files = PlainImages(paths, images.organ, images.modality, case.size)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -111,11 +111,11 @@ class Plain:
         """A training step of a phase, its data included."""
         baseline, batches = self.baseline, self.batches(phase.batch_size)
         optimizers = baseline.optimizers(phase)
+        baseline.phase = phase
         baseline.begin_phase(phase, (), 0)
 
         def step() -> dict:
             baseline.train()
-            baseline.begin_step(phase, 1)
             return baseline.training_step(next(batches), optimizers)
 
         return step
@@ -123,4 +123,7 @@ class Plain:
 
 def _built(kind: type[Baseline], settings: Settings) -> Baseline:
     torch.manual_seed(0)
-    return kind(settings, MADDRConstraint(settings.baseline.latent_dim))
+    baseline = kind(settings)
+    torch.manual_seed(1)  # the same heads, whatever else the networks of one side draw
+    baseline.attach(MADDRConstraint(baseline.latent_dim))
+    return baseline

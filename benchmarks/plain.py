@@ -77,8 +77,8 @@ class PlainVGG19(torch.nn.Module):
 class PlainDPA(DPA):
     """DPA with MADDR as published: each part of the loss decodes for itself."""
 
-    def __init__(self, settings: Settings, maddr=None):
-        super().__init__(settings, maddr)
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
         self.perceptual = "relative_perceptual_L1" in settings.baseline.rec_loss
         if self.perceptual:
             self.vgg = PlainVGG19()

@@ -36,7 +36,10 @@ def settings_of(model, image_size=32, channels=1, **options):
 
 def built(settings, maddr=False):
     seed_everything(settings.seed)
-    return find_baseline(settings.model)(settings, MADDRConstraint(settings.baseline.latent_dim, organ_dim=6, modality_dim=6) if maddr else None)
+    baseline = find_baseline(settings.model)(settings)
+    if maddr:
+        baseline.attach(MADDRConstraint(baseline.latent_dim, organ_dim=6, modality_dim=6))
+    return baseline
 
 
 def batch_of(images, count):
@@ -72,7 +75,7 @@ def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels
         assert baseline.validation_loss(x, assessment).shape == (2,)
     for phase in baseline.phases():
         baseline.train()
-        baseline.begin_step(phase, 1)
+        baseline.phase = phase
         images = torch.rand(phase.batch_size, channels, image_size, image_size) * 2 - 1
         labels = torch.zeros(phase.batch_size, dtype=torch.int64)
         losses = baseline.training_step(Batch(images, labels, labels, labels), baseline.optimizers(phase))
@@ -82,8 +85,9 @@ def test_shapes_at_every_size_and_number_of_channels(model, image_size, channels
 @pytest.mark.parametrize("model", BASELINES)
 def test_an_assessment_holds_all_views_and_encodes_each_image_once(model):
     baseline = built(settings_of(model, own=CACHING.get(model, {})), maddr=True).eval()
-    x = batch_of(toy_images(9, side=32), 9).image
-    baseline.prepare([x])
+    batch = batch_of(toy_images(9, side=32), 9)
+    x = batch.image
+    baseline.prepare([batch])
     passed = count_passes(baseline.encoder)
     with torch.inference_mode():
         assessment = baseline.assess(x, with_map=True)
@@ -100,7 +104,7 @@ def test_a_score_depends_on_its_image_alone(model):
     images = toy_images(24, side=32)
     for phase in baseline.phases():
         baseline.train()
-        baseline.begin_step(phase, 1)
+        baseline.phase = phase
         baseline.training_step(batch_of(images, phase.batch_size), baseline.optimizers(phase))
     baseline.eval()
     x = images.batch(torch.arange(9)).image
@@ -128,7 +132,7 @@ def test_the_constraint_reaches_encoder_and_both_heads(model):
     assert all(p.grad.abs().sum() > 0 for p in baseline.maddr.parameters())
     before = [p.detach().clone() for p in baseline.maddr.parameters()]
     baseline.train()
-    baseline.begin_step(phase, 1)
+    baseline.phase = phase
     assert "maddr_center" in baseline.training_step(batch_of(images, phase.batch_size), optimizers)
     assert all((p != q).any() for p, q in zip(baseline.maddr.parameters(), before, strict=True))
 

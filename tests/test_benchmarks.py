@@ -34,7 +34,6 @@ def test_the_plain_step_computes_what_the_project_computes(root, loss):
     losses = []
     for rival in (plain, project):
         rival.baseline.train()
-        rival.baseline.begin_step(phase, 1)
         losses.append(rival.baseline.training_step(replace(batch), rival.baseline.optimizers(phase))["loss"])
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
 

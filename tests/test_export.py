@@ -1,5 +1,7 @@
 """Every baseline as a file that runs without this package."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,8 +27,9 @@ def detector_of(model, maddr=True, **options):
     settings = settings_of(model, own=PERCEPTUAL if model == "MADDR_dpa" else {}, **options)
     baseline = built(settings, maddr)
     images = toy_images(24, side=32)
-    pixels = images.batch(torch.arange(24)).image.repeat(1, settings.channels, 1, 1)
-    baseline.prepare([pixels])
+    batch = images.batch(torch.arange(24))
+    pixels = batch.image.repeat(1, settings.channels, 1, 1)
+    baseline.prepare([replace(batch, image=pixels)])
     scores = score_images(baseline, [pixels])
     calibration = Calibration.fit(scores, images.organ.numpy(), images.modality.numpy(), 0.95)
     domains = Domains(("liver", "lung"), ("ct", "xray"))

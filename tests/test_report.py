@@ -82,7 +82,7 @@ def test_latent_shows_parts_by_what_they_may_know():
     rows, _ = rows_of()
     latent = np.random.default_rng(1).normal(size=(len(rows), 6))
     latent[:, 0] += [100 * (row["organ"] == "liver") for row in rows]
-    figure = draw_latent(rows, latent, (1, 2, 3))
+    figure = draw_latent(rows, latent, (1, 2))
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 15
     axes = figure.axes[titles.index("PCA of the organ part, by organ")]

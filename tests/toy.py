@@ -8,6 +8,7 @@ from torch import nn
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase
 from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,8 @@ class ToyBaseline(Baseline):
 
     Settings = ToySettings
 
-    def __init__(self, settings, maddr=None):
-        super().__init__(maddr)
-        self.settings = settings
+    def __init__(self, settings):
+        super().__init__(settings)
         self.latent_dim = settings.baseline.latent_dim
         self.side, self.channels = settings.image_size, settings.channels
         pixels = self.channels * self.side**2
@@ -60,6 +60,13 @@ class ToyBaseline(Baseline):
         y = self._decode(z)
         error = (x - y).abs().mean(dim=1, keepdim=True)
         return Assessment(z, error.mean(dim=(1, 2, 3)), error if with_map else None, y)
+
+
+def toy_baseline(settings, maddr: bool = True) -> ToyBaseline:
+    baseline = ToyBaseline(settings)
+    if maddr:
+        baseline.attach(MADDRConstraint(baseline.latent_dim))
+    return baseline
 
 
 def die_at(baseline: Baseline, call: int | None) -> None:

@@ -20,7 +20,6 @@ from anomaly_detection.MADDR_dpa.rec_losses import (
     DEFAULT_FEATURE_WEIGHTS,
     RECONSTRUCTION_LOSSES,
     ComposeLoss,
-    MADDRConstraint,
     PerceptualLoss,
     ReconstructionLossType,
 )
@@ -121,11 +120,11 @@ class GrowingPerceptualLoss(nn.Module):
 class DPA(Baseline):
     """The deep perceptual autoencoder. Its anomaly score is the reconstruction loss of the image.
 
-    Images of any size are brought to the resolution of the stage; after training that is ``settings.image_size``.
+    Images of any size are brought to the resolution of the stage; after training that is ``settings.image_size``. MADDR constrains the latent;
+    one of several places (latent_res > 1) is averaged over them first.
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `DPASettings`.
-        maddr: the constraint on the latent, or None. A latent of several places (latent_res > 1) is averaged over them first.
         resolutions: those at which images enter and leave the networks; None for all that growing passes through.
 
     Raises:
@@ -135,30 +134,25 @@ class DPA(Baseline):
 
     Settings = DPASettings
 
-    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None, resolutions: list[int] | None = None):
-        super().__init__(maddr)
-        own: DPASettings = settings.baseline
-        self.own = own
-        self.lr = settings.lr
-        self.batch_size = settings.batch_size
-        self.latent_dim = own.latent_dim
+    def __init__(self, settings: Any, resolutions: list[int] | None = None):
+        super().__init__(settings)
+        options = self.options = settings.baseline
+        self.latent_dim = options.latent_dim
         self.max_resolution = settings.image_size
         if settings.image_size < 8 or settings.image_size & (settings.image_size - 1):
             raise ValueError(f"image_size must be a power of two from 8 on, not {settings.image_size}")
-        initial = own.initial_image_res or settings.image_size
-        self.stages = growing_stages(initial, settings.image_size, settings.iterations, own.trns_iter, own.iters_per_res)
-        self.stage, self.progress = self.stages[-1], 1.0
-        self.cache_budget = settings.feature_cache_mib * 2**20
+        initial = options.initial_image_res or settings.image_size
+        self.stages = growing_stages(initial, settings.image_size, settings.iterations, options.trns_iter, options.iters_per_res)
         self.targets: TargetCache | None = None
         resolutions = resolutions or sorted({stage.resolution for stage in self.stages})
         image = {"image_dim": settings.channels, "max_resolution": settings.image_size, "resolutions": resolutions}
-        latent = {"latent_dim": own.latent_dim, "latent_res": own.latent_res}
-        self.encoder = Encoder(own.enc, **image, **latent)
-        self.decoder = Decoder(own.dec, **image, **latent)
-        self.rec_loss = build_rec_loss(own)
-        if own.adversarial is not None:
-            self.discriminator = Encoder(own.adversarial.ddis, **image, latent_dim=1, latent_res=1)
-            self.adversarial = adversarial_loss(own.adversarial.loss)
+        latent = {"latent_dim": options.latent_dim, "latent_res": options.latent_res}
+        self.encoder = Encoder(options.enc, **image, **latent)
+        self.decoder = Decoder(options.dec, **image, **latent)
+        self.rec_loss = build_rec_loss(options)
+        if options.adversarial is not None:
+            self.discriminator = Encoder(options.adversarial.ddis, **image, latent_dim=1, latent_res=1)
+            self.adversarial = adversarial_loss(options.adversarial.loss)
         # Convolutions are fastest with the channels innermost, on CPUs and on GPUs.
         self.to(memory_format=torch.channels_last)
 
@@ -166,51 +160,38 @@ class DPA(Baseline):
 
     def phases(self) -> list[Phase]:
         """One per stage; with a discriminator each step is given a batch for it and one for the autoencoder."""
-        batches = 1 if self.own.adversarial is None else 1 + self.own.adversarial.n_dis
-        return [
-            Phase(f"{stage.kind}_{stage.resolution}", stage.iterations, self.own.batch_sizes.get(stage.resolution, self.batch_size) * batches)
-            for stage in self.stages
-        ]
+        batches = 1 if self.options.adversarial is None else 1 + self.options.adversarial.n_dis
+        sizes = {stage.resolution: self.options.batch_sizes.get(stage.resolution, self.settings.batch_size) for stage in self.stages}
+        return [Phase(stage.name, stage.iterations, sizes[stage.resolution] * batches) for stage in self.stages]
 
-    def prepare(self, images: Iterable[Tensor]) -> None:
+    @property
+    def stage(self) -> Stage:
+        """The stage at whose resolution it works: that of the phase, the last one of a trained network; `progress` is how far it is faded in."""
+        return self.stages[-1] if self.phase is None else next(stage for stage in self.stages if stage.name == self.phase.name)
+
+    def prepare(self, batches: Iterable[Batch]) -> None:
         """Take the feature statistics, unless a file gave them."""
         for loss in self._perceptual_losses():
             if loss.loss.statistics is not None and loss.loss.statistics.unknown:
-                loss.loss.fit_feature_statistics(images)
+                loss.loss.fit_feature_statistics(batch.image for batch in batches)
 
-    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+    def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
         """Take the features of the originals once, unless a fade-in changes them from step to step."""
-        self.set_stage(self._stage_of(phase), 1.0)
         self.targets = None
         if self._perceptual_losses() and self.stage.kind == "stab":
-            self.targets = TargetCache.fill(self._target, images, count, self.cache_budget)
-
-    def begin_step(self, phase: Phase, iteration: int) -> None:
-        stage = self._stage_of(phase)
-        self.set_stage(stage, iteration / stage.iterations)
-
-    def _stage_of(self, phase: Phase) -> Stage:
-        return next(stage for stage in self.stages if f"{stage.kind}_{stage.resolution}" == phase.name)
-
-    def set_stage(self, stage: Stage, progress: float) -> None:
-        """Work at the resolution of a stage; progress in (0, 1] is how far its resolution is faded in."""
-        self.stage, self.progress = stage, progress
-        for loss in self._perceptual_losses():
-            loss.stage, loss.progress = stage, progress
+            images = (batch.image for batch in batches)
+            self.targets = TargetCache.fill(self._target, images, count, self.settings.feature_cache_mib * 2**20)
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
-        heads = [] if self.maddr is None else list(self.maddr.parameters())
-        optimizers: dict[str, Optimizer] = {
-            "autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *heads], self.lr, fused=True)
-        }
-        if self.own.adversarial is not None:
-            optimizers["discriminator"] = Adam(self.discriminator.parameters(), self.lr, fused=True)
-        return optimizers
+        networks = {"autoencoder": [*self.encoder.parameters(), *self.decoder.parameters(), *self.heads()]}
+        if self.options.adversarial is not None:
+            networks["discriminator"] = list(self.discriminator.parameters())
+        return {name: Adam(parameters, self.settings.lr, fused=True) for name, parameters in networks.items()}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
-        if self.own.adversarial is None:
+        if self.options.adversarial is None:
             return self._autoencoder_step(batch, optimizers["autoencoder"])
-        *for_discriminator, for_autoencoder = batch.chunks(1 + self.own.adversarial.n_dis)
+        *for_discriminator, for_autoencoder = batch.chunks(1 + self.options.adversarial.n_dis)
         log = {}
         for part in for_discriminator:
             log = self._discriminator_step(part, optimizers["discriminator"])
@@ -231,11 +212,11 @@ class DPA(Baseline):
             z = self._encode(x)
             y = self._decode(z)
             rec = self._reconstruction_loss(x, y, "mean", None if self.targets is None else self.targets.at(batch.index))
-            generator = 0.0 if self.own.adversarial is None else self.adversarial.generator_loss(self._discriminate(y))
+            generator = 0.0 if self.options.adversarial is None else self.adversarial.generator_loss(self._discriminate(y))
         constraint, log = self.constraint(_pooled(z), batch)
-        loss = self.own.rec_weight * rec + constraint
-        if self.own.adversarial is not None:
-            loss = loss + self.own.adversarial.weight * generator
+        loss = self.options.rec_weight * rec + constraint
+        if self.options.adversarial is not None:
+            loss = loss + self.options.adversarial.weight * generator
             log["generator"] = generator.detach()
         minimise(loss, optimizer)
         return {"loss": loss.detach(), "rec": rec.detach(), **log}
@@ -267,12 +248,15 @@ class DPA(Baseline):
         return Assessment(_pooled(z).float(), score, places, y.float())
 
     def describe(self) -> dict[str, Any]:
-        terms = " + ".join(f"{weight:g} {name}" for name, weight in self.own.rec_loss.items())
+        terms = " + ".join(f"{weight:g} {name}" for name, weight in self.options.rec_loss.items())
         perceptual = [loss.loss for loss in self._perceptual_losses()]
         if not perceptual:
             return {"loss": terms}
         layers = " ".join(perceptual[0].feature_weights)
-        return {"loss": terms, "features": f"{self.own.backbone} ({self.own.backbone_weights}) {layers}, statistics: {self.own.feature_statistics}"}
+        return {
+            "loss": terms,
+            "features": f"{self.options.backbone} ({self.options.backbone_weights}) {layers}, statistics: {self.options.feature_statistics}",
+        }
 
     # --- parts
 
@@ -306,6 +290,8 @@ class DPA(Baseline):
         return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
 
     def _reconstruction_loss(self, x: Tensor, y: Tensor, reduction: str, target: Mapping[str, Tensor] | None = None) -> Tensor:
+        for loss in self._perceptual_losses():
+            loss.stage, loss.progress = self.stage, self.progress
         self.rec_loss.set_reduction(reduction)
         return self.rec_loss(x, y, target=target)
 
@@ -315,29 +301,29 @@ def _pooled(z: Tensor) -> Tensor:
     return z.mean(dim=(2, 3))
 
 
-def build_rec_loss(own: DPASettings) -> ComposeLoss:
+def build_rec_loss(options: DPASettings) -> ComposeLoss:
     """The weighted sum of reconstruction losses of `rec_loss`.
 
     Raises:
         BackboneError: the backbone, a layer, its weights or the file of statistics is not to be had.
     """
     losses = []
-    for name, weight in own.rec_loss.items():
+    for name, weight in options.rec_loss.items():
         kind = RECONSTRUCTION_LOSSES[ReconstructionLossType[name]]
         if not issubclass(kind, PerceptualLoss):
             losses.append((weight, kind()))
             continue
-        every = [own.features, *own.features_per_resolution.values()]
-        default = DEFAULT_FEATURE_WEIGHTS.get(own.backbone, {})
+        every = [options.features, *options.features_per_resolution.values()]
+        default = DEFAULT_FEATURE_WEIGHTS.get(options.backbone, {})
         layers = {layer: 1.0 for each in every for layer in _layers(each, default)}
         loss = kind(
             img_weight=max(each.img_weight for each in every),
             feature_weights=layers,
-            backbone=own.backbone,
-            weights=own.backbone_weights,
-            feature_statistics=own.feature_statistics,
+            backbone=options.backbone,
+            weights=options.backbone_weights,
+            feature_statistics=options.feature_statistics,
         )
-        losses.append((weight, GrowingPerceptualLoss(loss, own.features, own.features_per_resolution, own.use_smooth_pg)))
+        losses.append((weight, GrowingPerceptualLoss(loss, options.features, options.features_per_resolution, options.use_smooth_pg)))
     return ComposeLoss(losses)
 
 

@@ -22,6 +22,11 @@ class Stage:
     resolution: int
     iterations: int
 
+    @property
+    def name(self) -> str:
+        """Of its phase."""
+        return f"{self.kind}_{self.resolution}"
+
 
 def growing_stages(
     initial_resolution: int,

@@ -60,8 +60,8 @@ def load_original_checkpoint(path: str | Path, backbone_weights: str = "pretrain
     except BackboneError as error:
         logger.warning("%s: encoding and reconstructing work, scoring does not: %s", path, error)
         detector.rec_loss = _UnavailableLoss(str(error))
-    detector.own = settings.baseline
-    detector.set_stage(Stage(saved["stage"], resolution, 1), fade)
+    detector.options = settings.baseline
+    detector.stages, detector.progress = [Stage(saved["stage"], resolution, 1)], fade
     return detector.eval()
 
 

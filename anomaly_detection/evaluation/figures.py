@@ -27,17 +27,20 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], calibrati
         folder: of the experiment, with details.npz and log.csv.
         rows: of its scores.csv.
         metrics, calibration: of its metrics.json and calibration.json.
-        parts: lengths of the organ, modality and content parts of the latent; None without MADDR.
+        parts: lengths of the organ and modality parts of the latent, of which the rest is content; None without MADDR.
     """
     with np.load(folder / "details.npz") as file:
         details = dict(file)
-    with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-        log = list(csv.DictReader(file))
+    log = []
+    if (folder / "log.csv").exists():  # not of a network that was not trained
+        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
+            log = list(csv.DictReader(file))
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
     for name in metrics["datasets"]:
         figures[f"gallery_{name}"] = draw_gallery(rows, details, name, calibration["map_scale"])
     figures["latent"] = draw_latent(rows, details["latent"], parts)
-    figures["training"] = draw_training(log)
+    if log:
+        figures["training"] = draw_training(log)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / "figures" / f"{name}.png")
@@ -111,7 +114,7 @@ def draw_latent(rows: Rows, latent: np.ndarray, parts: Sequence[int] | None) -> 
     colours["abnormal"] = ["abnormal" if value == "1" else "normal" for value in colours.pop("label")]
     views = {"PCA": _pca(latent), "t-SNE": _tsne(latent)}
     if parts is not None:
-        ends = np.cumsum([0, *parts])
+        ends = [*np.cumsum([0, *parts]), latent.shape[1]]
         for number, name in enumerate(("organ part", "modality part", "content")):
             views[f"PCA of the {name}"] = _pca(latent[:, ends[number] : ends[number + 1]])
     figure = Figure((9, 2.8 * len(views)), layout="constrained")

@@ -15,7 +15,6 @@ from torch.optim import Adam, Optimizer, RMSprop
 from anomaly_detection.adversarial import gradient_norm_between
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.target_cache import TargetCache
 
 
@@ -55,7 +54,6 @@ class FAnoGAN(Baseline):
     Args:
         settings: of the experiment; ``settings.baseline`` is a `FAnoGANSettings`; ``settings.lr`` is that of the GAN, and
             ``settings.iterations`` those of the encoder.
-        maddr: the constraint on E(x), or None.
 
     Raises:
         ValueError: settings that no network can have.
@@ -63,22 +61,18 @@ class FAnoGAN(Baseline):
 
     Settings = FAnoGANSettings
 
-    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
-        super().__init__(maddr)
-        own: FAnoGANSettings = settings.baseline
-        self.own = own
-        self.latent_dim = own.latent_dim
-        self.lr = settings.lr
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        options = self.options = settings.baseline
+        self.latent_dim = options.latent_dim
         # Each critic step sees images of its own.
-        self.gan_phase = Phase("gan", own.gan_iterations, settings.batch_size * own.critic_steps)
+        self.gan_phase = Phase("gan", options.gan_iterations, settings.batch_size * options.critic_steps)
         self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size)
-        self.current = self.encoder_phase
-        self.cache_budget = settings.feature_cache_mib * 2**20
         self.targets: TargetCache | None = None
-        shape = (settings.image_size, settings.channels, own.width)
-        self.generator = Generator(*shape, own.latent_dim, own.bn_momentum)
+        shape = (settings.image_size, settings.channels, options.width)
+        self.generator = Generator(*shape, options.latent_dim, options.bn_momentum)
         self.critic = Critic(*shape)
-        self.encoder = Encoder(*shape, own.latent_dim, own.bn_momentum)
+        self.encoder = Encoder(*shape, options.latent_dim, options.bn_momentum)
         self.to(memory_format=torch.channels_last)
 
     # --- training
@@ -86,27 +80,24 @@ class FAnoGAN(Baseline):
     def phases(self) -> list[Phase]:
         return [self.gan_phase, self.encoder_phase]
 
-    def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
+    def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
         """The critic no longer learns in the second phase: its features of the images are taken once, unless these are augmented."""
         self.targets = None
-        if phase == self.encoder_phase and not self.own.horizontal_flip:
+        if phase == self.encoder_phase and not self.options.horizontal_flip:
             with self.autocast():
-                self.targets = TargetCache.fill(self._target, images, count, self.cache_budget)
-
-    def begin_step(self, phase: Phase, iteration: int) -> None:
-        self.current = phase
+                images = (batch.image for batch in batches)
+                self.targets = TargetCache.fill(self._target, images, count, self.settings.feature_cache_mib * 2**20)
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         if phase == self.gan_phase:
             networks = {"generator": self.generator, "critic": self.critic}
-            return {name: Adam(network.parameters(), self.lr, betas=(0.0, 0.9), fused=True) for name, network in networks.items()}
-        heads = [] if self.maddr is None else list(self.maddr.parameters())
-        return {"encoder": RMSprop([*self.encoder.parameters(), *heads], self.own.encoder_lr, alpha=0.9, eps=1e-10)}
+            return {name: Adam(network.parameters(), self.settings.lr, betas=(0.0, 0.9), fused=True) for name, network in networks.items()}
+        return {"encoder": RMSprop([*self.encoder.parameters(), *self.heads()], self.options.encoder_lr, alpha=0.9, eps=1e-10)}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         if "encoder" in optimizers:
             return self._encoder_step(batch, optimizers["encoder"])
-        for part in batch.chunks(self.own.critic_steps):
+        for part in batch.chunks(self.options.critic_steps):
             log = self._critic_step(part, optimizers["critic"])
         with self.autocast():
             value = self.critic(self.generator(self._noise(batch.image, len(part.image)))).float().mean()
@@ -121,7 +112,7 @@ class FAnoGAN(Baseline):
         gap = self.critic(real).mean() - self.critic(fake).mean()
         norm = gradient_norm_between(self.critic, real, fake)
         penalty = (norm - 1).square().mean()
-        minimise(-gap + self.own.gradient_penalty * penalty, optimizer)
+        minimise(-gap + self.options.gradient_penalty * penalty, optimizer)
         return {"critic_gap": gap.detach(), "gradient_penalty": penalty.detach(), "gradient_norm": norm.detach().mean()}
 
     def _encoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -133,7 +124,7 @@ class FAnoGAN(Baseline):
             pixels, features = self._residuals(x, self.generator(z), target)
         pixels, features = pixels.mean(), features.mean()
         constraint, log = self.constraint(z, batch)
-        loss = pixels + self.own.kappa * features + constraint
+        loss = pixels + self.options.kappa * features + constraint
         minimise(loss, optimizer)
         return {"loss": loss.detach(), "rec": pixels.detach(), "features": features.detach(), **log}
 
@@ -141,7 +132,7 @@ class FAnoGAN(Baseline):
         return torch.randn(count, self.latent_dim, device=like.device)
 
     def _augmented(self, x: Tensor) -> Tensor:
-        if not self.own.horizontal_flip:
+        if not self.options.horizontal_flip:
             return x
         return torch.where(torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5, x.flip(3), x)
 
@@ -152,21 +143,21 @@ class FAnoGAN(Baseline):
         z = self.encoder(x)
         y = self.generator(z)
         pixels, features = self._residuals(x, y, self._target(x))
-        return Assessment(z, pixels + self.own.kappa * features, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
+        return Assessment(z, pixels + self.options.kappa * features, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
 
     def sample(self, x: Tensor) -> Tensor:
         """In the phase "gan" images from noise, always the same noise; then reconstructions."""
-        if self.current == self.encoder_phase:
+        if self.phase != self.gan_phase:
             return self.reconstruct(x)
         noise = torch.randn(len(x), self.latent_dim, generator=torch.Generator().manual_seed(0))
         return self.generator(noise.to(x.device))
 
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
         """In the phase "gan" minus the critic's value (it grows when the critic has learned the training images by heart); then the score."""
-        return -self.critic(x) if self.current == self.gan_phase else assessment.score
+        return -self.critic(x) if self.phase == self.gan_phase else assessment.score
 
     def describe(self) -> dict[str, Any]:
-        return {"width": self.own.width, "kappa": self.own.kappa, "gan": f"{self.own.gan_iterations} generator steps"}
+        return {"width": self.options.width, "kappa": self.options.kappa, "gan": f"{self.options.gan_iterations} generator steps"}
 
     @torch.no_grad()
     def _target(self, x: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ from torch.optim import Adam, Optimizer
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.distributed import averaged, equalise
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ class GANomaly(Baseline):
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `GANomalySettings`.
-        maddr: the constraint on z, or None.
 
     Raises:
         ValueError: settings that no network can have.
@@ -61,30 +59,24 @@ class GANomaly(Baseline):
 
     Settings = GANomalySettings
 
-    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
-        super().__init__(maddr)
-        own: GANomalySettings = settings.baseline
-        self.own = own
-        self.latent_dim = own.latent_dim
-        self.lr = settings.lr
-        self.phase = Phase("ganomaly", settings.iterations, settings.batch_size)
-        shape = (settings.image_size, settings.channels, own.width)
-        self.encoder = Encoder(*shape, own.latent_dim, own.extra_layers)
-        self.decoder = Decoder(*shape, own.latent_dim, own.extra_layers)
-        self.second_encoder = Encoder(*shape, own.latent_dim, own.extra_layers)
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        options = self.options = settings.baseline
+        self.latent_dim = options.latent_dim
+        shape = (settings.image_size, settings.channels, options.width)
+        self.encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
+        self.decoder = Decoder(*shape, options.latent_dim, options.extra_layers)
+        self.second_encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
         self.discriminator = Discriminator(*shape)
         self.to(memory_format=torch.channels_last)
 
     def phases(self) -> list[Phase]:
-        return [self.phase]
+        return [Phase("ganomaly", self.settings.iterations, self.settings.batch_size)]
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
-        generator = [self.encoder, self.decoder, self.second_encoder, *([] if self.maddr is None else [self.maddr])]
-        parameters = [parameter for network in generator for parameter in network.parameters()]
-        return {
-            "generator": Adam(parameters, self.lr, betas=(0.5, 0.999), fused=True),
-            "discriminator": Adam(self.discriminator.parameters(), self.lr, betas=(0.5, 0.999), fused=True),
-        }
+        generator = [*self.encoder.parameters(), *self.decoder.parameters(), *self.second_encoder.parameters(), *self.heads()]
+        networks = {"generator": generator, "discriminator": self.discriminator.parameters()}
+        return {name: Adam(parameters, self.settings.lr, betas=(0.5, 0.999), fused=True) for name, parameters in networks.items()}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """Both steps start from the same networks: the discriminator judges the reconstructions from before the generator's step."""
@@ -118,7 +110,7 @@ class GANomaly(Baseline):
     @property
     def weights(self) -> dict[str, float]:
         """Of the terms of the generator's loss."""
-        return {"adversarial": self.own.adversarial_weight, "context": self.own.context_weight, "latent": self.own.latent_weight}
+        return {"adversarial": self.options.adversarial_weight, "context": self.options.context_weight, "latent": self.options.latent_weight}
 
     @staticmethod
     def generator_losses(x: Tensor, y: Tensor, z: Tensor, second_z: Tensor, real_features: Tensor, fake_features: Tensor) -> dict[str, Tensor]:
@@ -136,7 +128,7 @@ class GANomaly(Baseline):
         """
         z, y, second_z = self._pass(x)
         difference = (z - second_z).float()
-        score = (difference.square() if self.own.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
+        score = (difference.square() if self.options.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
         return Assessment(z.flatten(1), score, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
 
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
@@ -144,10 +136,10 @@ class GANomaly(Baseline):
         y = assessment.reconstruction
         context = (x - y).abs().flatten(1).mean(dim=1)
         latent = (assessment.latent - self.second_encoder(y).flatten(1)).square().mean(dim=1)
-        return self.own.context_weight * context + self.own.latent_weight * latent
+        return self.options.context_weight * context + self.options.latent_weight * latent
 
     def describe(self) -> dict[str, Any]:
-        return {"width": self.own.width, "score": f"{self.own.score} latent distance"}
+        return {"width": self.options.width, "score": f"{self.options.score} latent distance"}
 
     def _pass(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = self.encoder(x)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.memae.networks import Decoder, Encoder, Memory
 
 
@@ -46,7 +45,6 @@ class MemAE(Baseline):
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `MemAESettings`.
-        maddr: the constraint on the query, or None.
 
     Raises:
         ValueError: settings that no network can have.
@@ -54,24 +52,21 @@ class MemAE(Baseline):
 
     Settings = MemAESettings
 
-    def __init__(self, settings: Any, maddr: MADDRConstraint | None = None):
-        super().__init__(maddr)
-        own: MemAESettings = settings.baseline
-        self.own = own
-        self.latent_dim = own.latent_dim
-        self.lr = settings.lr
-        self.phase = Phase("memae", settings.iterations, settings.batch_size)
-        shape = (settings.image_size, settings.channels, own.width, own.latent_dim, own.memory_per == "position")
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        options = self.options = settings.baseline
+        self.latent_dim = options.latent_dim
+        shape = (settings.image_size, settings.channels, options.width, options.latent_dim, options.memory_per == "position")
         self.encoder = Encoder(*shape)
-        self.memory = Memory(own.slots, own.latent_dim, own.shrinkage, own.temperature)
+        self.memory = Memory(options.slots, options.latent_dim, options.shrinkage, options.temperature)
         self.decoder = Decoder(*shape)
         self.to(memory_format=torch.channels_last)
 
     def phases(self) -> list[Phase]:
-        return [self.phase]
+        return [Phase("memae", self.settings.iterations, self.settings.batch_size)]
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
-        return {"autoencoder": Adam(self.parameters(), self.lr, fused=True)}
+        return {"autoencoder": Adam(self.parameters(), self.settings.lr, fused=True)}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         with self.autocast():
@@ -80,7 +75,7 @@ class MemAE(Baseline):
             y = self.decoder(reading.output)
         rec, entropy = F.mse_loss(y.float(), batch.image), reading.entropy()
         constraint, log = self.constraint(_pooled(query), batch)
-        loss = rec + self.own.entropy_weight * entropy + constraint
+        loss = rec + self.options.entropy_weight * entropy + constraint
         minimise(loss, optimizers["autoencoder"])
         return {
             "loss": loss.detach(),
@@ -103,7 +98,7 @@ class MemAE(Baseline):
         return Assessment(_pooled(query), error.flatten(1).mean(dim=1), error.mean(dim=1, keepdim=True) if with_map else None, y)
 
     def describe(self) -> dict[str, Any]:
-        return {"width": self.own.width, "memory": f"{self.own.slots} slots, a query per {self.own.memory_per}"}
+        return {"width": self.options.width, "memory": f"{self.options.slots} slots, a query per {self.options.memory_per}"}
 
 
 def _pooled(query: Tensor) -> Tensor:

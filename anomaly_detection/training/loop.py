@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
-from anomaly_detection.baseline import Baseline
+from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.distributed import averaged, equalise, rank, share, told_by_all, told_by_first
@@ -47,14 +47,16 @@ def train(
         identity: plain values that the checkpoint carries along, such as what the class numbers of the heads mean.
 
     Raises:
-        UserError: a loss is no longer a number.
+        UserError: no optimizer trains the heads of the constraint, or a loss is no longer a number.
     """
     path = folder / "checkpoint.pt"
     device = train_set.device
+    phases = baseline.phases()
+    _check_constraint(baseline, phases)
     saved = load_checkpoint(path, device) if path.exists() else None
     baseline.bf16 = runs_in_bf16(settings, device)
     if saved is None:
-        baseline.prepare(batch.image for batch in train_set.batches(EVALUATION_BATCH))
+        baseline.prepare(train_set.batches(EVALUATION_BATCH))
         if rank() > 0:  # noise of its own, after the same weights
             torch.manual_seed(settings.seed + 1_000_003 * rank())
         state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
@@ -68,7 +70,6 @@ def train(
 
     log = TrainingLog(folder, settings.tensorboard, state["rows"]) if rank() == 0 else None
     indices = ShuffledIndices(len(train_set), settings.seed, state["position"], train_set.window)
-    phases = baseline.phases()
     while state["phase"] < len(phases):
         phase = phases[state["phase"]]
         last = state["phase"] == len(phases) - 1
@@ -79,7 +80,8 @@ def train(
             _load(schedulers, saved["schedulers"])
             saved = None
         equalise(baseline)
-        baseline.begin_phase(phase, (batch.image for batch in train_set.batches(EVALUATION_BATCH)), len(train_set))
+        baseline.phase, baseline.progress = phase, state["iteration"] / phase.iterations
+        baseline.begin_phase(phase, train_set.batches(EVALUATION_BATCH), len(train_set))
         stopped = False
         sums: dict[str, Tensor] = {}
         steps, started = 0, time.monotonic()
@@ -95,7 +97,7 @@ def train(
             state["iteration"] += 1
             iteration = state["iteration"]
             baseline.train()
-            baseline.begin_step(phase, iteration)
+            baseline.progress = iteration / phase.iterations
             losses = baseline.training_step(train_set.batch(share(indices.take(phase.batch_size))), optimizers)
             for scheduler in schedulers.values():
                 scheduler.step()
@@ -136,6 +138,9 @@ def train(
             logger.info("stopped early at iteration %d: best validation loss at %d", state["iteration"], state["best"]["iteration"])
         state["phase"], state["iteration"] = state["phase"] + 1, 0
 
+    baseline.phase, baseline.progress = None, 1.0
+    if not phases:
+        _keep_best(baseline, told_by_first(validate(baseline, val_set) if rank() == 0 else None), 0, state, settings)
     baseline.load_state_dict(state["best"].pop("model"))
     state["finished"] = True
     _save(path, baseline, {}, {}, state, identity)
@@ -184,6 +189,20 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
     y = torch.nn.functional.interpolate(y.float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
+
+
+def _check_constraint(baseline: Baseline, phases: list[Phase]) -> None:
+    """Refuse a constraint whose heads nothing would train: they would stay as they were drawn, and the latent would be fitted to noise."""
+    if baseline.maddr is None:
+        return
+    name = type(baseline).__name__
+    if not phases:
+        raise UserError(f"{name} has no phases of training, so there is nothing that the MADDR constraint could constrain; leave maddr off")
+    groups = [group for phase in phases for optimizer in baseline.optimizers(phase).values() for group in optimizer.param_groups]
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    idle = [f"maddr.{key}" for key, parameter in baseline.maddr.named_parameters() if id(parameter) not in trained]
+    if idle:
+        raise UserError(f"{name}: no optimizer holds {', '.join(idle)}; add self.heads() to the parameters of the encoder's optimizer")
 
 
 def _schedulers(optimizers: dict[str, Optimizer], settings: Settings) -> dict[str, StepLR]:

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from anomaly_detection.adversarial import AdversarialSettings
-from anomaly_detection.baseline import Batch
+from anomaly_detection.baseline import Batch, Phase
 from anomaly_detection.MADDR_dpa.dpa import DPA, DiscriminatorSettings, DPASettings, FeatureWeights
-from anomaly_detection.MADDR_dpa.growing import Stage
 from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import L1Loss, MADDRConstraint
 from anomaly_detection.training.loop import train
@@ -29,7 +28,10 @@ def settings(own: DPASettings = SMALL, **options) -> SimpleNamespace:
 
 def dpa(own: DPASettings = SMALL, maddr: bool = False, **options) -> DPA:
     torch.manual_seed(0)
-    return DPA(settings(own, **options), MADDRConstraint(24) if maddr else None)
+    baseline = DPA(settings(own, **options))
+    if maddr:
+        baseline.attach(MADDRConstraint(24))
+    return baseline
 
 
 def batch(count: int = 6) -> Batch:
@@ -40,7 +42,7 @@ def batch(count: int = 6) -> Batch:
 
 def step(baseline: DPA, data: Batch) -> dict[str, torch.Tensor]:
     phase = baseline.phases()[-1]
-    baseline.begin_step(phase, 1)
+    baseline.phase = phase
     return baseline.training_step(data, baseline.optimizers(phase))
 
 
@@ -66,7 +68,7 @@ def test_the_constraint_reaches_the_encoder_and_not_the_decoder():
 
 def test_a_step_decodes_once():
     baseline, calls = dpa(replace(SMALL, rec_loss={"relative_perceptual_L1": 1.0, "l1": 0.1}), maddr=True), []
-    baseline.prepare([batch().image])
+    baseline.prepare([batch()])
     baseline.decoder.register_forward_hook(lambda *_: calls.append(1))
     step(baseline, batch())
     assert len(calls) == 1
@@ -86,7 +88,7 @@ def test_the_score_is_the_reconstruction_loss_of_each_image_alone():
 def test_perceptual_score_adds_its_terms_and_statistics_are_saved():
     own = replace(SMALL, rec_loss={"relative_perceptual_L1": 2.0, "l1": 0.5})
     baseline, x = dpa(own).eval(), batch().image
-    baseline.prepare([x[:3], x[3:]])
+    baseline.prepare(batch().chunks(2))
     with torch.no_grad():
         scores = baseline.anomaly_score(x)
         perceptual = baseline.rec_loss.losses[0]
@@ -115,8 +117,7 @@ def test_images_follow_the_stage():
     phases = {phase.name: phase for phase in baseline.phases()}
     x = batch().image
     assert baseline.reconstruct(x).shape[-1] == 16, "a fresh detector stands at the end of growing"
-    baseline.begin_step(phases["trns_8"], 1)
-    assert baseline.progress == 0.25
+    baseline.phase, baseline.progress = phases["trns_8"], 0.25
     assert baseline.reconstruct(x).shape[-1] == 8
     assert baseline.anomaly_map(x).shape == x.shape
     assert baseline.encode(F.interpolate(x, scale_factor=2)).shape == (6, 24), "images of another size are resized"
@@ -136,7 +137,7 @@ def test_smooth_growing_mixes_the_losses_of_both_resolutions():
     )
     baseline, x = dpa(own), batch().image
     y = x.flip(0)
-    baseline.set_stage(Stage("trns", 16, 4), 0.25)
+    baseline.phase, baseline.progress = Phase("trns_16", 4, 8), 0.25
     mixed = baseline._reconstruction_loss(x, y, "none")
     loss = baseline.rec_loss.losses[0].loss
     loss.set_new_weights(1.0, {"r12": 1.0})
@@ -144,7 +145,7 @@ def test_smooth_growing_mixes_the_losses_of_both_resolutions():
     loss.set_new_weights(0.0, {"r22": 1.0})
     low = loss(F.avg_pool2d(x, 2), F.avg_pool2d(y, 2))  # bilinear halving is the mean of four pixels
     torch.testing.assert_close(mixed, 0.25 * high + 0.75 * low)
-    baseline.set_stage(Stage("stab", 16, 4), 0.25)
+    baseline.phase = Phase("stab_16", 4, 8)
     torch.testing.assert_close(baseline._reconstruction_loss(x, y, "none"), high)
 
 
@@ -175,7 +176,8 @@ def test_growing_with_a_discriminator_resumes_exactly(tmp_path, stop_at):
     def run(folder, stop_at=None):
         experiment = settings(own, iterations=5)
         seed_everything(0)
-        baseline = DPA(experiment, MADDRConstraint(24))
+        baseline = DPA(experiment)
+        baseline.attach(MADDRConstraint(24))
         die_at(baseline, stop_at)
         train(baseline, toy_images(20, side=16), toy_images(6, seed=1, side=16), experiment, folder)
         return baseline.state_dict()

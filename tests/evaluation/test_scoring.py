@@ -9,14 +9,13 @@ from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.evaluation.scoring import check_finite, metrics_of, read_scores, score_rows, write_json, write_scores
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from tests.toy import ToyBaseline, toy_images, toy_settings
+from tests.toy import toy_baseline, toy_images, toy_settings
 
 
 @pytest.fixture
 def baseline():
     torch.manual_seed(0)
-    return ToyBaseline(toy_settings(), MADDRConstraint(24))
+    return toy_baseline(toy_settings())
 
 
 def batches(images, size=256):
@@ -57,7 +56,7 @@ def test_a_score_that_is_no_number_names_the_image(baseline):
 @pytest.mark.parametrize("heads", [True, False])
 def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
     torch.manual_seed(0)
-    baseline = ToyBaseline(toy_settings(), MADDRConstraint(24) if heads else None)
+    baseline = toy_baseline(toy_settings(), heads)
     images = toy_images(4)
     rows = score_rows(images, "test", toy_scores(baseline, images), fitted(baseline, toy_images(30, 1)), DOMAINS)
     assert [(row["organ"], row["modality"]) for row in rows] == [("liver", "ct"), ("lung", "ct"), ("lung", "xray"), ("liver", "ct")]

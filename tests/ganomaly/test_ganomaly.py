@@ -42,7 +42,7 @@ def test_losses_are_the_specs_numbers_on_a_fixed_batch():
     p_real, p_fake = real_logits.double().sigmoid(), fake_logits.double().sigmoid()
     discriminator = 0.5 * (-p_real.log().mean() - (1 - p_fake).log().mean())
     baseline.load_state_dict(state)
-    losses = baseline.training_step(batch, baseline.optimizers(baseline.phase))
+    losses = baseline.training_step(batch, baseline.optimizers(*baseline.phases()))
     assert losses["adversarial"].item() == pytest.approx(adversarial, rel=1e-4)
     assert losses["context"].item() == pytest.approx(context, rel=1e-4)
     assert losses["latent"].item() == pytest.approx(latent, rel=1e-4)
@@ -66,7 +66,7 @@ def test_score_is_the_mean_distance_of_the_latents(score, norm):
 def test_each_step_moves_its_own_networks_only():
     baseline = built(settings_of("ganomaly"))
     batch = batch_of(toy_images(8, side=32), 8)
-    optimizers = baseline.optimizers(baseline.phase)
+    optimizers = baseline.optimizers(*baseline.phases())
     baseline.training_step(batch, optimizers)
     optimizers["discriminator"].param_groups[0]["lr"] = 0.0
     before = [p.detach().clone() for p in baseline.discriminator.parameters()]
@@ -77,7 +77,7 @@ def test_each_step_moves_its_own_networks_only():
 def test_a_collapsed_discriminator_is_drawn_anew(monkeypatch):
     baseline = built(settings_of("ganomaly"))
     batch = batch_of(toy_images(8, side=32), 8)
-    optimizers = baseline.optimizers(baseline.phase)
+    optimizers = baseline.optimizers(*baseline.phases())
     assert baseline.training_step(batch, optimizers)["discriminator_resets"] == 0
     assert len(optimizers["discriminator"].state) > 0
     with torch.no_grad():

@@ -87,7 +87,7 @@ def test_loss_is_error_plus_weighted_entropy():
     with torch.no_grad():
         weights = baseline.memory(baseline.encoder(batch.image)).weights.double()
     entropy = -sum(w * math.log(w) for row in weights.tolist() for w in row if w > 0) / 8
-    losses = baseline.training_step(batch, baseline.optimizers(baseline.phase))
+    losses = baseline.training_step(batch, baseline.optimizers(*baseline.phases()))
     assert losses["entropy"].item() == pytest.approx(entropy, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(losses["rec"].item() + 0.3 * entropy, rel=1e-4)
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection.baseline import Assessment, Baseline
 from anomaly_detection.errors import UserError
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train, validate
 from anomaly_detection.training.reproducibility import seed_everything
-from tests.toy import ToyBaseline, die_at, toy_images, toy_settings
+from tests.toy import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
 
 
 def run(folder: Path, stop_at: int | None = None, maddr: bool = True, **options) -> ToyBaseline:
     """Train the toy in a folder; with `stop_at` die in that call of training_step, as a killed process would."""
     settings = toy_settings(**options)
     seed_everything(settings.seed)
-    baseline = ToyBaseline(settings, MADDRConstraint(24) if maddr else None)
+    baseline = toy_baseline(settings, maddr)
     die_at(baseline, stop_at)
     train(baseline, toy_images(30), toy_images(9, seed=1), settings, folder)
     return baseline
@@ -148,10 +148,82 @@ def test_a_loss_that_is_no_number_ends_with_one_line_and_keeps_the_checkpoint(tm
 
 def test_heads_move_and_learn_on_the_validation_images(tmp_path):
     seed_everything(0)
-    fresh = MADDRConstraint(24).state_dict()
+    fresh = toy_baseline(toy_settings()).maddr.state_dict()
     baseline = run(tmp_path, iterations=600, lr_step=300, val_iter=300, log_iter=300, checkpoint_iter=600)
     for name, weights in baseline.maddr.state_dict().items():
         assert not torch.equal(weights, fresh[name])
     result = validate(baseline, toy_images(60, seed=5))
     assert result["val_organ_accuracy"] > 0.98
     assert result["val_modality_accuracy"] > 0.98
+
+
+def test_a_step_knows_its_phase_and_how_far_it_is(tmp_path):
+    settings = toy_settings(warm_up=3, iterations=4)
+    baseline = toy_baseline(settings)
+    step, seen = baseline.training_step, []
+    baseline.training_step = lambda *arguments: (seen.append((baseline.phase.name, baseline.progress)), step(*arguments))[1]
+    train(baseline, toy_images(30), toy_images(9), settings, tmp_path)
+    assert seen == [("warm_up", 1 / 3), ("warm_up", 2 / 3), ("warm_up", 1), ("main", 0.25), ("main", 0.5), ("main", 0.75), ("main", 1)]
+    assert (baseline.phase, baseline.progress) == (None, 1), "trained"
+
+
+class Forgetful(ToyBaseline):
+    """It does not give the heads to an optimizer, as the published code does not."""
+
+    def optimizers(self, phase):
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters(), self.maddr.heads["organ"].weight]
+        return {"autoencoder": torch.optim.Adam(parameters, self.settings.lr)}
+
+
+def test_a_constraint_whose_heads_no_optimizer_holds_is_refused(tmp_path):
+    baseline = Forgetful(toy_settings())
+    baseline.attach(toy_baseline(toy_settings()).maddr)
+    line = r"^Forgetful: no optimizer holds maddr\.heads\.organ\.bias, maddr\.heads\.modality\.weight, .*self\.heads\(\)"
+    with pytest.raises(UserError, match=line) as caught:
+        train(baseline, toy_images(30), toy_images(9), toy_settings(), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+class MeanImages(Baseline):
+    """Never trained: it knows the mean training image of every organ, and scores by the distance to the nearest; it reconstructs nothing."""
+
+    latent_dim = 2
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.register_buffer("means", torch.zeros(2, 1, settings.image_size, settings.image_size))
+
+    def phases(self):
+        return []
+
+    def prepare(self, batches):
+        batches = list(batches)
+        images, organ = torch.cat([batch.image for batch in batches]), torch.cat([batch.organ for batch in batches])
+        for number in range(2):
+            self.means[number] = images[organ == number].mean(dim=0)
+
+    def assess(self, x, with_map):
+        difference = (x[:, None] - self.means[None]).abs()
+        distance = difference.mean(dim=(2, 3, 4))
+        score, nearest = distance.min(dim=1)
+        return Assessment(distance, score, difference[torch.arange(len(x)), nearest] if with_map else None)
+
+
+def test_a_baseline_without_phases_ends_with_a_finished_checkpoint(tmp_path, monkeypatch):
+    settings, images, held_out = toy_settings(), toy_images(300), toy_images(9, seed=1)
+    train(MeanImages(settings), images, held_out, settings, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}, "no losses, and no reconstructions to show"
+    monkeypatch.setattr(MeanImages, "prepare", lambda *_: pytest.fail("prepared again"))
+    baseline = MeanImages(settings)
+    train(baseline, images, held_out, settings, tmp_path)
+    for number in range(2):
+        chosen = [image.double() / 127.5 - 1 for image, organ in zip(images.images, images.organ, strict=True) if organ == number]
+        torch.testing.assert_close(baseline.means[number], (sum(chosen) / len(chosen)).float())
+    state = load_checkpoint(tmp_path / "checkpoint.pt")["state"]
+    assert state["finished"]
+    assert state["best"]["validation"]["val_loss"] == pytest.approx(validate(baseline, held_out)["val_loss"])
+    constrained = MeanImages(settings)
+    constrained.attach(toy_baseline(settings).maddr)
+    with pytest.raises(UserError, match="^MeanImages has no phases of training"):
+        train(constrained, images, held_out, settings, tmp_path)

@@ -1,0 +1,61 @@
+"""From settings to a network."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomaly_detection.baseline import Baseline
+from anomaly_detection.data.dataset import Domains, ImageSet
+from anomaly_detection.errors import UserError
+from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
+from anomaly_detection.registry import find_baseline
+from anomaly_detection.settings import Settings
+
+
+def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
+    """The baseline of an experiment with its MADDR constraint, on the CPU, untrained.
+
+    Args:
+        settings: of the experiment.
+        domains: the organs and modalities that the heads tell apart.
+        images: the training images, for class weights by inverse frequency.
+
+    Raises:
+        UserError: settings that no network can have, or a backbone that is not to be had.
+    """
+    try:
+        kind = find_baseline(settings.model)
+        constraint = _build_maddr(settings, domains, images) if settings.maddr.enabled else None
+        baseline = kind(settings)
+        if constraint is not None:
+            baseline.attach(constraint)
+        return baseline
+    except (BackboneError, ValueError) as error:
+        raise UserError(f"{settings.model}: {error}") from None
+
+
+def _build_maddr(settings: Settings, domains: Domains, images: ImageSet | None) -> MADDRConstraint:
+    maddr = settings.maddr
+    alpha: Any = maddr.focal_alpha
+    if alpha == "inverse_frequency":
+        labels = {"organ": (images.organ, len(domains.organs)), "modality": (images.modality, len(domains.modalities))} if images else {}
+        alpha = {name: _inverse_frequency(*label) for name, label in labels.items()} or None
+    return MADDRConstraint(
+        settings.baseline.latent_dim,
+        maddr.organ_dim,
+        maddr.modality_dim,
+        len(domains.organs),
+        len(domains.modalities),
+        maddr.organ_weight,
+        maddr.modality_weight,
+        maddr.center_weight,
+        alpha,
+        maddr.focal_gamma,
+    )
+
+
+def _inverse_frequency(labels: Tensor, classes: int) -> list[float]:
+    """Weights whose mean over the images is 1, the same total for every class."""
+    counts = torch.bincount(labels.cpu(), minlength=classes).clamp_min(1)
+    return (len(labels) / (classes * counts)).tolist()
