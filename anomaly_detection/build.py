@@ -25,24 +25,24 @@ def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None
         UserError: settings that no network can have, or a backbone that is not to be had.
     """
     try:
-        kind = find_baseline(settings.model)
-        constraint = _build_maddr(settings, domains, images) if settings.maddr.enabled else None
-        baseline = kind(settings)
-        if constraint is not None:
-            baseline.attach(constraint)
+        baseline = find_baseline(settings.model)(settings)
+        if settings.maddr.enabled:
+            # What is drawn for the heads is put back: with one seed the networks and all that follows are drawn as without them.
+            with torch.random.fork_rng(devices=[]):
+                baseline.attach(_constraint(settings, baseline.latent_dim, domains, images))
         return baseline
     except (BackboneError, ValueError) as error:
         raise UserError(f"{settings.model}: {error}") from None
 
 
-def _build_maddr(settings: Settings, domains: Domains, images: ImageSet | None) -> MADDRConstraint:
+def _constraint(settings: Settings, latent_dim: int, domains: Domains, images: ImageSet | None) -> MADDRConstraint:
     maddr = settings.maddr
     alpha: Any = maddr.focal_alpha
     if alpha == "inverse_frequency":
         labels = {"organ": (images.organ, len(domains.organs)), "modality": (images.modality, len(domains.modalities))} if images else {}
         alpha = {name: _inverse_frequency(*label) for name, label in labels.items()} or None
     return MADDRConstraint(
-        settings.baseline.latent_dim,
+        latent_dim,
         maddr.organ_dim,
         maddr.modality_dim,
         len(domains.organs),

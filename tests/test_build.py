@@ -1,0 +1,72 @@
+"""From settings to a network."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from anomaly_detection.build import build_baseline
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.errors import UserError
+from anomaly_detection.registry import BASELINES
+from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.loop import train
+from anomaly_detection.training.reproducibility import seed_everything
+from tests.test_baselines import settings_of
+from tests.toy import die_at, toy_images
+
+DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
+
+
+def united_and_maddr(model, **options):
+    """The two of one seed, and a number drawn after each."""
+    settings = settings_of(model, 16, **options)
+    pair, drawn = [], []
+    for enabled in (False, True):
+        seed_everything(3)
+        pair.append(build_baseline(replace(settings, maddr=replace(settings.maddr, enabled=enabled)), DOMAINS))
+        drawn.append(torch.rand(()).item())
+    return settings, pair, drawn
+
+
+def without_heads(state):
+    return {name: value for name, value in state.items() if not name.startswith("maddr.")}
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_with_one_seed_united_and_maddr_start_alike(model):
+    _, (united, maddr), drawn = united_and_maddr(model)
+    assert maddr.heads()
+    assert not united.heads()
+    state, other = united.state_dict(), without_heads(maddr.state_dict())
+    assert state.keys() == other.keys()
+    assert all(torch.equal(value, other[name]) for name, value in state.items())
+    assert drawn[0] == drawn[1], "what is drawn in training is the same, too"
+
+
+def test_the_first_phase_of_f_anogan_is_the_same_in_both(tmp_path):
+    settings, pair, _ = united_and_maddr("f_anogan")
+    states = []
+    for number, baseline in enumerate(pair):
+        seed_everything(3)
+        die_at(baseline, 5)  # in the second phase
+        with pytest.raises(KeyboardInterrupt):
+            train(baseline, toy_images(20, side=16), toy_images(6, side=16), settings, tmp_path / str(number))
+        states.append(without_heads(load_checkpoint(tmp_path / str(number) / "checkpoint.pt")["model"]))
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_heads_of_another_seed_are_others():
+    settings = settings_of("memae", 16)
+    settings = replace(settings, maddr=replace(settings.maddr, enabled=True))
+    weights = []
+    for seed in (3, 4):
+        seed_everything(seed)
+        weights.append(build_baseline(settings, DOMAINS).maddr.heads["organ"].weight)
+    assert not torch.equal(*weights)
+
+
+def test_what_no_network_can_have_is_told():
+    settings = settings_of("memae", 16)
+    with pytest.raises(UserError, match="^memae: organ_dim 40 and modality_dim 10 must be >= 1 and leave a content part of a latent of 32"):
+        build_baseline(replace(settings, maddr=replace(settings.maddr, enabled=True, organ_dim=40)), DOMAINS)
