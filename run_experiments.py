@@ -22,7 +22,7 @@ from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
 from anomaly_detection.experiment import Experiment, check_identity, finished_metrics
 from anomaly_detection.jobs import BACKENDS, attempt, run_side_by_side
-from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.registry import BASELINES, find_baseline, folder_of
 from anomaly_detection.report import Study, write_study
 from anomaly_detection.settings import build_settings
 from anomaly_detection.training.log import tensorboard_writer
@@ -41,7 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="regimes: separate (one network per dataset), united (one network, all datasets), maddr (united, with the constraint)",
     )
-    parser.add_argument("--models", nargs="+", default=list(BASELINES), metavar="MODEL", help=f"of {', '.join(BASELINES)} (default: all)")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=list(BASELINES),
+        metavar="MODEL",
+        help=f"of {', '.join(BASELINES)}, or package.module:Class (default: all four)",
+    )
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=REGIMES, help="(default: all three)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="of those in datasets.yaml (default: all that lie in the data root)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
@@ -117,12 +123,18 @@ def _any_source(root: Path) -> DataSource:
     return DataSource(root, PROJECT, 64, 1)
 
 
+def config_layers(model: str, datasets: Sequence[str]) -> list[Layer]:
+    """The settings of a dataset, or of several together, from the YAML files of a model; a model from elsewhere needs none."""
+    file = config_file(model, datasets)
+    return read_layers(file) if model in BASELINES or file.exists() else [Layer(f"--models {model}", {"model": model})]
+
+
 def config_file(model: str, datasets: Sequence[str]) -> Path:
     """The config of a dataset, or of several together; base.yaml where there is none for them.
 
     universal.yaml is for the datasets that it names: a mixture with any other runs on base.yaml.
     """
-    folder = CONFIGS / model
+    folder = CONFIGS / folder_of(model)
     if len(datasets) == 1:
         own = folder / f"{datasets[0]}.yaml"
         return own if own.exists() else folder / "base.yaml"
@@ -148,11 +160,11 @@ def plan(arguments: argparse.Namespace, datasets: list[str], phantom: bool, resu
     for seed in dict.fromkeys(arguments.seeds or ([0] if phantom else [0, 1, 2])):
         for model in dict.fromkeys(arguments.models):
             find_baseline(model)
-            presets = [CONFIGS / model / f"{name}.yaml" for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
+            presets = [CONFIGS / folder_of(model) / f"{name}.yaml" for name, wanted in (("phantom", phantom), ("quick", arguments.quick)) if wanted]
             for regime in dict.fromkeys(regimes):
                 for chosen in [[name] for name in datasets] if regime == "separate" else [datasets]:
                     layers = [
-                        *read_layers(config_file(model, chosen)),
+                        *config_layers(model, chosen),
                         *(layer for preset in presets if preset.exists() for layer in read_layers(preset)),
                         *overrides,
                         Layer("the study", {"datasets": chosen, "seed": seed, "maddr": {"enabled": regime.startswith("maddr")}}),

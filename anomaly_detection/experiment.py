@@ -22,6 +22,7 @@ from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.scoring import write_json, write_scores
 from anomaly_detection.files import whole_file
+from anomaly_detection.registry import folder_of
 from anomaly_detection.settings import Settings, build_settings
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train
@@ -53,7 +54,7 @@ class Experiment:
         """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe."""
         if regime is None:
             regime = "maddr" if settings.maddr.enabled else "united" if len(settings.datasets) > 1 else "separate"
-        return cls(settings, regime, results / settings.model / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
+        return cls(settings, regime, results / folder_of(settings.model) / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
 
     @property
     def name(self) -> str:

@@ -16,13 +16,26 @@ BASELINES = {
 
 
 def find_baseline(name: str) -> type[Baseline]:
-    """The class of a baseline.
+    """The class of a baseline: one of `BASELINES`, or from elsewhere as package.module:Class.
 
     Raises:
-        UserError: no baseline of that name.
+        UserError: there is none of that name.
     """
-    if name not in BASELINES:
+    place = BASELINES.get(name, name)
+    if ":" not in place:
         near = difflib.get_close_matches(name, BASELINES, 1)
-        raise UserError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else f"the choices are {', '.join(BASELINES)}"))
-    module, _, attribute = BASELINES[name].partition(":")
-    return getattr(import_module(module), attribute)
+        choices = f"the choices are {', '.join(BASELINES)}, or package.module:Class"
+        raise UserError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else choices))
+    module, _, attribute = place.partition(":")
+    try:
+        baseline = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
+        raise UserError(f"no model {name!r}: {error}; the module must lie where Python imports from, as PYTHONPATH says") from None
+    if not (isinstance(baseline, type) and issubclass(baseline, Baseline)):
+        raise UserError(f"no model {name!r}: it is no subclass of anomaly_detection.baseline.Baseline")
+    return baseline
+
+
+def folder_of(model: str) -> str:
+    """The name of a model's folder among configs and results: a colon may stand in no file name on Windows."""
+    return model.replace(":", ".")

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomaly_detection.config import read_yaml
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.scoring import read_scores, write_json
 from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES, Result, write_tables
 from anomaly_detection.experiment import Experiment, finished_metrics, load_experiment, read_json, same_data
 from anomaly_detection.files import whole_file
-from anomaly_detection.registry import BASELINES
+from anomaly_detection.registry import BASELINES, find_baseline
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -70,16 +72,21 @@ def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> 
     """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
 
     They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model that is not
-    registered now, stays out.
+    to be had now, stays out.
     """
     found = []
-    for path in (path for model in BASELINES for path in (results / model).glob("*/*/seed_*/metrics.json")):
+    for path in results.glob("*/*/*/seed_*/metrics.json"):
+        try:
+            find_baseline(read_yaml(path.parent / "config.yaml")["model"])
+        except UserError:
+            continue
         experiment = load_experiment(path.parent)
         chosen = experiment.settings.datasets
         belongs = set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets))
         if belongs and same_data(experiment, source):
             found.append(experiment)
-    order = {name: place for place, name in enumerate([*BASELINES, *REGIMES, *COMPONENTS])}
+    models = [*BASELINES, *sorted({each.settings.model for each in found} - set(BASELINES))]
+    order = {name: place for place, name in enumerate([*models, *REGIMES, *COMPONENTS])}
     found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
     return found
 

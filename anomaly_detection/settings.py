@@ -79,8 +79,8 @@ class Settings:
 
 def settings_schema(model: str) -> type[Settings]:
     """`Settings` whose `baseline` is typed as that model needs it."""
-    own = find_baseline(model).Settings
-    return dataclasses.make_dataclass("Settings", [("baseline", own, field(default_factory=own))], bases=(Settings,), frozen=True)
+    keys = find_baseline(model).Settings
+    return dataclasses.make_dataclass("Settings", [("baseline", keys, field(default_factory=keys))], bases=(Settings,), frozen=True)
 
 
 def build_settings(layers: Sequence[Layer]) -> Settings:
