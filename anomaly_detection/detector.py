@@ -135,7 +135,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     domains = Domains(tuple(values["organs"]), tuple(values["modalities"]))
     target = choose_device(device)
     checkpoint = load_checkpoint(path if path.is_file() else folder / "checkpoint.pt", target)
-    if not checkpoint["state"]["finished"]:
+    if not checkpoint["training"]["finished"]:
         raise UserError(f"{folder}: training has not ended; run the training command again, it continues")
     baseline = build_baseline(experiment.settings, domains).to(target)
     baseline.load_state_dict(checkpoint["model"])

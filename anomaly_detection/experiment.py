@@ -153,14 +153,14 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     if baseline.maddr is not None:
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
-    train(baseline, train_set, val_set, settings, experiment.folder, _identity(domains))
+    train(baseline, train_set, val_set, settings, experiment.folder, {"identity": _identity(domains)})
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `own_folder`."""
     settings = experiment.settings
     checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
-    if not checkpoint["state"]["finished"]:
+    if not checkpoint["training"]["finished"]:
         raise UserError(f"{experiment.folder}: training has not ended; run the training command again, it continues")
     domains = source.domains(settings.datasets)
     if checkpoint["identity"] != _identity(domains):
@@ -173,8 +173,8 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     metrics = {
         **found.metrics,
         "threshold_quantile": settings.threshold_quantile,
-        "validation": checkpoint["state"]["best"]["validation"],
-        "best_iteration": checkpoint["state"]["best"]["iteration"],
+        "validation": checkpoint["training"]["best"]["validation"],
+        "best_iteration": checkpoint["training"]["best"]["iteration"],
         "baseline": baseline.describe(),
     }
     write_scores(experiment.folder / "scores.csv", found.rows)

@@ -7,8 +7,7 @@ import torch
 from tqdm import tqdm
 
 from anomaly_detection.data.dataset import ImageSet
-from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.training.loop import EVALUATION_BATCH, validate
+from anomaly_detection.training.loop import Progress, steps, validate
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import benchmark_parser, parse, show
 
@@ -40,15 +39,10 @@ def main(argv: list[str] | None = None) -> None:
             train, val = (_part(images, torch.nonzero(chosen)[:, 0]) for chosen in (~held_out, held_out))
             losses = []
             for rival in (Plain(case, train, paths, arguments.device), Project(case, train, arguments.device)):
-                baseline, indices, held = rival.baseline, ShuffledIndices(len(train), seed=0), train.to(arguments.device)
-                (phase,) = baseline.phases()
-                optimizers = baseline.optimizers(phase)
-                baseline.phase = phase
-                baseline.begin_phase(phase, held.batches(EVALUATION_BATCH) if isinstance(rival, Project) else (), len(train))
+                stream = steps(rival.baseline, train.to(arguments.device), rival.settings, Progress())
                 for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {loss}"):
-                    baseline.train()
-                    baseline.training_step(held.batch(indices.take(phase.batch_size)), optimizers)
-                losses.append(_loss(baseline, val.to(arguments.device)))
+                    next(stream)
+                losses.append(_loss(rival.baseline, val.to(arguments.device)))
             row = {"loss": loss, "size": size, "steps": arguments.steps, "validation_loss_plain": losses[0], "validation_loss": losses[1]}
             rows.append(row | {"difference": abs(losses[1] / losses[0] - 1)})
     show(rows, arguments.json)

@@ -17,7 +17,7 @@ from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import find_baseline
 from anomaly_detection.settings import Settings, build_settings
-from anomaly_detection.training.loop import EVALUATION_BATCH, runs_in_bf16
+from anomaly_detection.training.loop import EVALUATION_BATCH, Progress, runs_in_bf16, steps
 from benchmarks.plain import PlainImages, plain_batches, plain_class
 
 REC_LOSS = {"compose": {"relative_perceptual_L1": 1.0, "l1": 0.1}, "l1": {"l1": 1.0}}
@@ -72,7 +72,7 @@ class Project:
     """The baseline as the project trains and scores it."""
 
     def __init__(self, case: Case, images: ImageSet, device: torch.device):
-        settings = case.settings()
+        settings = self.settings = case.settings()
         self.images, self.device = images.to(device), device
         self.baseline = _built(find_baseline(case.model), settings).to(device)
         self.baseline.bf16 = runs_in_bf16(settings, device)
@@ -81,22 +81,16 @@ class Project:
 
     def step(self, phase: Phase) -> Callable[[], dict]:
         """A training step of a phase, its data included."""
-        baseline, optimizers = self.baseline, self.baseline.optimizers(phase)
-        baseline.phase = phase
-        baseline.begin_phase(phase, self.images.batches(EVALUATION_BATCH), len(self.images))
-
-        def step() -> dict:
-            baseline.train()
-            return baseline.training_step(self.images.batch(self.indices.take(phase.batch_size)), optimizers)
-
-        return step
+        stream = steps(self.baseline, self.images, self.settings, Progress(self.baseline.phases().index(phase)))
+        next(stream)  # what begins the phase is no part of a step
+        return lambda: next(stream)[2]
 
 
 class Plain:
     """The baseline as the published code trains and scores it."""
 
     def __init__(self, case: Case, images: ImageSet, paths: Sequence[Path], device: torch.device):
-        settings = replace(case.settings(), feature_cache_mib=0, bf16=False)
+        settings = self.settings = replace(case.settings(), feature_cache_mib=0, bf16=False)
         self.device = device
         self.baseline = _built(plain_class(case.model), settings).to(device)
         # Layouts and kernels as torch's defaults have them.

@@ -195,7 +195,7 @@ def test_features_taken_once_train_as_features_taken_in_every_step(model, tmp_pa
         baseline = built(settings, maddr=True)
         train(baseline, images, held_out, settings, tmp_path / str(budget))
         used.append(baseline.targets is not None)
-        rows.append(load_checkpoint(tmp_path / str(budget) / "checkpoint.pt", torch.device("cpu"))["state"]["rows"])
+        rows.append(load_checkpoint(tmp_path / str(budget) / "checkpoint.pt", torch.device("cpu"))["training"]["rows"])
     assert used == [False, True]
     for row, other in zip(*rows, strict=True):
         name = "loss" if "loss" in row else "critic_gap"

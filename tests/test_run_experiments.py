@@ -398,4 +398,4 @@ def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, 
     (run / "scores.csv").unlink()
     assert main(["evaluate", str(run), "--data-root", str(data_root)]) == 0
     assert (run / "scores.csv").read_text() == before
-    assert torch.load(run / "checkpoint.pt", weights_only=True)["state"]["finished"]
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["training"]["finished"]

@@ -1,11 +1,40 @@
 """log.csv: the losses along training, a row every log interval; and the same numbers for TensorBoard."""
 
 import csv
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from anomaly_detection.distributed import averaged
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
+
+
+class Means:
+    """Of the losses since the last row: sums, which stay on their device."""
+
+    def __init__(self):
+        self._restart()
+
+    def _restart(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps, self._started = 0, time.monotonic()
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Those of a step."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+
+    def take(self, images: int) -> dict[str, float]:
+        """The means, over all processes, and images_per_second with so many images a step; then begin anew."""
+        means = averaged({name: value / self._steps for name, value in self._sums.items()})
+        means["images_per_second"] = self._steps * images / (time.monotonic() - self._started)
+        self._restart()
+        return means
 
 
 class TrainingLog:

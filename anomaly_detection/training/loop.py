@@ -3,7 +3,8 @@
 import logging
 import math
 import os
-import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from tqdm import tqdm
 from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.distributed import averaged, equalise, rank, share, told_by_all, told_by_first
+from anomaly_detection.distributed import equalise, rank, share, told_by_all, told_by_first
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 from anomaly_detection.settings import Settings
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
-from anomaly_detection.training.log import TrainingLog
+from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.reproducibility import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,79 @@ EVALUATION_BATCH = 256
 SAMPLE_IMAGES = 8
 
 
+@dataclass
+class Progress:
+    """Where training stands; `steps` moves it on.
+
+    Attributes:
+        phase: number of the phase.
+        iteration: steps of the phase that are done.
+        position: how many images were taken from the shuffled stream, over all phases.
+        optimizers, schedulers: of the phase, by name.
+    """
+
+    phase: int = 0
+    iteration: int = 0
+    position: int = 0
+    optimizers: dict[str, Optimizer] = field(default_factory=dict)
+    schedulers: dict[str, StepLR] = field(default_factory=dict)
+    _states: Mapping[str, Any] | None = None  # of optimizers and schedulers that are not built yet
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values, for a checkpoint."""
+        states = {kind: {name: each.state_dict() for name, each in getattr(self, kind).items()} for kind in ("optimizers", "schedulers")}
+        return {"phase": self.phase, "iteration": self.iteration, "position": self.position, **states}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Progress":
+        """The inverse of `to_plain`."""
+        return cls(values["phase"], values["iteration"], values["position"], _states=values)
+
+    def begin(self, baseline: Baseline, phase: Phase, settings: Settings) -> None:
+        """Build the optimizers of a phase and put them where they were, if the phase is being continued."""
+        self.optimizers = baseline.optimizers(phase)
+        step = settings.lr_step
+        self.schedulers = {} if step is None else {name: StepLR(each, step, settings.lr_gamma) for name, each in self.optimizers.items()}
+        if self._states is not None:
+            for kind in ("optimizers", "schedulers"):
+                for name, each in getattr(self, kind).items():
+                    each.load_state_dict(self._states[kind][name])
+            self._states = None
+
+
+def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Progress) -> Iterator[tuple[Phase, int, dict[str, Tensor]]]:
+    """Do the training steps of a baseline, one each time the next is asked for, from where `progress` stands to the end of the last phase.
+
+    Yields:
+        The phase, the number of the step in it, from 1 on, and its losses by name.
+
+    Raises:
+        UserError: no optimizer trains the heads of the constraint, or a batch cannot be shared out to the processes.
+    """
+    check_constraint(baseline)
+    phases = baseline.phases()
+    indices = ShuffledIndices(len(images), settings.seed, progress.position, images.window)
+    while progress.phase < len(phases):
+        phase = phases[progress.phase]
+        if progress.iteration < phase.iterations:
+            progress.begin(baseline, phase, settings)
+            equalise(baseline)
+            baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
+            baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
+        while progress.iteration < phase.iterations:
+            progress.iteration += 1
+            baseline.train()
+            baseline.progress = progress.iteration / phase.iterations
+            losses = baseline.training_step(images.batch(share(indices.take(phase.batch_size))), progress.optimizers)
+            for scheduler in progress.schedulers.values():
+                scheduler.step()
+            progress.position = indices.position
+            yield phase, progress.iteration, losses
+        progress.phase, progress.iteration, progress._states = progress.phase + 1, 0, None
+
+
 def train(
-    baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path, identity: dict[str, Any] | None = None
+    baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
 
@@ -44,106 +116,68 @@ def train(
         train_set, val_set: normal images; the second only ever judges.
         settings: of the experiment.
         folder: receives checkpoint.pt, log.csv and samples/.
-        identity: plain values that the checkpoint carries along, such as what the class numbers of the heads mean.
+        facts: plain values that the checkpoint carries along, such as the settings and what the class numbers of the heads mean.
 
     Raises:
         UserError: no optimizer trains the heads of the constraint, or a loss is no longer a number.
     """
-    path = folder / "checkpoint.pt"
-    device = train_set.device
+    path, device = folder / "checkpoint.pt", train_set.device
     phases = baseline.phases()
-    _check_constraint(baseline, phases)
-    saved = load_checkpoint(path, device) if path.exists() else None
     baseline.bf16 = runs_in_bf16(settings, device)
-    if saved is None:
+    progress, best, rows = Progress(), None, []
+    if path.exists():
+        checkpoint = load_checkpoint(path, device)
+        baseline.load_state_dict(checkpoint["model"])
+        saved = checkpoint["training"]
+        if saved["finished"]:
+            return
+        progress, best, rows = Progress.from_plain(saved["progress"]), saved["best"], saved["rows"]
+        set_random_state(saved["random"][rank() % len(saved["random"])])
+    else:
         baseline.prepare(train_set.batches(EVALUATION_BATCH))
         if rank() > 0:  # noise of its own, after the same weights
             torch.manual_seed(settings.seed + 1_000_003 * rank())
-        state = {"phase": 0, "iteration": 0, "position": 0, "best": None, "rows": [], "finished": False}
-    else:
-        baseline.load_state_dict(saved["model"])
-        state = saved["state"]
-        own = saved["random"][rank() % len(saved["random"])]
-        set_random_state({key: _on_cpu(value) for key, value in own.items()})
-    if state["finished"]:
-        return
 
-    log = TrainingLog(folder, settings.tensorboard, state["rows"]) if rank() == 0 else None
-    indices = ShuffledIndices(len(train_set), settings.seed, state["position"], train_set.window)
-    while state["phase"] < len(phases):
-        phase = phases[state["phase"]]
-        last = state["phase"] == len(phases) - 1
-        optimizers = baseline.optimizers(phase)
-        schedulers = _schedulers(optimizers, settings)
-        if saved is not None:
-            _load(optimizers, saved["optimizers"])
-            _load(schedulers, saved["schedulers"])
-            saved = None
-        equalise(baseline)
-        baseline.phase, baseline.progress = phase, state["iteration"] / phase.iterations
-        baseline.begin_phase(phase, train_set.batches(EVALUATION_BATCH), len(train_set))
-        stopped = False
-        sums: dict[str, Tensor] = {}
-        steps, started = 0, time.monotonic()
-        bar = tqdm(
-            total=phase.iterations,
-            initial=state["iteration"],
-            desc=f"training {phase.name}",
-            unit="it",
-            dynamic_ncols=True,
-            disable=rank() > 0 or "TQDM_DISABLE" in os.environ,
-        )
-        while state["iteration"] < phase.iterations and not stopped:
-            state["iteration"] += 1
-            iteration = state["iteration"]
-            baseline.train()
-            baseline.progress = iteration / phase.iterations
-            losses = baseline.training_step(train_set.batch(share(indices.take(phase.batch_size))), optimizers)
-            for scheduler in schedulers.values():
-                scheduler.step()
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
-            steps += 1
-            bar.update()
+    log = TrainingLog(folder, settings.tensorboard, rows) if rank() == 0 else None
+    means, stopped = Means(), False
+    bar = _bar(phases, progress)
+    for phase, iteration, losses in steps(baseline, train_set, settings, progress):
+        means.add(losses)
+        bar.set_description(f"training {phase.name}", refresh=False)
+        bar.update()
 
-            ends = iteration == phase.iterations
-            validates = ends or iteration % settings.val_iter == 0
-            saves = ends or iteration % settings.checkpoint_iter == 0
-            if iteration % settings.log_iter == 0 or validates or saves:
-                row = {"phase": phase.name, "iteration": iteration, **averaged({name: value / steps for name, value in sums.items()})}
-                row["lr"] = next(iter(optimizers.values())).param_groups[0]["lr"]
-                row["images_per_second"] = steps * phase.batch_size / (time.monotonic() - started)
-                validation = told_by_first(validate(baseline, val_set) if rank() == 0 else None) if validates else {}
-                row |= validation
-                _check_finite(row, path)
-                if validates:
-                    stopped = last and _keep_best(baseline, validation, iteration, state, settings)
-                if log is not None:
-                    log.add(row)
-                bar.set_postfix(
-                    {
-                        name: f"{value:.4g}"
-                        for name, value in row.items()
-                        if isinstance(value, float) and not name.endswith(("_second", "_variance", "lr"))
-                    }
-                )
-                sums, steps, started = {}, 0, time.monotonic()
-            if rank() == 0 and (ends or iteration % settings.sample_iter == 0):
-                save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
-            if (saves or stopped) and not (last and (ends or stopped)):
-                state["position"] = indices.position
-                _save(path, baseline, optimizers, schedulers, state, identity)
-        bar.close()
+        ends, last = iteration == phase.iterations, progress.phase == len(phases) - 1
+        validates = ends or iteration % settings.val_iter == 0
+        saves = ends or iteration % settings.checkpoint_iter == 0
+        if iteration % settings.log_iter == 0 or validates or saves:
+            validation = told_by_first(validate(baseline, val_set) if rank() == 0 else None) if validates else {}
+            row = {"phase": phase.name, "iteration": iteration, **means.take(phase.batch_size)}
+            row |= {"lr": next(iter(progress.optimizers.values())).param_groups[0]["lr"], **validation}
+            _check_finite(row, path)
+            if validates and last:
+                if best is None or validation["val_loss"] < best["validation"]["val_loss"] - settings.early_stopping_min_delta:
+                    best = _best(baseline, iteration, validation)
+                patience = settings.early_stopping_patience
+                stopped = patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience
+            if log is not None:
+                log.add(row)
+            bar.set_postfix(_shown(row))
+        if rank() == 0 and (ends or iteration % settings.sample_iter == 0):
+            save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
         if stopped:
-            logger.info("stopped early at iteration %d: best validation loss at %d", state["iteration"], state["best"]["iteration"])
-        state["phase"], state["iteration"] = state["phase"] + 1, 0
+            logger.info("stopped early at iteration %d: best validation loss at %d", iteration, best["iteration"])
+            break
+        if saves and not (last and ends):
+            random = list(told_by_all(random_state()))
+            training = {"finished": False, "progress": progress.to_plain(), "best": best, "rows": rows, "random": random}
+            _save(path, baseline, training, facts)
+    bar.close()
 
     baseline.phase, baseline.progress = None, 1.0
     if not phases:
-        _keep_best(baseline, told_by_first(validate(baseline, val_set) if rank() == 0 else None), 0, state, settings)
-    baseline.load_state_dict(state["best"].pop("model"))
-    state["finished"] = True
-    _save(path, baseline, {}, {}, state, identity)
+        best = _best(baseline, 0, told_by_first(validate(baseline, val_set) if rank() == 0 else None))
+    baseline.load_state_dict(best.pop("model"))
+    _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
     if log is not None:
         log.close()
 
@@ -157,6 +191,24 @@ def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
         probes = [getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
         fast = device.type == "cpu" and any(probe() for probe in probes if probe is not None)
     return settings.bf16 and fast
+
+
+def check_constraint(baseline: Baseline) -> None:
+    """Refuse a constraint whose heads nothing would train: they would stay as they were drawn, and the latent would be fitted to noise.
+
+    Raises:
+        UserError: which parameters no optimizer of any phase holds.
+    """
+    if baseline.maddr is None:
+        return
+    name, phases = type(baseline).__name__, baseline.phases()
+    if not phases:
+        raise UserError(f"{name} has no phases of training, so there is nothing that the MADDR constraint could constrain; leave maddr off")
+    groups = [group for phase in phases for optimizer in baseline.optimizers(phase).values() for group in optimizer.param_groups]
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    idle = [f"maddr.{key}" for key, parameter in baseline.maddr.named_parameters() if id(parameter) not in trained]
+    if idle:
+        raise UserError(f"{name}: no optimizer holds {', '.join(idle)}; add self.heads() to the parameters of the encoder's optimizer")
 
 
 @torch.inference_mode()
@@ -191,64 +243,32 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")
 
 
-def _check_constraint(baseline: Baseline, phases: list[Phase]) -> None:
-    """Refuse a constraint whose heads nothing would train: they would stay as they were drawn, and the latent would be fitted to noise."""
-    if baseline.maddr is None:
-        return
-    name = type(baseline).__name__
-    if not phases:
-        raise UserError(f"{name} has no phases of training, so there is nothing that the MADDR constraint could constrain; leave maddr off")
-    groups = [group for phase in phases for optimizer in baseline.optimizers(phase).values() for group in optimizer.param_groups]
-    trained = {id(parameter) for group in groups for parameter in group["params"]}
-    idle = [f"maddr.{key}" for key, parameter in baseline.maddr.named_parameters() if id(parameter) not in trained]
-    if idle:
-        raise UserError(f"{name}: no optimizer holds {', '.join(idle)}; add self.heads() to the parameters of the encoder's optimizer")
+def _best(baseline: Baseline, iteration: int, validation: dict[str, float]) -> dict[str, Any]:
+    """The weights as they are, and what `validate` says of them."""
+    return {"iteration": iteration, "validation": validation, "model": {name: value.clone() for name, value in baseline.state_dict().items()}}
 
 
-def _schedulers(optimizers: dict[str, Optimizer], settings: Settings) -> dict[str, StepLR]:
-    if settings.lr_step is None:
-        return {}
-    return {name: StepLR(optimizer, settings.lr_step, settings.lr_gamma) for name, optimizer in optimizers.items()}
+def _bar(phases: list[Phase], progress: Progress) -> tqdm:
+    total, done = (sum(phase.iterations for phase in some) for some in (phases, phases[: progress.phase]))
+    hidden = rank() > 0 or "TQDM_DISABLE" in os.environ or None  # None: where nobody looks, in a file
+    return tqdm(total=total, initial=done + progress.iteration, unit="it", dynamic_ncols=True, disable=hidden)
 
 
-def _check_finite(row: dict[str, Any], path: Path) -> None:
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    skipped = ("_second", "_variance", "lr")
+    return {name: f"{value:.4g}" for name, value in row.items() if isinstance(value, float) and not name.endswith(skipped)}
+
+
+def _check_finite(row: Mapping[str, Any], path: Path) -> None:
     for name, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):
             kept = f"{path} holds the last good weights" if path.exists() else "nothing was saved yet"
             raise UserError(f"{name} became {value} by iteration {row['iteration']} of {row['phase']}; lower lr and start again ({kept})")
 
 
-def _keep_best(baseline: Baseline, validation: dict[str, float], iteration: int, state: dict[str, Any], settings: Settings) -> bool:
-    """Keep the weights and what `validate` says of them if the validation loss is the lowest so far; whether patience is at its end."""
-    best, loss = state["best"], validation["val_loss"]
-    if best is None or loss < best["loss"] - settings.early_stopping_min_delta:
-        weights = {name: value.detach().clone() for name, value in baseline.state_dict().items()}
-        state["best"] = {"loss": loss, "iteration": iteration, "model": weights, "validation": validation}
-        return False
-    patience = settings.early_stopping_patience
-    return patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience
-
-
-def _save(path: Path, baseline: Baseline, optimizers: dict, schedulers: dict, state: dict[str, Any], identity: dict[str, Any] | None) -> None:
+def _save(path: Path, baseline: Baseline, training: dict[str, Any], facts: Mapping[str, Any] | None) -> None:
     for name, value in baseline.state_dict().items():
         if not bool(torch.isfinite(value).all()):
-            raise UserError(f"the weights {name} are no longer finite numbers at iteration {state['iteration']}; lower lr and start again")
-    content = {
-        "identity": identity,
-        "model": baseline.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-        "schedulers": {name: scheduler.state_dict() for name, scheduler in schedulers.items()},
-        "state": state,
-        "random": list(told_by_all(random_state())),
-    }
+            raise UserError(f"the weights {name} are no longer finite numbers; lower lr and start again")
     if rank() == 0:
-        save_checkpoint(path, content)
-
-
-def _load(targets: dict, states: dict) -> None:
-    for name, target in targets.items():
-        target.load_state_dict(states[name])
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else [item.cpu() for item in value]
+        save_checkpoint(path, {**(facts or {}), "model": baseline.state_dict(), "training": training})

@@ -18,7 +18,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back where `random_state` found them."""
-    torch.set_rng_state(state["cpu"])
+    """Put the generators back where `random_state` found them; the state may lie on any device."""
+    torch.set_rng_state(state["cpu"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

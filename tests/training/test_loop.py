@@ -12,8 +12,8 @@ from PIL import Image
 from anomaly_detection.baseline import Assessment, Baseline
 from anomaly_detection.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
-from anomaly_detection.training.loop import train, validate
-from anomaly_detection.training.reproducibility import seed_everything
+from anomaly_detection.training.loop import Progress, steps, train, validate
+from anomaly_detection.training.reproducibility import random_state, seed_everything, set_random_state
 from tests.toy import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
 
 
@@ -68,7 +68,7 @@ def test_a_killed_process_continues_to_the_same_weights(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    while process.poll() is None and not (checkpoint.exists() and load_checkpoint(checkpoint)["state"]["iteration"] > 100):
+    while process.poll() is None and not (checkpoint.exists() and load_checkpoint(checkpoint)["training"]["progress"]["iteration"] > 100):
         pass
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
@@ -90,7 +90,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
     best = min(losses, key=losses.get)
     assert best < 40
     assert validate(baseline, toy_images(9, seed=1))["val_loss"] == pytest.approx(losses[best], rel=1e-6)
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["state"]["best"]["iteration"] == best
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["best"]["iteration"] == best
 
 
 def test_patience_ends_training(tmp_path):
@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_ends_with_one_line_and_keeps_the_checkpoint(tm
     with pytest.raises(UserError, match=r"rec became nan by iteration 8 of main; lower lr .*last good weights") as caught:
         train(baseline, toy_images(30), toy_images(9), settings, tmp_path)
     assert "\n" not in str(caught.value)
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["state"]["iteration"] == 6
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["progress"]["iteration"] == 6
 
 
 def test_heads_move_and_learn_on_the_validation_images(tmp_path):
@@ -214,16 +214,50 @@ def test_a_baseline_without_phases_ends_with_a_finished_checkpoint(tmp_path, mon
     settings, images, held_out = toy_settings(), toy_images(300), toy_images(9, seed=1)
     train(MeanImages(settings), images, held_out, settings, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.pt"}, "no losses, and no reconstructions to show"
-    monkeypatch.setattr(MeanImages, "prepare", lambda *_: pytest.fail("prepared again"))
     baseline = MeanImages(settings)
-    train(baseline, images, held_out, settings, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(MeanImages, "prepare", lambda *_: pytest.fail("prepared again"))
+        train(baseline, images, held_out, settings, tmp_path)
     for number in range(2):
         chosen = [image.double() / 127.5 - 1 for image, organ in zip(images.images, images.organ, strict=True) if organ == number]
         torch.testing.assert_close(baseline.means[number], (sum(chosen) / len(chosen)).float())
-    state = load_checkpoint(tmp_path / "checkpoint.pt")["state"]
-    assert state["finished"]
-    assert state["best"]["validation"]["val_loss"] == pytest.approx(validate(baseline, held_out)["val_loss"])
+    training = load_checkpoint(tmp_path / "checkpoint.pt")["training"]
+    assert training["finished"]
+    assert training["best"]["validation"]["val_loss"] == pytest.approx(validate(baseline, held_out)["val_loss"])
     constrained = MeanImages(settings)
     constrained.attach(toy_baseline(settings).maddr)
     with pytest.raises(UserError, match="^MeanImages has no phases of training"):
-        train(constrained, images, held_out, settings, tmp_path)
+        train(constrained, images, held_out, settings, tmp_path / "constrained")
+
+
+def test_steps_are_the_steps_of_training_and_go_on_from_where_they_stood(tmp_path):
+    settings = toy_settings(warm_up=5, iterations=7, lr_step=3)
+    seed_everything(0)
+    whole = toy_baseline(settings)
+    told = [(phase.name, iteration) for phase, iteration, _ in steps(whole, toy_images(30), settings, Progress())]
+    assert told == [("warm_up", i) for i in range(1, 6)] + [("main", i) for i in range(1, 8)]
+
+    for count in (2, 5, 8):
+        seed_everything(0)
+        cut = toy_baseline(settings)
+        progress = Progress()
+        stream = steps(cut, toy_images(30), settings, progress)
+        for _ in range(count):
+            next(stream)
+        saved, random = progress.to_plain(), random_state()
+        resumed = toy_baseline(settings)
+        resumed.load_state_dict(cut.state_dict())
+        set_random_state(random)
+        rest = [(phase.name, iteration) for phase, iteration, _ in steps(resumed, toy_images(30), settings, Progress.from_plain(saved))]
+        assert rest == told[count:]
+        assert_same_weights(whole, resumed)
+
+
+def test_a_phase_that_is_behind_is_not_begun_again(tmp_path, monkeypatch):
+    settings = toy_settings(warm_up=2, iterations=4)
+    baseline = toy_baseline(settings)
+    begun = []
+    monkeypatch.setattr(ToyBaseline, "begin_phase", lambda self, phase, batches, count: begun.append((phase.name, count, len(list(batches)))))
+    for _ in steps(baseline, toy_images(30), settings, Progress(phase=0, iteration=2)):
+        pass
+    assert begun == [("main", 30, 1)]
