@@ -12,8 +12,9 @@ from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import build_baseline
 from anomaly_detection.cli import choose_device
 from anomaly_detection.data.dataset import Domains, to_floats
-from anomaly_detection.data.images import decode, eight_bit, fit_image
-from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.data.formats.pictures import decode, eight_bit
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import fit_image
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores

@@ -14,12 +14,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from anomaly_detection.data.images import decode, eight_bit
-from anomaly_detection.data.prepare.formats import NIFTI, NO_WINDOW, WindowChoice, is_dicom, parse_window, read_dicom, read_picture
-from anomaly_detection.data.prepare.grey import Window
-from anomaly_detection.data.prepare.pictures import is_picture
-from anomaly_detection.data.prepare.sources import SourceFile, list_source
-from anomaly_detection.data.prepare.volumes import Volume, spread
+from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
+from anomaly_detection.data.formats.pictures import is_picture, read_picture
+from anomaly_detection.data.formats.sources import SourceFile, list_source
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, parse_window
 from anomaly_detection.detector import Detector, Prediction, load
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
@@ -127,9 +126,9 @@ def _read_file(file: SourceFile, detector: Detector, window: WindowChoice) -> li
         return [Found(file.name, None, str(error))]
 
 
-def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoice) -> Iterator[tuple[str, np.ndarray | Image.Image]]:
+def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
     """The images in a file; of several the number stands behind `#`."""
-    if file.name.lower().endswith(NIFTI):
+    if is_nifti(file.name):
         volume, shown = Volume(path, str(file)), window or detector.window
         if shown is None:
             raise UserError(f"{file}: {NO_WINDOW}")
@@ -139,8 +138,8 @@ def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoi
             numbers = range(start, min(start + BLOCK, volume.slices))
             for number, plane in zip(numbers, volume.read(numbers), strict=True):
                 yield f"{file.name}#{number:03d}", shown.grey(plane)
-    elif is_picture(file):
-        yield file.name, eight_bit(decode(path), path) if window is None else read_picture(path, window)
+    elif is_picture(file.name):
+        yield file.name, read_picture(path, window)
     elif is_dicom(path):
         frames = list(read_dicom(path, window or detector.window)[1])
         for number, pixels in enumerate(frames):

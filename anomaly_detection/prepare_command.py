@@ -8,13 +8,12 @@ from pathlib import Path
 
 from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, find_catalog, find_folds, is_phantom, mark_phantom, read_catalog, unknown_dataset
+from anomaly_detection.data.formats.sources import SourceFile, list_source
+from anomaly_detection.data.formats.window import Window, parse_window
 from anomaly_detection.data.prepare import Prepared, Target, covid_ct, covid_xray, folder, lits, prepare
 from anomaly_detection.data.prepare.assign import Shares
 from anomaly_detection.data.prepare.build import Format, Job
-from anomaly_detection.data.prepare.formats import parse_window
-from anomaly_detection.data.prepare.grey import Window
 from anomaly_detection.data.prepare.lists import add_to_catalog, catalog_entry
-from anomaly_detection.data.prepare.sources import SourceFile, list_source
 from anomaly_detection.data.splits import Part
 from anomaly_detection.errors import UserError
 

@@ -13,7 +13,7 @@ from anomaly_detection import load, registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
-from tests.data.prepare.test_formats import CT, STORED, write_dicom
+from tests.data.formats.test_dicom import CT, STORED, write_dicom
 from tests.test_baselines import count_passes
 
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct, lung_xray]\nimage_size: 16\niterations: 300\nval_iter: 100\nbatch_size: 8\nlr: 0.01\n"

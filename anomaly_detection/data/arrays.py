@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.images import read_image
+from anomaly_detection.data.preprocessing import read_image
 from anomaly_detection.data.splits import SplitEntry
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file

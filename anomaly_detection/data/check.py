@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.images import decode, eight_bit
+from anomaly_detection.data.formats.pictures import decode, eight_bit
 from anomaly_detection.data.prepare.build import MANIFEST, read_manifest
 from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.data.splits import Kind, Part, SplitEntry

@@ -5,11 +5,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms.v2 import functional as F
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.images import decode
-from anomaly_detection.data.prepare.grey import resize_mask
+from anomaly_detection.data.formats.pictures import decode
+from anomaly_detection.data.preprocessing import crop_center, resize_mask
 
 
 def mask_path(data_root: Path, spec: DatasetSpec, image: str) -> Path:
@@ -51,5 +50,5 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
 def _read_mask(path: Path, spec: DatasetSpec, size: int) -> np.ndarray:
     mask = Image.fromarray((np.asarray(decode(path).convert("L")) > 0).astype(np.uint8))
     if spec.crop_size is not None:
-        mask = F.center_crop(mask, [spec.crop_size, spec.crop_size])
+        mask = crop_center(mask, spec.crop_size)
     return resize_mask(np.asarray(mask) > 0, size, "stretch") > 0

@@ -15,7 +15,7 @@ from PIL import Image
 from anomaly_detection.data import arrays
 from anomaly_detection.data.arrays import load_images
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.images import read_image
+from anomaly_detection.data.preprocessing import read_image
 from anomaly_detection.data.splits import SplitEntry
 from anomaly_detection.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_detection.data import DataSource, Domains, ImageSet
 from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
 from anomaly_detection.errors import UserError
 
 PROJECT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from anomaly_detection.data.formats.nifti import spread
 from anomaly_detection.data.prepare.build import Row
-from anomaly_detection.data.prepare.volumes import spread
 from anomaly_detection.data.splits import Kind, Part
 from anomaly_detection.errors import UserError
 

@@ -20,8 +20,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from anomaly_detection.data.prepare.grey import Aspect, resize_grey, resize_mask
-from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.preprocessing import Aspect, resize_grey, resize_mask
 from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
         name: of its file, "/" between folders, without suffix.
         patient: whose it is; images of one patient are never on two sides of a split.
         abnormal: whether it shows disease.
-        pixels: (H, W) uint8.
+        pixels: (H, W) or (H, W, 3) uint8; stored as grey.
         mask: (H, W) bool, where the lesion is; None where that is not known.
     """
 

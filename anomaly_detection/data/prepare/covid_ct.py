@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
-from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
 from anomaly_detection.data.splits import Part
 from anomaly_detection.errors import UserError
 
@@ -21,7 +22,7 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
         UserError: images of one of the two kinds are missing.
     """
     folders = {name.lower(): abnormal for name, abnormal in KINDS.items()}
-    kinds = [(file, [folders[part] for part in file.folder.lower().split("/") if part in folders]) for file in files if is_picture(file)]
+    kinds = [(file, [folders[part] for part in file.folder.lower().split("/") if part in folders]) for file in files if is_picture(file.name)]
     images = [(file, found[-1]) for file, found in kinds if found]
     for name, abnormal in KINDS.items():
         if abnormal not in {kind for _, kind in images}:

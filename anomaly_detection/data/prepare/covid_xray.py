@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
-from anomaly_detection.data.prepare.sources import SourceFile
+from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
 from anomaly_detection.errors import UserError
 
 DOWNLOAD = (
@@ -25,7 +26,7 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     Raises:
         UserError: normal or abnormal images are missing.
     """
-    images = [file for file in files if is_picture(file) and not re.search(r"mask", file.folder, re.IGNORECASE)]
+    images = [file for file in files if is_picture(file.name) and not re.search(r"mask", file.folder, re.IGNORECASE)]
     named = [(file, bool(int(match[2]))) for file in images if (match := _SHENZHEN.fullmatch(file.stem))]
     found = named or [(file, abnormal) for file in images if (abnormal := _kind_of_folder(file.folder)) is not None]
     for abnormal, kind in ((False, "normal"), (True, "abnormal")):

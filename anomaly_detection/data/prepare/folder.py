@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
+from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
 from anomaly_detection.data.prepare.build import Job, Picture
-from anomaly_detection.data.prepare.formats import NIFTI, NO_WINDOW, WindowChoice, is_dicom, read_dicom
-from anomaly_detection.data.prepare.grey import Window
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names, is_picture
-from anomaly_detection.data.prepare.sources import SourceFile
-from anomaly_detection.data.prepare.volumes import Volume, spread
+from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
 from anomaly_detection.errors import UserError
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
@@ -93,7 +94,7 @@ def plan(
         UserError: no image is there, the expression is wrong or does not match a path, or a mask belongs to no image.
     """
     expression = _compile(patient)
-    of_masks = {_path(file): file for file in masks if is_picture(file) or _is_nifti(file)}
+    of_masks = {_path(file): file for file in masks if is_picture(file.name) or is_nifti(file.name)}
     jobs: list[Job] = []
     other: list[SourceFile] = []
     for files, ill in ((normal, False), (abnormal, True)):
@@ -140,14 +141,10 @@ def _path(file: SourceFile) -> str:
     return f"{file.folder}/{file.stem}".lstrip("/")
 
 
-def _is_nifti(file: SourceFile) -> bool:
-    return file.name.lower().endswith(NIFTI)
-
-
 def _kind(file: SourceFile) -> str | None:
-    if is_picture(file):
+    if is_picture(file.name):
         return "picture"
-    if _is_nifti(file):
+    if is_nifti(file.name):
         return "nifti"
     with file.on_disk() as path:
         return "dicom" if is_dicom(path) else None

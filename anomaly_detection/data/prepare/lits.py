@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anomaly_detection.data.formats.nifti import Volume, spread
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.prepare.build import Picture
-from anomaly_detection.data.prepare.grey import Window
-from anomaly_detection.data.prepare.sources import SourceFile
-from anomaly_detection.data.prepare.volumes import Volume, spread
 from anomaly_detection.errors import UserError
 
 DOWNLOAD = "the training set of LiTS, competitions.codalab.org/competitions/17094, for research only: volume-N.nii and segmentation-N.nii"

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from anomaly_detection.data.formats.pictures import read_picture
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Picture
-from anomaly_detection.data.prepare.formats import PICTURES, WindowChoice, read_picture
-from anomaly_detection.data.prepare.sources import SourceFile
 from anomaly_detection.errors import UserError
 
 
@@ -26,20 +28,15 @@ class PictureJob:
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """The one image."""
         pixels, *mask = (self._read(path, source) for path, source in zip(paths, self.sources, strict=True))
-        if mask and mask[0].shape != pixels.shape:
-            raise UserError(f"{self.sources[1]}: is a mask of {mask[0].shape} pixels for an image of {pixels.shape}; make them the same")
-        yield Picture(self.name, self.patient, self.abnormal, pixels, mask[0] > 0 if mask else None)
+        if mask and mask[0].shape[:2] != pixels.shape[:2]:
+            raise UserError(f"{self.sources[1]}: is a mask of {mask[0].shape[:2]} pixels for an image of {pixels.shape[:2]}; make them the same")
+        yield Picture(self.name, self.patient, self.abnormal, pixels, np.asarray(Image.fromarray(mask[0]).convert("L")) > 0 if mask else None)
 
     def _read(self, path: Path, source: SourceFile) -> np.ndarray:
         try:
             return read_picture(path, self.window if source is self.sources[0] else None)
         except UserError as error:  # of a member of an archive it names a temporary copy
             raise UserError(str(error).replace(str(path), str(source))) from None
-
-
-def is_picture(file: SourceFile) -> bool:
-    """Whether its suffix says so."""
-    return file.name.lower().endswith(PICTURES)
 
 
 def distinct_names(files: Sequence[SourceFile], names: Sequence[str]) -> list[str]:

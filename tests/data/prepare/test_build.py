@@ -16,9 +16,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from anomaly_detection.data.formats.sources import SourceFile, list_source
 from anomaly_detection.data.prepare import build as module
 from anomaly_detection.data.prepare.build import Format, Picture, build_dataset, read_manifest
-from anomaly_detection.data.prepare.sources import SourceFile, list_source
 from anomaly_detection.errors import UserError
 
 
@@ -160,7 +160,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from tests.data.prepare.test_build import NumberJob, make
-from anomaly_detection.data.prepare.sources import list_source
+from anomaly_detection.data.formats.sources import list_source
 jobs = [NumberJob((file,), 0.3) for file in list_source(Path(sys.argv[1]) / "source")]
 make(Path(sys.argv[1]) / "killed" / "set", jobs, workers=2)
 """

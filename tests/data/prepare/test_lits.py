@@ -4,9 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.prepare.lits import Choice, plan
-from anomaly_detection.data.prepare.sources import list_source
 from anomaly_detection.errors import UserError
 
 

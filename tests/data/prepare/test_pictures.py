@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.prepare import covid_ct, covid_xray
-from anomaly_detection.data.prepare.sources import list_source
 from anomaly_detection.errors import UserError
 
 LISTS = {

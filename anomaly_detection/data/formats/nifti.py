@@ -7,8 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from anomaly_detection.data.prepare.sources import one_line
+from anomaly_detection.data.formats.sources import one_line
 from anomaly_detection.errors import UserError
+
+NIFTI = (".nii", ".nii.gz")
+
+
+def is_nifti(name: str) -> bool:
+    """Whether its suffix says so."""
+    return name.lower().endswith(NIFTI)
 
 
 class Volume:

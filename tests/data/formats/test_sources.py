@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection.data.prepare import sources
-from anomaly_detection.data.prepare.sources import list_source
+from anomaly_detection.data.formats import sources
+from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.errors import UserError
 
 

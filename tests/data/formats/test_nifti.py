@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from anomaly_detection.data.prepare.volumes import Volume, spread
+from anomaly_detection.data.formats.nifti import Volume, spread
 from anomaly_detection.errors import UserError
 
 ORIENTATIONS = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)]

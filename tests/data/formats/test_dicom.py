@@ -1,4 +1,4 @@
-"""Grey images out of pictures and DICOM."""
+"""Grey images out of DICOM files."""
 
 import warnings
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian
 
-from anomaly_detection.data.prepare.formats import is_dicom, read_dicom, read_picture
-from anomaly_detection.data.prepare.grey import Window
+from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.window import Window
 from anomaly_detection.errors import UserError
 
 
@@ -96,18 +95,3 @@ def test_dicom_is_known_by_its_mark(tmp_path):
     (tmp_path / "notes").write_text("hello")
     assert is_dicom(tmp_path / "IM0001")
     assert not is_dicom(tmp_path / "notes")
-
-
-def test_pictures(tmp_path):
-    deep = np.array([[0, 1000], [32768, 65535]], np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert read_picture(tmp_path / "deep.png", None).tolist() == [[0, 4], [128, 255]]
-    assert read_picture(tmp_path / "deep.png", Window(500, 1000)).tolist() == [[0, 255], [255, 255]]
-    assert read_picture(tmp_path / "deep.png", "auto")[0, 0] == 0
-    Image.fromarray(deep).save(tmp_path / "deep.tiff")
-    assert read_picture(tmp_path / "deep.tiff", None).tolist() == [[0, 4], [128, 255]]
-    Image.new("CMYK", (3, 2), (0, 0, 0, 0)).save(tmp_path / "print.jpg")
-    assert (read_picture(tmp_path / "print.jpg", Window(0, 1)) > 250).all(), "8 bits need no window"
-    (tmp_path / "bad.png").write_bytes(b"\x89PNG rubbish")
-    with pytest.raises(UserError, match=r"bad\.png: cannot be read as an image"):
-        read_picture(tmp_path / "bad.png", None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection.data.images import read_image
+from anomaly_detection.data.preprocessing import read_image, resize_grey, resize_mask
 from anomaly_detection.errors import UserError
 
 
@@ -190,3 +190,26 @@ def test_a_stack_of_images_is_refused(save):
 def test_the_preview_in_a_camera_file_is_left_aside(save):
     path = save(flat("L", 90), "a.jpg", format="MPO", save_all=True, append_images=[flat("L", 2)])
     assert np.array_equal(read_image(path, 4, 1), np.full((1, 4, 4), 90))
+
+
+def test_stretch_and_pad():
+    wide = np.full((10, 40), 200, np.uint8)
+    assert resize_grey(wide, 20, "stretch").tolist() == [[200] * 20] * 20
+    padded = resize_grey(wide, 20, "pad")
+    assert padded.shape == (20, 20)
+    assert not padded[:7].any()
+    assert not padded[13:].any()
+    assert (padded[8:12] == 200).all()
+
+
+def test_masks_keep_their_place_and_small_lesions():
+    mask = np.zeros((100, 100), bool)
+    mask[20:60, 40:80] = True
+    small = resize_mask(mask, 10, "stretch")
+    expected = np.zeros((10, 10), np.uint8)
+    expected[2:6, 4:8] = 255
+    assert np.array_equal(small, expected)
+    speck = np.zeros((100, 100), bool)
+    speck[55, 55] = True
+    assert np.argwhere(resize_mask(speck, 10, "stretch")).tolist() == [[5, 5]]
+    assert not resize_mask(np.zeros((5, 5), bool), 10, "pad").any()

@@ -1,44 +1,20 @@
-"""Grey images out of picture files and DICOM files."""
+"""Grey images out of DICOM files."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, iter_pixels
 
-from anomaly_detection.data.images import decode, eight_bit
-from anomaly_detection.data.prepare.grey import Window
-from anomaly_detection.data.prepare.sources import one_line
+from anomaly_detection.data.formats.sources import one_line
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
 from anomaly_detection.errors import UserError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM = (".dcm", ".dicom", ".ima")
-NIFTI = (".nii", ".nii.gz")
-NO_WINDOW = "the file states no window; give one: --window LEVEL WIDTH, in Hounsfield units for CT, or --window auto"
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
-
-WindowChoice = Window | Literal["auto"] | None
-
-
-def parse_window(words: list[str] | None) -> WindowChoice:
-    """What follows --window: LEVEL WIDTH, auto, or nothing.
-
-    Raises:
-        UserError: anything else.
-    """
-    if words is None:
-        return None
-    if words == ["auto"]:
-        return "auto"
-    try:
-        level, width = map(float, words)
-        return Window(level, width)
-    except ValueError:
-        raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
 
 
 def is_dicom(path: Path) -> bool:
@@ -50,21 +26,6 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def read_picture(path: Path, window: WindowChoice) -> np.ndarray:
-    """A PNG, JPEG, TIFF or BMP file as (H, W) uint8.
-
-    With 8 bits its values stay as they are; `window` is for more: None takes 16-bit values from 0..65535 and floating point from 0..1.
-
-    Raises:
-        UserError: the file is damaged, no image, holds several, or has values out of range.
-    """
-    image = decode(path)
-    if window is not None and image.mode[0] in "IF":
-        values = np.asarray(image)
-        return (Window.covering(values) if window == "auto" else window).grey(values)
-    return np.asarray(eight_bit(image, path).convert("L"))
 
 
 def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarray]]:

@@ -1,0 +1,55 @@
+"""Which of the stored values are shown: from CT in Hounsfield units, MRI without a unit or 16-bit pictures to 8-bit grey."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from anomaly_detection.errors import UserError
+
+AUTO_PERCENTILES = (0.5, 99.5)
+NO_WINDOW = "the file states no window; give one: --window LEVEL WIDTH, in Hounsfield units for CT, or --window auto"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The values that are shown: black below level - width / 2, white above level + width / 2; of CT in Hounsfield units."""
+
+    level: float
+    width: float
+
+    def __post_init__(self):
+        if not self.width > 0:
+            raise ValueError(f"width of a window must be above 0, not {self.width:g}")
+
+    @classmethod
+    def covering(cls, values: np.ndarray) -> "Window":
+        """The window from the 0.5th to the 99.5th percentile of the finite values, as is usual for MRI, whose values have no unit."""
+        finite = values[np.isfinite(values)]
+        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0, 0)
+        return cls(float(low + high) / 2, max(float(high - low), 1e-6))
+
+    def grey(self, values: np.ndarray) -> np.ndarray:
+        """uint8 of the same shape; what is not a number is black."""
+        share = (np.asarray(values, np.float32) - np.float32(self.level)) / np.float32(self.width) + np.float32(0.5)
+        return np.rint(np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
+
+
+WindowChoice = Window | Literal["auto"] | None  # "auto": `Window.covering` what the file holds; None: what the file says
+
+
+def parse_window(words: list[str] | None) -> WindowChoice:
+    """What follows --window: LEVEL WIDTH, auto, or nothing.
+
+    Raises:
+        UserError: anything else.
+    """
+    if words is None:
+        return None
+    if words == ["auto"]:
+        return "auto"
+    try:
+        level, width = map(float, words)
+        return Window(level, width)
+    except ValueError:
+        raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None

@@ -1,0 +1,26 @@
+"""Which values are shown."""
+
+import numpy as np
+import pytest
+
+from anomaly_detection.data.formats.window import Window
+
+
+def test_a_window_is_linear_between_its_ends():
+    hu = np.array([-2000, -160, -60, 40, 140, 240, 5000, np.nan, np.inf, -np.inf])
+    expected = [0, 0, 63.75, 127.5, 191.25, 255, 255, 0, 255, 0]
+    assert np.abs(Window(40, 400).grey(hu).astype(float) - expected).max() <= 0.5
+
+
+def test_automatic_window_covers_all_but_a_percent():
+    values = np.random.default_rng(0).normal(1000, 50, 10_000)
+    grey = Window.covering(np.append(values, np.nan)).grey(values)
+    assert 0.003 < (grey == 0).mean() < 0.008
+    assert 0.003 < (grey == 255).mean() < 0.008
+    assert Window.covering(np.full(10, 7.0)).grey(np.full(10, 7.0)).tolist() == [128] * 10
+    assert Window.covering(np.full(3, np.nan)).grey(np.full(3, np.nan)).tolist() == [0] * 3
+
+
+def test_a_window_has_a_width():
+    with pytest.raises(ValueError, match="width"):
+        Window(40, 0)
