@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog, unknown_dataset
-from anomaly_detection.data.check import contact_sheet, inspect, knows_patients, problems
+from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
@@ -48,8 +48,8 @@ def run_check(arguments: argparse.Namespace) -> None:
         print(f"{name} ({spec.organ}, {spec.modality})")
         for group in groups:
             print(f"  {group.line()}")
-        if not knows_patients(spec, root):
-            print("  whose an image is is not known here (no manifest.csv): see to it that no patient is on two sides")
+        if count := of_unknown_patients(spec, root, groups):
+            print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
         for problem in problems(spec, root, groups):
             print(f"  wrong: {problem}")
             found += 1

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
-from anomaly_detection.data.formats.sources import SourceFile, list_source
+from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, parse_window
 from anomaly_detection.detector import Detector, Prediction, load
 from anomaly_detection.errors import UserError
@@ -67,7 +67,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """
     window = parse_window(arguments.window)
     detector = load(arguments.run, arguments.device)
-    files = [file for path in arguments.inputs for file in _files(path)]
+    files = list_inputs(arguments.inputs)
     if not files:
         raise UserError(f"{', '.join(map(str, arguments.inputs))}: no file is there")
     good = bad = 0
@@ -96,38 +96,30 @@ def run_predict(arguments: argparse.Namespace) -> None:
     print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))
 
 
-def _files(path: Path) -> list[SourceFile]:
-    if path.is_file() and path.suffix.lower() != ".zip":
-        return [SourceFile(path.name, path, None, path.stat().st_size)]
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    return list_source(path)
-
-
-def _decode_ahead(files: Sequence[SourceFile], detector: Detector, window: WindowChoice, bar: tqdm) -> Iterator[Found]:
+def _decode_ahead(files: Sequence[tuple[str, SourceFile]], detector: Detector, window: WindowChoice, bar: tqdm) -> Iterator[Found]:
     """The images of all files in their order; a few files are decoded in threads while the network works, and no more are held."""
     with ThreadPoolExecutor() as pool:
         waiting: deque[Future] = deque()
         rest = iter(files)
-        for file in itertools.islice(rest, AHEAD):
-            waiting.append(pool.submit(_read_file, file, detector, window))
+        for name, file in itertools.islice(rest, AHEAD):
+            waiting.append(pool.submit(_read_file, name, file, detector, window))
         while waiting:
             yield from waiting.popleft().result()
             bar.update()
-            for file in itertools.islice(rest, 1):
-                waiting.append(pool.submit(_read_file, file, detector, window))
+            for name, file in itertools.islice(rest, 1):
+                waiting.append(pool.submit(_read_file, name, file, detector, window))
 
 
-def _read_file(file: SourceFile, detector: Detector, window: WindowChoice) -> list[Found]:
+def _read_file(name: str, file: SourceFile, detector: Detector, window: WindowChoice) -> list[Found]:
     try:
         with file.on_disk() as path:
-            return [Found(name, detector.fit(pixels), "") for name, pixels in _frames(file, path, detector, window)]
+            return [Found(name + number, detector.fit(pixels), "") for number, pixels in _frames(file, path, detector, window)]
     except UserError as error:
-        return [Found(file.name, None, str(error))]
+        return [Found(name, None, str(error))]
 
 
 def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
-    """The images in a file; of several the number stands behind `#`."""
+    """The images in a file, each behind its number, `#002`, or behind "" where it is the only one."""
     if is_nifti(file.name):
         volume, shown = Volume(path, str(file)), window or detector.window
         if shown is None:
@@ -137,13 +129,13 @@ def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoi
         for start in range(0, volume.slices, BLOCK):
             numbers = range(start, min(start + BLOCK, volume.slices))
             for number, plane in zip(numbers, volume.read(numbers), strict=True):
-                yield f"{file.name}#{number:03d}", shown.grey(plane)
+                yield f"#{number:03d}", shown.grey(plane)
     elif is_picture(file.name):
-        yield file.name, read_picture(path, window)
+        yield "", read_picture(path, window)
     elif is_dicom(path):
         frames = list(read_dicom(path, window or detector.window)[1])
         for number, pixels in enumerate(frames):
-            yield file.name if len(frames) == 1 else f"{file.name}#{number:03d}", pixels
+            yield "" if len(frames) == 1 else f"#{number:03d}", pixels
     else:
         raise UserError(f"{file}: no image; PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read")
 

@@ -104,6 +104,18 @@ def test_every_format_and_a_bad_file_is_a_row(trained, data_root, tmp_path):
     assert not (tmp_path / "out" / "overlays").exists()
 
 
+def test_images_of_the_same_name_are_told_apart(trained, data_root, tmp_path):
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        Image.open(data_root / "lung_ct" / "normal" / f"test_{'AB'.index(name)}.png").save(tmp_path / name / "IM1.png")
+    predict(trained[0], tmp_path / "A", tmp_path / "B", "--output", tmp_path / "out")
+    rows = table(tmp_path / "out")
+    assert [row["image"] for row in rows] == ["A/IM1.png", "B/IM1.png"]
+    assert rows[0]["score"] != rows[1]["score"]
+    overlays = tmp_path / "out" / "overlays"
+    assert sorted(str(path.relative_to(overlays)) for path in overlays.rglob("*.png")) == ["A/IM1.png.png", "B/IM1.png.png"]
+
+
 def test_the_window_of_training_is_used_if_there_is_one(trained, tmp_path):
     values = json.loads((trained[0] / "calibration.json").read_text())
     for name, window in (("liver_ct", [40, 400]), ("lung_ct", [40, 400]), ("lung_xray", None)):

@@ -13,9 +13,10 @@ from PIL import Image
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import decode, eight_bit
-from anomaly_detection.data.prepare.build import MANIFEST, read_manifest
+from anomaly_detection.data.masks import mask_path, read_mask
+from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.processes import map_jobs
-from anomaly_detection.data.splits import Kind, Part, SplitEntry
+from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry
 from anomaly_detection.errors import UserError
 
 BINS = 16
@@ -29,12 +30,14 @@ class Facts(NamedTuple):
         size: width and height in pixels.
         content: a hash of its grey pixels.
         histogram: (256,) how many pixels have each grey value.
-        error: why it cannot be read; then the others are None.
+        masked: whether there is a mask of it.
+        error: why it, or its mask, cannot be read; then the others are None.
     """
 
     size: tuple[int, int] | None
     content: str | None
     histogram: np.ndarray | None
+    masked: bool | None
     error: str | None
 
 
@@ -59,12 +62,15 @@ class Group:
         spread = float(np.sqrt(histogram @ (np.arange(256) - mean) ** 2))
         bins = histogram.reshape(BINS, -1).sum(axis=1)
         bars = "".join(BARS[int(np.ceil(share / bins.max() * (len(BARS) - 1)))] for share in bins)
-        return f"{self.kind} {self.part}: {len(self.entries)} images, {span} pixels, grey {mean:.0f} ± {spread:.0f}, 0 |{bars}| 255"
+        masks = sum(fact.masked for fact in good)
+        count = f"{len(self.entries)} images" + (f", {masks} with a mask" if masks else "")
+        return f"{self.kind} {self.part}: {count}, {span} pixels, grey {mean:.0f} ± {spread:.0f}, 0 |{bars}| 255"
 
 
 def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], workers: int | None) -> list[Group]:
     """Read every image of a dataset that the split files list; a file that cannot be read is noted, not raised."""
-    paths = [data_root / spec.root / entry.image for entry in entries]
+    folder = data_root / spec.root
+    paths = [(folder / entry.image, folder / mask_path(entry.image) if entry.kind == "anomaly" else None) for entry in entries]
     facts = list(map_jobs(_facts, paths, workers, f"checking {spec.name}", "image"))
     groups: dict[tuple[Kind, Part], tuple[list, list]] = defaultdict(lambda: ([], []))
     for entry, fact in zip(entries, facts, strict=True):
@@ -75,7 +81,7 @@ def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], w
 
 def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Iterator[str]:
     """A line for each thing that makes results on these images wrong or impossible."""
-    for kind, part in (("normal", "train"), ("normal", "val"), ("normal", "test"), ("anomaly", "test")):
+    for kind, part in SPLITS:
         if not any((group.kind, group.part) == (kind, part) for group in groups):
             yield f"no image is listed in {kind}/{part}"
     for group in groups:
@@ -95,29 +101,35 @@ def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Ite
             yield f"patient {patient} on several sides: " + ", ".join(f"{image} in {part}" for part, image in sides.items())
 
 
-def knows_patients(spec: DatasetSpec, data_root: Path) -> bool:
-    """Whether there is a manifest that says whose an image is."""
-    return (data_root / spec.root / MANIFEST).is_file()
-
-
 def _sides(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Mapping[str, dict[Part, str]]:
+    """The first image of each patient on each side."""
     sides: dict[str, dict[Part, str]] = defaultdict(dict)
-    if knows_patients(spec, data_root):
-        patient = {row.image: row.patient for row in read_manifest(data_root / spec.root / MANIFEST)}
-        for group in groups:
-            for entry in group.entries:
-                if entry.image in patient:
-                    sides[patient[entry.image]].setdefault(group.part, entry.image)
+    manifest = patients_of(data_root / spec.root)
+    for group in groups:
+        for entry in group.entries:
+            patient = patient_of(entry.image, entry.kind == "anomaly", manifest)
+            if patient is not None:
+                sides[patient].setdefault(group.part, entry.image)
     return sides
 
 
-def _facts(path: Path) -> Facts:
+def of_unknown_patients(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> int:
+    """Of how many images cannot be told whose they are."""
+    manifest = patients_of(data_root / spec.root)
+    return sum(patient_of(entry.image, entry.kind == "anomaly", manifest) is None for group in groups for entry in group.entries)
+
+
+def _facts(paths: tuple[Path, Path | None]) -> Facts:
+    path, mask = paths
     try:
         pixels = np.asarray(eight_bit(decode(path), path).convert("L"))
+        masked = mask is not None and mask.is_file()
+        if masked:
+            read_mask(mask)
     except UserError as error:
-        return Facts(None, None, None, str(error))
+        return Facts(None, None, None, None, str(error))
     content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return Facts(pixels.shape[::-1], content, np.bincount(pixels.reshape(-1), minlength=256), None)
+    return Facts(pixels.shape[::-1], content, np.bincount(pixels.reshape(-1), minlength=256), masked, None)
 
 
 def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], columns: int = 12, side: int = 96) -> Image.Image:
@@ -126,7 +138,7 @@ def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], c
     for group in groups:
         readable = [entry for entry, fact in zip(group.entries, group.facts, strict=True) if fact.error is None]
         chosen = [readable[place] for place in np.rint(np.linspace(0, len(readable) - 1, min(columns, len(readable)))).astype(int)]
-        rows.append([_thumbnail(data_root / spec.root, entry.image, side) for entry in chosen])
+        rows.append([_thumbnail(data_root / spec.root, entry, side) for entry in chosen])
     sheet = Image.new("RGB", (columns * (side + 2), len(rows) * (side + 2)), "black")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
@@ -134,11 +146,11 @@ def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], c
     return sheet
 
 
-def _thumbnail(folder: Path, image: str, side: int) -> Image.Image:
+def _thumbnail(folder: Path, entry: SplitEntry, side: int) -> Image.Image:
     resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BILINEAR)
-    picture = resize(eight_bit(decode(folder / image), folder / image).convert("RGB"))
-    mask = folder / "masks" / image.partition("/")[2]
-    if not mask.is_file():
+    path, mask = folder / entry.image, folder / mask_path(entry.image)
+    picture = resize(eight_bit(decode(path), path).convert("RGB"))
+    if entry.kind == "normal" or not mask.is_file():
         return picture
-    lesion = resize(decode(mask).convert("L")).point(lambda value: value // 2)
+    lesion = resize(Image.fromarray(read_mask(mask).astype(np.uint8) * (255 // 2)))
     return Image.composite(Image.new("RGB", picture.size, "red"), picture, lesion)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anomaly_detection.data.arrays import MappedImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
-from anomaly_detection.data.splits import Kind, Part, Splits
+from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits
 from anomaly_detection.errors import UserError
 
 FINGERPRINT_BATCH = 4096
@@ -161,7 +161,7 @@ class DataSource:
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
-        kinds: tuple[Kind, ...] = ("normal", "anomaly") if part == "test" else ("normal",)
+        kinds = [kind for kind, its_part in SPLITS if its_part == part]
         groups = [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
         arrays = [load_images(entries, spec, self.data_root, self.size, self.channels) for spec, _, entries in groups]
         sizes = torch.tensor([len(entries) for _, _, entries in groups])

@@ -10,11 +10,24 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import decode
 from anomaly_detection.data.preprocessing import crop_center, resize_mask
 
+LOSSY = (".jpg", ".jpeg")  # whose zeros are not all 0
 
-def mask_path(data_root: Path, spec: DatasetSpec, image: str) -> Path:
-    """Where the mask of an image would be: of `abnormal/a/1.jpg` it is `masks/a/1.png`."""
+
+def mask_path(image: str) -> str:
+    """Where in the dataset's folder the mask of an image would be: of `abnormal/a/1.jpg` it is `masks/a/1.png`."""
     path = PurePosixPath(image)
-    return data_root / spec.root / "masks" / PurePosixPath(*path.parts[1:] or path.parts).with_suffix(".png")
+    return str(PurePosixPath("masks", *path.parts[1:] or path.parts).with_suffix(".png"))
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask as (H, W) bool: True where the stored value is above 0, in a JPEG above half of the brightest.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    image = decode(path)
+    values = np.asarray(image if image.mode[0] in "IF" else image.convert("L"))
+    return values > (values.max() / 2 if path.suffix.lower() in LOSSY else 0)
 
 
 def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -35,11 +48,11 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
     """
     places, masks = [], []
     for place, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = mask_path(data_root, spec, image)
+        path = data_root / spec.root / mask_path(image)
         if label == 0:
             masks.append(np.zeros((size, size), bool))
         elif path.is_file():
-            masks.append(_read_mask(path, spec, size))
+            masks.append(_fitted(read_mask(path), spec, size))
         else:
             continue
         places.append(place)
@@ -47,8 +60,8 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
     return known if len(masks) and known[1].any() else None
 
 
-def _read_mask(path: Path, spec: DatasetSpec, size: int) -> np.ndarray:
-    mask = Image.fromarray((np.asarray(decode(path).convert("L")) > 0).astype(np.uint8))
+def _fitted(mask: np.ndarray, spec: DatasetSpec, size: int) -> np.ndarray:
+    image = Image.fromarray(mask.astype(np.uint8))
     if spec.crop_size is not None:
-        mask = crop_center(mask, spec.crop_size)
-    return resize_mask(np.asarray(mask) > 0, size, "stretch") > 0
+        image = crop_center(image, spec.crop_size)
+    return resize_mask(np.asarray(image) > 0, size, "stretch") > 0

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_detection.data.catalog import mark_phantom
+from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom_body import sample_patient
 from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
 from anomaly_detection.data.phantom_patient import Patient
@@ -30,11 +31,12 @@ from anomaly_detection.data.phantom_render import (
     window_hu,
 )
 from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_folder
 
 VERSION = 1
-SPLITS = {("normal", "train"): 180, ("normal", "val"): 40, ("normal", "test"): 50, ("anomaly", "test"): 60}  # images per dataset
+IMAGES = dict(zip(SPLITS, (180, 40, 50, 60), strict=True))  # of a dataset in each split
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 SLICES = 4  # of a CT patient
 LEVEL_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
@@ -64,8 +66,8 @@ def plan_jobs(images: int | None = None) -> list[Job]:
 
 
 def _share_out(images: int | None) -> dict[tuple[str, str, str], int]:
-    """Images per (dataset, kind, split), in the proportions of SPLITS, at least one each, summing to `images`."""
-    cells = {(name, *split): count for name in DATASETS for split, count in SPLITS.items()}
+    """Images per (dataset, kind, split), in the proportions of IMAGES, at least one each, summing to `images`."""
+    cells = {(name, *split): count for name in DATASETS for split, count in IMAGES.items()}
     if images is None:
         return cells
     if images < len(cells):
@@ -142,9 +144,10 @@ def _write_patient(job: Job, seed: int, size: int, folder: Path) -> list[tuple[s
     """Render a patient's images into their folders; returns (dataset, file name) of each."""
     written = []
     for dataset, name, image, mask in render_patient(job, seed, size):
-        Image.fromarray(image).save(folder / dataset / ("abnormal" if job.abnormal else "normal") / name)
+        path = f"{'abnormal' if job.abnormal else 'normal'}/{name}"
+        Image.fromarray(image).save(folder / dataset / path)
         if mask is not None:
-            Image.fromarray(mask).save(folder / dataset / "masks" / name)
+            Image.fromarray(mask).save(folder / dataset / mask_path(path))
         written.append((dataset, name))
     return written
 

@@ -15,6 +15,9 @@ from anomaly_detection.errors import UserError
 Kind = Literal["normal", "anomaly"]
 Part = Literal["train", "val", "test"]
 
+# what a complete dataset has images in: normal ones to train on, to validate with and to test, abnormal ones for the test alone
+SPLITS: tuple[tuple[Kind, Part], ...] = (("normal", "train"), ("normal", "val"), ("normal", "test"), ("anomaly", "test"))
+
 
 @dataclass(frozen=True)
 class SplitEntry:

@@ -1,5 +1,6 @@
 """check finds what makes results wrong."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -68,6 +69,41 @@ def test_a_patient_on_two_sides(data_root, tmp_path, capsys):
     with pytest.raises(UserError, match="1 thing is wrong"):
         check(data_root, tmp_path)
     assert "wrong: patient n1 on several sides: normal/train_1.png in train, normal/val_2.png in val" in capsys.readouterr().out
+
+
+def test_a_patient_on_two_sides_by_the_name_of_the_files(data_root, tmp_path, capsys):
+    folder = data_root / "lung_ct" / "normal"
+    for part in ("train", "val"):
+        (folder / f"{part}_0.png").rename(folder / f"7%{part}.png")
+        split = data_root / "folds" / "train_test_split" / "normal" / part
+        split.write_text(split.read_text().replace(f"normal/{part}_0.png lung_ct", f"normal/7%{part}.png lung_ct"))
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path, "--datasets", "lung_ct")
+    told = capsys.readouterr().out
+    assert "wrong: patient NonCOVID 7 on several sides: normal/7%train.png in train, normal/7%val.png in val" in told
+    assert "whose 18 images are is not known" in told, "of 20"
+
+
+def test_the_mask_of_an_image_of_another_format_is_found(data_root, tmp_path, capsys):
+    folder = data_root / "lung_ct"
+    Image.open(folder / "anomaly" / "test_0.png").save(folder / "anomaly" / "test_0.jpg", quality=95)
+    split = data_root / "folds" / "train_test_split" / "anomaly" / "test"
+    split.write_text(split.read_text().replace("anomaly/test_0.png lung_ct", "anomaly/test_0.jpg lung_ct"))
+    (folder / "masks").mkdir()
+    mask = Image.new("L", (16, 16))
+    mask.paste(1, (6, 4, 11, 9))
+    mask.save(folder / "masks" / "test_0.png")
+    assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
+    assert "anomaly test: 4 images, 1 with a mask, 16x16 pixels" in capsys.readouterr().out
+    sheet = np.asarray(Image.open(tmp_path / "sheets" / "lung_ct.png")).astype(int)
+    red = sheet[..., 0] - sheet[..., 1] > 60
+    top, left = 3 * 98, 0
+    assert red[top + 4 * 6 + 3 : top + 9 * 6 - 3, left + 6 * 6 + 3 : left + 11 * 6 - 3].all()
+    assert red.sum() < 40 * 40, "and nothing else is red"
+    (folder / "masks" / "test_0.png").write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path, "--datasets", "lung_ct")
+    assert "masks/test_0.png: cannot be read as an image" in capsys.readouterr().out
 
 
 def test_an_empty_split(data_root, tmp_path, capsys):

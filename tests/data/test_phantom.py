@@ -13,6 +13,7 @@ from anomaly_detection.data.phantom import DATASETS, LIVER_WINDOW, LUNG_WINDOW, 
 from anomaly_detection.data.phantom_body import paint_body, probe, sample_patient
 from anomaly_detection.data.phantom_lesions import draw_liver_lesions, draw_lung_lesions
 from anomaly_detection.data.phantom_shapes import Canvas, Column, Ellipsoid, Rod
+from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.errors import UserError
 
 IMAGES, SIZE = 36, 80
@@ -37,7 +38,7 @@ def lines(out: Path, kind: str, split: str) -> list[tuple[str, str]]:
 
 
 def all_lines(out: Path) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    return {split: lines(out, *split) for split in phantom.SPLITS}
+    return {split: lines(out, *split) for split in SPLITS}
 
 
 def patient_number(image: str) -> str:
@@ -153,7 +154,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 @pytest.mark.parametrize("images", [None, 12, 13, 100, 5000])
 def test_images_are_shared_out_as_asked(images):
     jobs = phantom.plan_jobs(images)
-    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(phantom.SPLITS.values()))
+    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(phantom.IMAGES.values()))
     assert [job.patient for job in jobs] == list(range(len(jobs)))
     for name, (_, _, modality) in DATASETS.items():
         taken = [job.images[name] for job in jobs]

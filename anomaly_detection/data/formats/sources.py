@@ -9,7 +9,8 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -71,20 +72,21 @@ class SourceFile:
 
 
 def list_source(source: Path) -> list[SourceFile]:
-    """Every file below a folder, and every member of the zip archives there or of the one that `source` is, in order of their names.
+    """Every file below a folder, and every member of the zip archives there or of the one that `source` is, in order of their names; or the one file.
 
     Hidden files, links to folders and what macOS adds to archives are left out. The folder of an archive's members is the archive's path
     without its suffix.
 
     Raises:
-        UserError: there is no such folder, or an archive is damaged, encrypted or unsafe: it names paths outside, holds links, or members
+        UserError: there is no such file or folder, or an archive is damaged, encrypted or unsafe: it names paths outside, holds links, or members
             that would unpack to more than 8 GiB.
     """
     source = Path(source)
-    if source.is_file() and source.suffix.lower() == ".zip":
-        return sorted(_members(source, ""))
+    if source.is_file():
+        own = SourceFile(source.name, source, None, source.stat().st_size)
+        return sorted(_members(source, "")) if source.suffix.lower() == ".zip" else [own]
     if not source.is_dir():
-        raise UserError(f"{source}: no such folder or zip archive")
+        raise UserError(f"{source}: no such file or folder")
     found: list[SourceFile] = []
     for folder, folders, names in os.walk(source):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -98,6 +100,45 @@ def list_source(source: Path) -> list[SourceFile]:
             else:
                 found.append(SourceFile(relative, path, None, path.stat().st_size))
     return sorted(found)
+
+
+def list_inputs(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
+    """The files of several sources, see `list_source`, each with a name of its own: its path below its source, and before it, where two files
+    would share that, as many of the folders above as tell their sources apart.
+    """
+    folders = [_folder_of(Path(os.path.abspath(path))) for path in inputs]
+    distinct = list(dict.fromkeys(folders))
+    labels = unique_names([["/".join(folder.parts[-count:]) for count in range(1, max(2, len(folder.parts)))] for folder in distinct])
+    label_of = dict(zip(distinct, labels, strict=True))
+    files = [(label_of[folder], file) for folder, path in zip(folders, inputs, strict=True) for file in list_source(path)]
+    names = unique_names([(file.name, f"{label}/{file.name}") for label, file in files])
+    return [(name, file) for name, (_, file) in zip(names, files, strict=True)]
+
+
+def _folder_of(source: Path) -> Path:
+    """The folder whose name stands for the files of a source; an archive is one."""
+    if source.is_dir():
+        return source
+    return source.with_suffix("") if source.suffix.lower() == ".zip" else source.parent
+
+
+def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each of several sources: of its candidates, short ones first, the first that it need not share; else the last, with a number.
+
+    Two names count as one where they differ in upper and lower case alone, since there are file systems that do not tell these apart.
+    """
+    names = [each[0] for each in candidates]
+    for level in range(1, max(map(len, candidates), default=0)):
+        counts = Counter(name.lower() for name in names)
+        names = [each[min(level, len(each) - 1)] if counts[name.lower()] > 1 else name for name, each in zip(names, candidates, strict=True)]
+    taken: set[str] = set()
+    for place, name in enumerate(names):
+        number = 1
+        while names[place].lower() in taken:
+            number += 1
+            names[place] = f"{name}~{number}"
+        taken.add(names[place].lower())
+    return names
 
 
 def one_line(error: BaseException) -> str:

@@ -8,11 +8,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from anomaly_detection.data.formats.nifti import spread
-from anomaly_detection.data.prepare.build import Row
-from anomaly_detection.data.splits import Kind, Part
+from anomaly_detection.data.manifest import Row
+from anomaly_detection.data.splits import SPLITS, Kind, Part
 from anomaly_detection.errors import UserError
-
-SPLITS: tuple[tuple[Kind, Part], ...] = (("normal", "train"), ("normal", "val"), ("normal", "test"), ("anomaly", "test"))
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ is complete. A run that was stopped goes on from the journal; what lies under th
 """
 
 import contextlib
-import csv
 import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,13 +20,15 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_manifest
+from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Aspect, resize_grey, resize_mask
 from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 
 VERSION = 1  # raise it when the same files and settings come to give other images
-MANIFEST, RECORD = "manifest.csv", "prepared.json"
+RECORD = "prepared.json"
 
 
 class Picture(NamedTuple):
@@ -56,28 +57,6 @@ class Job(Protocol):
 
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """The images in the sources, which can be read at `paths`; raises UserError where they cannot."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of manifest.csv.
-
-    Attributes:
-        image: path in the dataset's folder.
-        abnormal: 0 or 1.
-        patient: see `Picture`.
-        source, source_sha256: the file that it was made of, below the source folder, and its content.
-        pixels_sha256: of the written pixels; the same for the same image under two names.
-        mask_pixels: size of the lesion in the written mask; empty where there is none.
-    """
-
-    image: str
-    abnormal: int
-    patient: str
-    source: str
-    source_sha256: str
-    pixels_sha256: str
-    mask_pixels: int | None
 
 
 @dataclass(frozen=True)
@@ -144,7 +123,7 @@ def _make(folder: Path, jobs: Sequence[Job], form: Format, record: dict, workers
     rows, bad = sorted((row for result in results for row in result.rows), key=lambda row: row.image), [r.bad for r in results if r.bad]
     if not rows:
         raise UserError(f"{folder.name}: none of {len(jobs)} files gave an image" + (f"; the first: {bad[0]}" if bad else ""))
-    _write_manifest(unfinished / MANIFEST, rows)
+    write_manifest(unfinished / MANIFEST, rows)
     with whole_file(unfinished / RECORD) as partial:
         partial.write_text(json.dumps({**record, "skipped": bad}, indent=1), encoding="utf-8")
     (unfinished / "journal.jsonl").unlink()
@@ -152,24 +131,6 @@ def _make(folder: Path, jobs: Sequence[Job], form: Format, record: dict, workers
         folder.rmdir()
     os.replace(unfinished, folder)
     return rows, bad
-
-
-def read_manifest(path: Path) -> list[Row]:
-    """The rows of a manifest.csv.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        rows = []
-        for line in lines:
-            sizes = {"abnormal": int(line["abnormal"]), "mask_pixels": int(line["mask_pixels"]) if line["mask_pixels"] else None}
-            rows.append(Row(**{field.name: line[field.name] for field in fields(Row)} | sizes))
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not a manifest as `prepare` writes it ({error!r}); delete the folder and prepare it again") from None
-    return rows
 
 
 def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool]:
@@ -221,7 +182,7 @@ def _write(picture: Picture, source: str, digest: str, folder: Path, form: Forma
     mask_pixels = None
     if picture.mask is not None:
         mask = resize_mask(picture.mask, form.size, form.aspect)
-        _save(mask, folder / "masks" / f"{picture.name}.png")
+        _save(mask, folder / mask_path(image))
         mask_pixels = int(np.count_nonzero(mask))
     return Row(image, int(picture.abnormal), picture.patient, source, digest, hashlib.sha256(pixels).hexdigest()[:16], mask_pixels)
 
@@ -237,13 +198,6 @@ def _sha256(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _write_manifest(path: Path, rows: Sequence[Row]) -> None:
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
 
 
 class _Journal:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
+from anomaly_detection.data.patients import figure_of
+from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.data.splits import Part
 from anomaly_detection.errors import UserError
 
@@ -16,7 +17,7 @@ KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the ima
 def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     """A job for each image below a folder, or in an archive, of the name CT_COVID or CT_NonCOVID.
 
-    In `12%3.jpg` the number before "%" is the figure, or the patient, and stands for the patient: its crops stay together.
+    The crops of a figure stay together, see `figure_of`.
 
     Raises:
         UserError: images of one of the two kinds are missing.
@@ -27,12 +28,8 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     for name, abnormal in KINDS.items():
         if abnormal not in {kind for _, kind in images}:
             raise UserError(f"{where}: no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
-    names = distinct_names([file for file, _ in images], [file.stem for file, _ in images])
-    # the two kinds number their figures independently
-    return [
-        PictureJob((file,), name, f"{'COVID' if abnormal else 'NonCOVID'} {file.stem.split('%')[0]}", abnormal)
-        for (file, abnormal), name in zip(images, names, strict=True)
-    ]
+    names = picture_names([file for file, _ in images])
+    return [PictureJob((file,), name, figure_of(file.stem, abnormal), abnormal) for (file, abnormal), name in zip(images, names, strict=True)]
 
 
 def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
+from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.errors import UserError
 
 DOWNLOAD = (
@@ -32,7 +32,7 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
     for abnormal, kind in ((False, "normal"), (True, "abnormal")):
         if abnormal not in {own for _, own in found}:
             raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOAD}")
-    names = distinct_names([file for file, _ in found], [file.stem for file, _ in found])
+    names = picture_names([file for file, _ in found])
     return [PictureJob((file,), name, name, abnormal) for (file, abnormal), name in zip(found, names, strict=True)]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
 from anomaly_detection.data.formats.pictures import is_picture
-from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.sources import SourceFile, unique_names
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
 from anomaly_detection.data.prepare.build import Job, Picture
-from anomaly_detection.data.prepare.pictures import PictureJob, distinct_names
+from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.errors import UserError
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
@@ -102,7 +102,7 @@ def plan(
         other += sorted(set(files) - {file for file, _ in kinds})
         if not kinds:
             raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files; {FORMATS}")
-        names = distinct_names([file for file, _ in kinds], [_path(file) for file, _ in kinds])
+        names = unique_names([(_path(file), file.name.rsplit("/", 1)[-1], file.name.replace("/", "_")) for file, _ in kinds])
         subfolders = len({file.folder for file, _ in kinds}) > 1
         for (file, kind), name in zip(kinds, names, strict=True):
             mask = of_masks.pop(_path(file), None) if ill else None

@@ -10,6 +10,7 @@ import numpy as np
 from anomaly_detection.data.formats.nifti import Volume, spread
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.prepare.build import Picture
 from anomaly_detection.errors import UserError
 
@@ -58,7 +59,8 @@ class VolumeJob:
             if slices:
                 masks = segmentation.read(slices) == TUMOUR if abnormal else [None] * len(slices)
                 for number, values, mask in zip(slices, volume.read(slices), masks, strict=True):
-                    yield Picture(f"{stem}_{number:03d}", stem, abnormal, self.window.grey(values), mask)
+                    name = f"{stem}_{number:03d}"
+                    yield Picture(name, patient_of(name, abnormal), abnormal, self.window.grey(values), mask)
 
 
 def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: Window) -> list[VolumeJob]:

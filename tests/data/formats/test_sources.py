@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_detection.data.formats import sources
-from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.formats.sources import list_inputs, list_source, unique_names
 from anomaly_detection.errors import UserError
 
 
@@ -80,5 +80,31 @@ def test_damage_is_told_in_one_line(tmp_path):
     (tmp_path / "x.zip").write_bytes(whole[:-30])
     with pytest.raises(UserError, match=r"x\.zip: a damaged zip archive"):
         list_source(tmp_path)
-    with pytest.raises(UserError, match="no such folder or zip archive"):
+    with pytest.raises(UserError, match="no such file or folder"):
         list_source(Path("nowhere"))
+
+
+def test_a_name_is_as_short_as_it_can_be_and_nobody_elses():
+    assert unique_names([("1", "1.png", "a_1.png"), ("1", "1.jpg", "a_1.jpg"), ("2", "2.png", "a_2.png")]) == ["1.png", "1.jpg", "2"]
+    assert unique_names([("1", "1.png", "a_1.png"), ("1", "1.PNG", "b_1.png")]) == ["a_1.png", "b_1.png"]
+    assert unique_names([("x", "a/x"), ("y", "x"), ("x", "b/x")]) == ["a/x", "y", "b/x"]
+    assert unique_names([("x",), ("x~2",), ("x",), ("X",)]) == ["x", "x~2", "x~3", "X~4"]
+    assert unique_names([]) == []
+
+
+def test_files_of_several_inputs_are_told_apart(tmp_path, monkeypatch):
+    for name in ("2020.01/A/1.png", "2020.01/A/2.png", "2021/A/1.png", "B/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("1.png", b"")
+    monkeypatch.chdir(tmp_path / "B")
+
+    def names(*inputs):
+        return [name for name, _ in list_inputs([Path(each) for each in inputs])]
+
+    assert names("../2020.01") == ["A/1.png", "A/2.png"]
+    assert names("../2020.01/A/1.png", "../2020.01/A/2.png") == ["1.png", "2.png"]
+    assert names("../2020.01/A", ".", "../more.zip") == ["A/1.png", "2.png", "B/1.png", "more/1.png"]
+    assert names(tmp_path / "2020.01" / "A", "../2021/A") == ["2020.01/A/1.png", "2.png", "2021/A/1.png"]
+    assert names("1.png", "1.png") == ["B/1.png", "B/1.png~2"]

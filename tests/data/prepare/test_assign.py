@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import pytest
 
+from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.assign import Shares, assign_splits, order_patients, share_patients
-from anomaly_detection.data.prepare.build import Row
 from anomaly_detection.errors import UserError
 
 

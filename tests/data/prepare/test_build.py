@@ -17,8 +17,9 @@ from filelock import FileLock
 from PIL import Image
 
 from anomaly_detection.data.formats.sources import SourceFile, list_source
+from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.prepare import build as module
-from anomaly_detection.data.prepare.build import Format, Picture, build_dataset, read_manifest
+from anomaly_detection.data.prepare.build import Format, Picture, build_dataset
 from anomaly_detection.errors import UserError
 
 

@@ -1,0 +1,59 @@
+"""manifest.csv in the folder of a dataset that `prepare` made: whose each image is, and what it was made of."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from anomaly_detection.errors import UserError
+from anomaly_detection.files import whole_file
+
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of manifest.csv.
+
+    Attributes:
+        image: path in the dataset's folder.
+        abnormal: 0 or 1.
+        patient: whose it is; images of one patient are never on two sides of a split.
+        source, source_sha256: the file that it was made of, below the source folder, and its content.
+        pixels_sha256: of the written pixels; the same for the same image under two names.
+        mask_pixels: size of the lesion in the written mask; empty where there is none.
+    """
+
+    image: str
+    abnormal: int
+    patient: str
+    source: str
+    source_sha256: str
+    pixels_sha256: str
+    mask_pixels: int | None
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """The rows of a manifest.csv.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        rows = []
+        for line in lines:
+            sizes = {"abnormal": int(line["abnormal"]), "mask_pixels": int(line["mask_pixels"]) if line["mask_pixels"] else None}
+            rows.append(Row(**{field.name: line[field.name] for field in fields(Row)} | sizes))
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not a manifest as `prepare` writes it ({error!r}); delete the folder and prepare it again") from None
+    return rows
+
+
+def write_manifest(path: Path, rows: Sequence[Row]) -> None:
+    """The inverse of `read_manifest`."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
