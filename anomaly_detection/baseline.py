@@ -6,7 +6,7 @@ A new baseline is one folder with one class that fills in this contract, one YAM
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -39,18 +39,28 @@ class Batch:
     Attributes:
         image: (B, C, H, W) float32 in [-1, 1].
         organ, modality: (B,) int64 class numbers.
-        index: (B,) int64, the images' places in the training set.
+        index: (B,) int64, the images' places in the training set; None for mixtures, of which nothing was taken beforehand.
+        partner: of a mixture, the images mixed in, with their labels.
+        share: of a mixture, the part that is not its partner's.
     """
 
     image: Tensor
     organ: Tensor
     modality: Tensor
-    index: Tensor
+    index: Tensor | None
+    partner: "Batch | None" = None
+    share: float = 1.0
+
+    def mixed(self, partner: "Batch", share: float) -> "Batch":
+        """The batch of ``share * image + (1 - share) * partner.image``; `Baseline.constraint` weighs both labels likewise."""
+        return replace(self, image=torch.lerp(partner.image, self.image, share), index=None, partner=partner, share=share)
 
     def chunks(self, count: int) -> list["Batch"]:
         """The batch cut into `count` equal ones, for a baseline whose step needs several."""
-        fields = zip(*(tensor.chunk(count) for tensor in (self.image, self.organ, self.modality, self.index)), strict=True)
-        return [Batch(*field) for field in fields]
+        tensors = [tensor.chunk(count) for tensor in (self.image, self.organ, self.modality)]
+        index = [None] * count if self.index is None else self.index.chunk(count)
+        partner = [None] * count if self.partner is None else self.partner.chunks(count)
+        return [Batch(*fields, self.share) for fields in zip(*tensors, index, partner, strict=True)]
 
 
 class Baseline(nn.Module, ABC):
@@ -112,7 +122,7 @@ class Baseline(nn.Module, ABC):
     def begin_phase(self, phase: Phase, images: Iterable[Tensor], count: int) -> None:
         """Called before the first step of a phase, and again where a run continues in it, with all `count` training images in order.
 
-        What is taken of them here is found by `Batch.index` later.
+        What is taken of them here is found by `Batch.index` later, where it is not None.
         """
 
     def begin_step(self, phase: Phase, iteration: int) -> None:
@@ -138,8 +148,17 @@ class Baseline(nn.Module, ABC):
         """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""
         if self.maddr is None:
             return 0.0, {}
+        value, log = self._constraint(z, batch)
+        if batch.partner is None:
+            return value, log
+        # The center has no label and is the same in both.
+        other_value, other_log = self._constraint(z, batch.partner)
+        weighted = {name: torch.lerp(other_log[name], value, batch.share) for name, value in log.items()}
+        return torch.lerp(other_value, value, batch.share), weighted
+
+    def _constraint(self, z: Tensor, labels: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         # The center is that of the whole batch, also where several processes share it.
-        z, organ, modality = gathered(z, batch.organ, batch.modality)
+        z, organ, modality = gathered(z, labels.organ, labels.modality)
         terms = self.maddr(z, organ, modality)
         accuracy = self.maddr.accuracy(z, organ, modality)
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
-from anomaly_detection.baseline import Baseline, Batch
+from anomaly_detection.baseline import Baseline, Batch, Phase
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.distributed import averaged, equalise, rank, share, told_by_all, told_by_first
 from anomaly_detection.errors import UserError
@@ -23,6 +23,7 @@ from anomaly_detection.files import whole_file
 from anomaly_detection.settings import Settings
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import TrainingLog
+from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.reproducibility import ShuffledIndices, random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -96,9 +97,11 @@ def train(
             iteration = state["iteration"]
             baseline.train()
             baseline.begin_step(phase, iteration)
-            losses = baseline.training_step(batch_at(train_set, share(indices.take(phase.batch_size))), optimizers)
-            for scheduler in schedulers.values():
-                scheduler.step()
+            mixes = last and settings.mixup is not None and iteration in settings.mixup
+            losses = baseline.training_step(_next_batch(train_set, indices, phase, iteration if mixes else None), optimizers)
+            if not mixes:
+                for scheduler in schedulers.values():
+                    scheduler.step()
             for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             steps += 1
@@ -193,6 +196,16 @@ def batch_at(images: ImageSet, index: Tensor) -> Batch:
     """The images at `index` (B,) with their labels, on the device of the set."""
     index = index.to(images.device)
     return Batch(images.pixels(index), images.organ[index], images.modality[index], index)
+
+
+def _next_batch(images: ImageSet, indices: ShuffledIndices, phase: Phase, mixes_at: int | None) -> Batch:
+    """This process's share of the next batch of a phase; mixed where `mixes_at` is the iteration."""
+    index = indices.take(phase.batch_size)
+    batch = batch_at(images, share(index))
+    if mixes_at is None:
+        return batch
+    partners, part = draw_mixture(index, indices.seed, mixes_at)
+    return batch.mixed(batch_at(images, share(partners)), part)
 
 
 def _schedulers(optimizers: dict[str, Optimizer], settings: Settings) -> dict[str, StepLR]:
