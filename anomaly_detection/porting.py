@@ -133,26 +133,33 @@ def _parse_block(file: str, block: str) -> list[Hunk]:
 
 
 def port(clone: Path, recipe: Recipe) -> list[Change]:
-    """What porting the clone would write; nothing when it is ported already.
+    """What porting the clone would write; nothing when this command has ported it already.
 
     Raises:
         UserError: no such folder, another codebase, a place that is missing or stands there twice, or a part of the recipe that is there already.
     """
     _check_codebase(clone, recipe)
     record = _read_record(clone)
-    if record is not None:
-        if record.recipe != recipe.name:
-            raise UserError(f"{clone}: was ported with the recipe {record.recipe}; --undo with that name takes it back")
-        return []
+    if record is not None and record.recipe != recipe.name:
+        raise UserError(f"{clone}: was ported with the recipe {record.recipe}; --undo with that name takes it back")
     files = {file: _read(clone / file) for file in recipe.files()}
-    for hunk in recipe.hunks:
-        if _places(_split(files[hunk.file]), hunk.reverse()):
-            first = next(line[1:].strip() for line in hunk.lines if line[0] == "+")
-            raise UserError(f"{clone / hunk.file}: holds the recipe, or a part of it, already (`{first}`), made by other hands. Nothing was changed")
+    hunks = recipe.hunks if record is None else record.hunks
+    made = [hunk for hunk in hunks if _places(_split(files[hunk.file]), hunk.reverse())]
     copy, losses = clone / recipe.destination, _LOSSES.read_bytes()
-    replaced = _read(copy) if copy.exists() else None
-    record = _Record(recipe.name, recipe.destination, _digest(losses), None if replaced is None else _decode(replaced), recipe.hunks)
-    return [*_edits(clone, files, recipe.hunks), Change(copy, replaced, losses), Change(clone / RECORD, None, record.to_json())]
+    if record is not None and len(made) == len(hunks) and copy.exists():
+        return []
+    if made:
+        first = next(line[1:].strip() for line in made[0].lines if line[0] == "+")
+        raise UserError(
+            f"{clone / made[0].file}: holds the recipe already, or a part of it (`{first}`); git checkout removes it. Nothing was changed"
+        )
+    there = _read(copy) if copy.exists() else None
+    replaced = None if there is None else _decode(there)
+    if record is not None and there is not None and _digest(there) == record.digest:
+        replaced = record.replaced  # the edits were taken out by other means than --undo, and the copy left behind
+    new = _Record(recipe.name, recipe.destination, _digest(losses), replaced, recipe.hunks)
+    old = None if record is None else _read(clone / RECORD)
+    return [*_edits(clone, files, recipe.hunks), Change(copy, there, losses), Change(clone / RECORD, old, new.to_json())]
 
 
 def undo(clone: Path, recipe: Recipe) -> list[Change]:
@@ -323,7 +330,7 @@ def show(changes: Sequence[Change], clone: Path) -> str:
     parts = []
     for change in changes:
         name = change.path.relative_to(clone).as_posix()
-        if change.before is None or change.after is None or change.path.name == _LOSSES.name:
+        if change.before is None or change.after is None or change.path.name in (_LOSSES.name, RECORD):
             verb = "new" if change.before is None else "deleted" if change.after is None else "replaced"
             parts.append(f"{name}: {verb}\n")
         else:
@@ -366,6 +373,7 @@ def _restore(begun: Sequence[Change]) -> None:
 
 
 def _put(path: Path, content: bytes | None) -> None:
+    path = path.resolve()
     if content is None:
         path.unlink()
         return
