@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anomaly_detection.check_command import add_check_parser, run_check
 from anomaly_detection.cli import PROJECT, add_common_arguments, choose_device, override_layers, run
+from anomaly_detection.commands import port
 from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the tables and figures of a study again")
     report.add_argument("results", type=Path, metavar="RESULTS", help="the folder of a study: results/NAME")
     report.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were)")
+
+    port.add(commands.add_parser("port", help="put MADDR into a clone of DPA, GANomaly, MemAE or f-AnoGAN"))
     return parser
 
 
@@ -90,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "phantom":
         _write_phantoms(arguments)
         return 0
-    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict, "report": _report, "export": _export}
+    simple = {"prepare": run_prepare, "check": run_check, "predict": run_predict, "report": _report, "export": _export, "port": port.run}
     if arguments.command in simple:
         simple[arguments.command](arguments)
         return 0

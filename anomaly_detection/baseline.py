@@ -132,7 +132,7 @@ class Baseline(nn.Module, ABC):
     def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
         """Called before the first step of a phase, and again where a run continues in it, with all `count` training images in order.
 
-        What is taken of them here is found by `Batch.index` later.
+        What is taken of them here is found by `Batch.index` later, where it is not None.
         """
 
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
@@ -168,8 +168,17 @@ class Baseline(nn.Module, ABC):
         """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""
         if self.maddr is None:
             return 0.0, {}
+        value, log = self._constraint(z, batch)
+        if batch.partner is None:
+            return value, log
+        # The center has no label and is the same in both.
+        other_value, other_log = self._constraint(z, batch.partner)
+        weighted = {name: torch.lerp(other_log[name], value, batch.share) for name, value in log.items()}
+        return torch.lerp(other_value, value, batch.share), weighted
+
+    def _constraint(self, z: Tensor, labels: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         # The center is that of the whole batch, also where several processes share it.
-        z, organ, modality = gathered(z, batch.organ, batch.modality)
+        z, organ, modality = gathered(z, labels.organ, labels.modality)
         terms = self.maddr(z, organ, modality)
         accuracy = self.maddr.accuracy(z, organ, modality)
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}

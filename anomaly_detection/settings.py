@@ -37,6 +37,24 @@ class MaddrSettings:
 
 
 @dataclass(frozen=True)
+class MixupSettings:
+    """In which iterations of the last phase every image is mixed with another of its batch, and the labels' losses in the same shares.
+
+    These iterations do not count for `Settings.lr_step`: that is how the released MADDR code has it.
+    """
+
+    first: int
+    last: int
+
+    def __post_init__(self):
+        _require(self.first >= 1, f"first must be at least 1, not {self.first}")
+        _require(self.last >= self.first, f"last must be at least first, {self.first}, not {self.last}")
+
+    def __contains__(self, iteration: int) -> bool:
+        return self.first <= iteration <= self.last
+
+
+@dataclass(frozen=True)
 class Settings:
     """One experiment; `baseline` is an instance of the `Settings` of the baseline that `model` names."""
 
@@ -52,6 +70,7 @@ class Settings:
     lr: float = 0.001
     lr_step: int | None = 10000
     lr_gamma: float = 0.8
+    mixup: MixupSettings | None = None
     bf16: bool = True
     feature_cache_mib: int = 2048
     memory_mib: int = 4096

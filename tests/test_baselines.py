@@ -156,9 +156,13 @@ def test_it_learns_images_organs_and_modalities(model, tmp_path):
     assert result["val_modality_accuracy"] > 0.95
 
 
+MIXUP = {"first": 2, "last": 4}
+
+
+@pytest.mark.parametrize("mixup", [None, MIXUP])
 @pytest.mark.parametrize(("model", "call"), PHASES)
-def test_a_killed_run_ends_with_the_weights_of_a_whole_one(model, call, tmp_path):
-    settings = settings_of(model)
+def test_a_killed_run_ends_with_the_weights_of_a_whole_one(model, call, mixup, tmp_path):
+    settings = settings_of(model, mixup=mixup)
     images, held_out = toy_images(20, side=32), toy_images(6, seed=1, side=32)
     weights = []
     for folder, killed in (("whole", None), ("killed", call)):
@@ -186,12 +190,13 @@ CACHING = {
 }
 
 
+@pytest.mark.parametrize("mixup", [None, {"first": 1, "last": 6}])
 @pytest.mark.parametrize("model", CACHING)
-def test_features_taken_once_train_as_features_taken_in_every_step(model, tmp_path):
+def test_features_taken_once_train_as_features_taken_in_every_step(model, mixup, tmp_path):
     images, held_out = toy_images(20, side=32), toy_images(6, seed=1, side=32)
     rows, used = [], []
     for budget in (0, 64):
-        settings = settings_of(model, own=CACHING[model], feature_cache_mib=budget)
+        settings = settings_of(model, own=CACHING[model], feature_cache_mib=budget, mixup=mixup)
         baseline = built(settings, maddr=True)
         train(baseline, images, held_out, settings, tmp_path / str(budget))
         used.append(baseline.targets is not None)

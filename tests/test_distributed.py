@@ -33,6 +33,7 @@ def trained(model: str, processes: int, data, folder) -> list[dict[str, str]]:
     folder.mkdir()
     values = {"model": model, "datasets": ["lits", "covid_ct", "covid_xray"], "image_size": 32, "iterations": 8, "batch_size": 8, "bf16": False}
     values |= {"log_iter": 2, "val_iter": 4, "sample_iter": 8, "checkpoint_iter": 4, "maddr": {"enabled": True}, "baseline": OWN[model]}
+    values["mixup"] = {"first": 3, "last": 6}
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else [])
     command = [*start, "anomaly_detection", "train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]

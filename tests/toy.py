@@ -94,6 +94,7 @@ def toy_settings(**options) -> SimpleNamespace:
         "lr": 0.01,
         "lr_step": 5,
         "lr_gamma": 0.5,
+        "mixup": None,
         "bf16": False,
         "feature_cache_mib": 16,
         "seed": 0,

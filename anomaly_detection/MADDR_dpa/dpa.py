@@ -211,7 +211,8 @@ class DPA(Baseline):
         with self.autocast():
             z = self._encode(x)
             y = self._decode(z)
-            rec = self._reconstruction_loss(x, y, "mean", None if self.targets is None else self.targets.at(batch.index))
+            target = None if self.targets is None or batch.index is None else self.targets.at(batch.index)
+            rec = self._reconstruction_loss(x, y, "mean", target)
             generator = 0.0 if self.options.adversarial is None else self.adversarial.generator_loss(self._discriminate(y))
         constraint, log = self.constraint(_pooled(z), batch)
         loss = self.options.rec_weight * rec + constraint

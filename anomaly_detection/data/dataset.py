@@ -37,18 +37,28 @@ class Batch:
     Attributes:
         image: (B, C, H, W) float32 in [-1, 1].
         organ, modality: (B,) int64 class numbers.
-        index: (B,) int64, the images' places in the set.
+        index: (B,) int64, the images' places in the set; None for mixtures, of which nothing was taken beforehand.
+        partner: of a mixture, the images mixed in, with their labels.
+        share: of a mixture, the part that is not its partner's.
     """
 
     image: Tensor
     organ: Tensor
     modality: Tensor
-    index: Tensor
+    index: Tensor | None
+    partner: "Batch | None" = None
+    share: float = 1.0
+
+    def mixed(self, partner: "Batch", share: float) -> "Batch":
+        """The batch of ``share * image + (1 - share) * partner.image``; `Baseline.constraint` weighs both labels likewise."""
+        return replace(self, image=torch.lerp(partner.image, self.image, share), index=None, partner=partner, share=share)
 
     def chunks(self, count: int) -> list["Batch"]:
         """The batch cut into `count` equal ones, for a baseline whose step needs several."""
-        fields = zip(*(tensor.chunk(count) for tensor in (self.image, self.organ, self.modality, self.index)), strict=True)
-        return [Batch(*field) for field in fields]
+        tensors = [tensor.chunk(count) for tensor in (self.image, self.organ, self.modality)]
+        index = [None] * count if self.index is None else self.index.chunk(count)
+        partner = [None] * count if self.partner is None else self.partner.chunks(count)
+        return [Batch(*fields, self.share) for fields in zip(*tensors, index, partner, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ class FAnoGAN(Baseline):
         x = self._augmented(batch.image)
         with self.autocast():
             z = self.encoder(x)
-            target = self._target(x) if self.targets is None else self.targets.at(batch.index)
+            target = self._target(x) if self.targets is None or batch.index is None else self.targets.at(batch.index)
             pixels, features = self._residuals(x, self.generator(z), target)
         pixels, features = pixels.mean(), features.mean()
         constraint, log = self.constraint(z, batch)

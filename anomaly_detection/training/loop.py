@@ -16,7 +16,7 @@ from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from anomaly_detection.baseline import Baseline, Phase
-from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.data.dataset import Batch, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.distributed import equalise, rank, share, told_by_all, told_by_first
 from anomaly_detection.errors import UserError
@@ -24,6 +24,7 @@ from anomaly_detection.files import whole_file
 from anomaly_detection.settings import Settings
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
+from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.reproducibility import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
     indices = ShuffledIndices(len(images), settings.seed, progress.position, images.window)
     while progress.phase < len(phases):
         phase = phases[progress.phase]
+        mixup = settings.mixup if progress.phase == len(phases) - 1 else None
         if progress.iteration < phase.iterations:
             progress.begin(baseline, phase, settings)
             equalise(baseline)
@@ -95,12 +97,24 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             progress.iteration += 1
             baseline.train()
             baseline.progress = progress.iteration / phase.iterations
-            losses = baseline.training_step(images.batch(share(indices.take(phase.batch_size))), progress.optimizers)
-            for scheduler in progress.schedulers.values():
-                scheduler.step()
+            mixes = mixup is not None and progress.iteration in mixup
+            losses = baseline.training_step(_next_batch(images, indices, phase, progress.iteration if mixes else None), progress.optimizers)
+            if not mixes:
+                for scheduler in progress.schedulers.values():
+                    scheduler.step()
             progress.position = indices.position
             yield phase, progress.iteration, losses
         progress.phase, progress.iteration, progress._states = progress.phase + 1, 0, None
+
+
+def _next_batch(images: ImageSet, indices: ShuffledIndices, phase: Phase, mixes_at: int | None) -> Batch:
+    """This process's share of the next batch of a phase; mixed where `mixes_at` is the iteration."""
+    index = indices.take(phase.batch_size)
+    batch = images.batch(share(index))
+    if mixes_at is None:
+        return batch
+    partners, part = draw_mixture(index, indices.seed, mixes_at)
+    return batch.mixed(images.batch(share(partners)), part)
 
 
 def train(

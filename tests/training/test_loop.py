@@ -11,6 +11,8 @@ from PIL import Image
 
 from anomaly_detection.baseline import Assessment, Baseline
 from anomaly_detection.errors import UserError
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.settings import MixupSettings
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
 from anomaly_detection.training.reproducibility import random_state, seed_everything, set_random_state
@@ -55,6 +57,52 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, stop_at):
     resumed = run(tmp_path / "cut", **options)
     assert_same_weights(whole, resumed)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+
+
+MIXED = {"warm_up": 8, "iterations": 12, "mixup": MixupSettings(5, 8)}
+
+
+@pytest.mark.parametrize("stop_at", [12, 13, 14, 15, 16, 17, 18])
+def test_a_run_interrupted_around_mixup_ends_as_an_uninterrupted_one(tmp_path, stop_at):
+    """Mixup is in calls 13 to 16; a checkpoint follows every other call."""
+    whole = run(tmp_path / "whole", **MIXED)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=stop_at, **MIXED)
+    assert_same_weights(whole, run(tmp_path / "cut", **MIXED))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("maddr", [True, False])
+def test_images_are_mixed_in_the_given_iterations_of_the_last_phase(tmp_path, maddr):
+    seen = []
+    step = ToyBaseline.training_step
+
+    class Watching(ToyBaseline):
+        def training_step(self, batch, optimizers):
+            seen.append((next(iter(optimizers)), batch))
+            return step(self, batch, optimizers)
+
+    settings = toy_settings(**MIXED)
+    images = toy_images(30)
+    baseline = Watching(settings)
+    if maddr:
+        baseline.attach(MADDRConstraint(baseline.latent_dim))
+    train(baseline, images, toy_images(9), settings, tmp_path)
+    assert [batch.partner is not None for _, batch in seen] == [False] * 12 + [True] * 4 + [False] * 4
+    assert [name for name, _ in seen] == ["bias"] * 8 + ["autoencoder"] * 12
+    shares = [batch.share for _, batch in seen[12:16]]
+    assert len(set(shares)) == 4
+    for _, batch in seen[12:16]:
+        partner = batch.partner
+        assert torch.equal(partner.image, images.batch(partner.index).image)
+        assert torch.equal(partner.organ, images.organ[partner.index])
+        assert sorted(partner.organ.tolist()) == sorted(batch.organ.tolist()), "partners are of the same batch"
+
+
+def test_the_learning_rate_does_not_fall_meanwhile(tmp_path):
+    run(tmp_path, iterations=16, lr=0.01, lr_step=10, lr_gamma=0.8, log_iter=1, mixup=MixupSettings(8, 10))
+    rates = [float(row["lr"]) for row in log_of(tmp_path)]
+    assert rates == pytest.approx([0.01] * 12 + [0.008] * 4), "the tenth step that counts is that of iteration 13"
 
 
 def test_a_killed_process_continues_to_the_same_weights(tmp_path):
