@@ -13,14 +13,14 @@ import torch
 from filelock import FileLock
 
 from anomaly_detection.build import build_baseline
-from anomaly_detection.cli import CONFIGS, PROJECT, add_common_arguments, choose_device, override_layers, run
+from anomaly_detection.cli import CONFIGS, add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.config import Layer, read_layers, to_plain
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
-from anomaly_detection.experiment import Experiment, check_identity, finished_metrics
+from anomaly_detection.experiment import Experiment, check_identity, finished_metrics, preprocessing_of
 from anomaly_detection.jobs import BACKENDS, attempt, run_side_by_side
 from anomaly_detection.registry import BASELINES, find_baseline, folder_of
 from anomaly_detection.report import Study, write_study
@@ -89,7 +89,7 @@ def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | N
     """
     root = data_root or Path("data")
     if not phantom and (data_root is not None or root.is_dir()):
-        source = _any_source(root)
+        source = DataSource(root)
         available = source.available()
         missing = [name for name in datasets or [] if name not in available]
         unlisted = [name for name, spec in source.catalog.items() if (root / spec.root).is_dir() and name not in available]
@@ -111,16 +111,11 @@ def find_data(data_root: Path | None, phantom: bool, datasets: Sequence[str] | N
         with FileLock(root.with_name(".phantom.lock")):
             if not is_phantom(root):  # another shard may have rendered them meanwhile
                 write_phantoms(root)
-    available = _any_source(root).available()
+    available = DataSource(root).available()
     missing = [name for name in datasets or [] if name not in available]
     if missing:
         raise UserError(f"there are no phantoms of {', '.join(missing)}; there are: {', '.join(available)}")
     return root, [name for name in available if not datasets or name in datasets]
-
-
-def _any_source(root: Path) -> DataSource:
-    # Size and channels play no part in which datasets there are.
-    return DataSource(root, PROJECT, 64, 1)
 
 
 def config_layers(model: str, datasets: Sequence[str]) -> list[Layer]:
@@ -182,27 +177,22 @@ def _ablated(regime: str) -> list[Layer]:
     return [Layer(f"the regime {regime}", {"maddr": {name: 0.0 for name, on in weights if not on}})]
 
 
-def check(experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource]) -> None:
+def check(experiments: Sequence[Experiment], source: DataSource) -> None:
     """Meet every mistake of the user before the first hour of training: folders, images, settings, backbones."""
     seen = []
     for experiment in experiments:
-        settings, source = experiment.settings, _source(experiment, sources)
+        settings, preprocessing = experiment.settings, preprocessing_of(experiment.settings, source)
         check_identity(experiment, source)
         if settings.tensorboard:
             tensorboard_writer()
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
-                if (id(source), dataset, part) not in seen:
-                    source.load([dataset], part)
-                    seen.append((id(source), dataset, part))
+                if (preprocessing[dataset], dataset, part) not in seen:
+                    source.load([dataset], part, preprocessing, settings.memory_mib)
+                    seen.append((preprocessing[dataset], dataset, part))
         if (settings.model, settings.baseline, settings.maddr) not in seen:
             build_baseline(settings, source.domains(settings.datasets))
             seen.append((settings.model, settings.baseline, settings.maddr))
-
-
-def _source(experiment: Experiment, sources: dict[tuple[int, int, int], DataSource]) -> DataSource:
-    settings = experiment.settings
-    return sources[settings.image_size, settings.channels, settings.memory_mib]
 
 
 def state_of(experiment: Experiment) -> str:
@@ -233,23 +223,22 @@ def main(argv: list[str] | None = None) -> int:
     results = arguments.results or Path("results") / (("phantom" if phantom else root.resolve().name) + ("_quick" if arguments.quick else ""))
     planned = plan(arguments, datasets, phantom, results)
     experiments = planned[arguments.shard[0] - 1 :: arguments.shard[1]]
-    kinds = {(each.settings.image_size, each.settings.channels, each.settings.memory_mib) for each in experiments}
-    sources = {kind: DataSource(root, PROJECT, *kind) for kind in kinds}
+    source = DataSource(root)
     if arguments.dry_run:
         for experiment in experiments:
             print(f"{state_of(experiment):12} {experiment.name}")
         return 0
-    check(experiments, sources)
+    check(experiments, source)
     warn_of_unlike(planned)
     results.mkdir(parents=True, exist_ok=True)
     study = Study(_heading(root, phantom, arguments.quick), tuple(datasets), root)
     study.write(results)
 
-    failed = run_all(experiments, sources, device, arguments.jobs, arguments.backend)
+    failed = run_all(experiments, source, device, arguments.jobs, arguments.backend)
     elsewhere = [experiment for experiment in planned if experiment not in experiments and finished_metrics(experiment) is None]
     if elsewhere:
         print(f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables")
-    elif text := write_study(results, study, _any_source(root)):
+    elif text := write_study(results, study, source):
         print(text)
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:
@@ -257,12 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_all(
-    experiments: Sequence[Experiment], sources: dict[tuple[int, int, int], DataSource], device: torch.device, jobs: int = 1, backend: str = "loky"
-) -> list[str]:
+def run_all(experiments: Sequence[Experiment], source: DataSource, device: torch.device, jobs: int = 1, backend: str = "loky") -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure."""
     todo = [experiment for experiment in experiments if finished_metrics(experiment) is None]
-    work = [(experiment, _source(experiment, sources), _own_device(device, place)) for place, experiment in enumerate(todo)]
+    work = [(experiment, source, _own_device(device, place)) for place, experiment in enumerate(todo)]
     if jobs > 1:
         return run_side_by_side(work, jobs, backend)
     failed = []

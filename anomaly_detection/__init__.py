@@ -1,20 +1,44 @@
 """MADDR: one network that detects anomalies in medical images of several organs and modalities.
 
-from anomaly_detection import load
+from anomaly_detection import load, read_images
 
 detector = load("results/.../maddr/lits+covid_ct+covid_xray/seed_0")
 prediction = detector.predict("image.png")  # score, calibrated_score, anomalous, organ, modality, confidence, anomaly_map ...
+images = dict(read_images("scans/", window="auto"))  # of files, folders and archives, as `prepare` and `predict` read them
 """
 
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from anomaly_detection.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from anomaly_detection.detector import Detector
+
+__all__ = ["UserError", "__version__", "load", "read_images"]
+
+try:
+    __version__ = version("anomaly-detection")
+except PackageNotFoundError:  # run from its sources
+    __version__ = "source"
+
+
+# The modules are imported in the functions, so that importing the package imports neither torch nor anything else that is large.
 
 
 def load(path: "str | Path", device: str = "auto") -> "Detector":
     """The detector of a finished experiment; see `anomaly_detection.detector.load`."""
-    from anomaly_detection.detector import load  # here, so that importing the package does not import torch
+    from anomaly_detection.detector import load
 
     return load(path, device)
+
+
+def read_images(path: "str | Path", window: 'Sequence[float] | Literal["auto"] | None' = None) -> "Iterator[tuple[str, np.ndarray]]":
+    """The images in a file, folder or archive; see `anomaly_detection.data.formats.read.read_images`."""
+    from anomaly_detection.data.formats.read import read_images
+
+    return read_images(path, window)

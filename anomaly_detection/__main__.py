@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomaly_detection.check_command import add_check_parser, run_check
-from anomaly_detection.cli import PROJECT, add_common_arguments, choose_device, override_layers, run
+from anomaly_detection.cli import add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.commands import port
 from anomaly_detection.config import read_layers
 from anomaly_detection.data.dataset import DataSource
@@ -19,7 +19,7 @@ from anomaly_detection.export import export
 from anomaly_detection.predict_command import add_predict_parser, run_predict
 from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
 from anomaly_detection.report import Study, write_study
-from anomaly_detection.settings import Settings, build_settings
+from anomaly_detection.settings import build_settings
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,10 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _source(data_root: Path | None, settings: Settings) -> DataSource:
-    return DataSource(data_root or Path("data"), PROJECT, settings.image_size, settings.channels, settings.memory_mib)
-
-
 def _export(arguments: argparse.Namespace) -> None:
     differences = export(load(arguments.run, "cpu"), arguments.file)
     told = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
@@ -72,7 +68,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     study = Study.read(arguments.results)
     study = replace(study, data_root=arguments.data_root or study.data_root)
-    if write_study(arguments.results, study, DataSource(study.data_root, PROJECT, 64, 1)) is None:
+    if write_study(arguments.results, study, DataSource(study.data_root)) is None:
         raise UserError(f"{arguments.results}: no experiment has ended on the images that lie in {study.data_root} now")
     print(f"tables and figures in {arguments.results / 'report.html'}")
 
@@ -100,12 +96,12 @@ def main(argv: list[str] | None = None) -> int:
     device = choose_device(arguments.device)
     if arguments.command == "evaluate":
         experiment = load_experiment(arguments.run, override_layers(arguments.set))
-        source = _source(arguments.data_root or Path(read_json(arguments.run / "provenance.json")["data_root"]), experiment.settings)
+        source = DataSource(arguments.data_root or Path(read_json(arguments.run / "provenance.json")["data_root"]))
         with own_folder(experiment, source):
             evaluate_experiment(experiment, source, device)
     else:
         settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
-        source = _source(arguments.data_root, settings)
+        source = DataSource(arguments.data_root or Path("data"))
         experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
         with process_group(device) as own_device, own_folder(experiment, source):
             train_experiment(experiment, source, own_device)

@@ -4,7 +4,6 @@ import argparse
 import logging
 from pathlib import Path
 
-from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog, unknown_dataset
 from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
 from anomaly_detection.data.splits import Splits
@@ -33,8 +32,8 @@ def run_check(arguments: argparse.Namespace) -> None:
     root = arguments.data_root
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the folder that holds the folders of the datasets")
-    catalog = read_catalog(find_catalog(root, PROJECT))
-    splits = Splits(arguments.folds or find_folds(root, PROJECT), catalog)
+    catalog = read_catalog(find_catalog(root))
+    splits = Splits(arguments.folds or find_folds(root), catalog)
     for name in arguments.datasets or ():
         if name not in catalog:
             raise UserError(unknown_dataset(name, catalog))

@@ -10,9 +10,9 @@ import torch
 
 from anomaly_detection.allocator import keep_memory
 from anomaly_detection.config import Layer, parse_override
+from anomaly_detection.data.catalog import PROJECT
 from anomaly_detection.errors import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent
 CONFIGS = PROJECT / "configs"
 
 

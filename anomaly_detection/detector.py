@@ -1,5 +1,6 @@
 """A trained network, ready for new images."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import build_baseline
 from anomaly_detection.cli import choose_device
 from anomaly_detection.data.dataset import Domains, to_floats
-from anomaly_detection.data.formats.pictures import decode, eight_bit
-from anomaly_detection.data.formats.window import Window
-from anomaly_detection.data.preprocessing import fit_image
+from anomaly_detection.data.formats.pictures import shown
+from anomaly_detection.data.formats.read import read_images
+from anomaly_detection.data.formats.window import plain_window
+from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.experiment import load_experiment, read_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,39 +59,37 @@ class Detector:
         baseline: in evaluation mode, on its device.
         calibration: of its scores.
         domains: the organs and modalities it was trained on.
-        image_size, channels: of the images it takes.
-        crop_size, equalize_hist: what is done to an image before it is resized, as in training.
-        window: through which CT values are shown, if all datasets it was trained on have the same one.
+        preprocessing: from an image to what the network takes, as in training.
         map_scale: what an anomaly map seldom exceeds in a normal image.
     """
 
     baseline: Baseline
     calibration: Calibration
     domains: Domains
-    image_size: int
-    channels: int
-    crop_size: int | None
-    equalize_hist: bool
-    window: Window | None
+    preprocessing: Preprocessing
     map_scale: float
 
     def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """An image as the network takes it, (channels, image_size, image_size) uint8.
 
         Args:
-            image: the path of a picture file, or a Pillow image, or an array (H, W) or (H, W, 3) uint8.
+            image: the path of a file with one image, see `read_images`, or a Pillow image, or an array (H, W) or (H, W, 3) uint8.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or holds several images.
             ValueError: an array of another type or shape.
         """
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim not in (2, 3):
-                raise ValueError(f"expected uint8 of shape (H, W) or (H, W, 3), got {image.dtype} of shape {image.shape}")
-            image = Image.fromarray(image)
-        path = image if isinstance(image, str | Path) else "image"
-        opened = decode(Path(image)) if isinstance(image, str | Path) else image
-        return fit_image(eight_bit(opened, path), self.image_size, self.channels, self.crop_size, self.equalize_hist)
+        if isinstance(image, str | Path):
+            pixels, *more = (pixels for _, pixels in read_images(image, plain_window(self.preprocessing.window)))
+            if more:
+                raise UserError(f"{image}: holds {1 + len(more)} images; `read_images` gives one after the other")
+        elif isinstance(image, Image.Image):
+            pixels = shown(image, self.preprocessing.window, "image")
+        else:
+            pixels = image
+            if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
+                raise ValueError(f"expected uint8 of shape (H, W) or (H, W, 3), got {pixels.dtype} of shape {pixels.shape}")
+        return self.preprocessing.apply(pixels)
 
     def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
         """The verdict on one image, see `fit`."""
@@ -141,25 +143,17 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     baseline = build_baseline(experiment.settings, domains).to(target)
     baseline.load_state_dict(checkpoint["model"])
     baseline.bf16 = runs_in_bf16(experiment.settings, target)
-    own = values["preprocessing"]
-    windows = [each["window"] for each in own.values()]
-    return Detector(
-        baseline.eval(),
-        Calibration.from_plain(values["scores"]),
-        domains,
-        experiment.settings.image_size,
-        experiment.settings.channels,
-        _common(own, "crop_size", folder),
-        bool(_common(own, "equalize_hist", folder)),
-        Window(*windows[0]) if windows[0] and all(each == windows[0] for each in windows) else None,
-        values["map_scale"],
-    )
+    return Detector(baseline.eval(), Calibration.from_plain(values["scores"]), domains, _preprocessing(values, folder), values["map_scale"])
 
 
-def _common(preprocessing: dict[str, dict[str, Any]], key: str, folder: Path) -> Any:
-    """The value that all datasets share."""
-    values = [each[key] for each in preprocessing.values()]
-    if any(value != values[0] for value in values):
-        told = ", ".join(f"{name}: {each[key]}" for name, each in preprocessing.items())
-        raise UserError(f"{folder}: trained on datasets with different {key} ({told}): how a new image is to be treated is not known")
-    return values[0]
+def _preprocessing(values: dict[str, Any], folder: Path) -> Preprocessing:
+    try:
+        by_dataset = {name: Preprocessing.from_plain(each) for name, each in values["preprocessing"].items()}
+    except (ValueError, KeyError, TypeError):
+        advice = f"`python -m anomaly_detection evaluate {folder}` writes it again"
+        raise UserError(f"{folder / 'calibration.json'}: of another version, does not tell how images are prepared; {advice}") from None
+    windows = differences(by_dataset).get("window")
+    if windows:
+        advice = "images of more than 8 bits are shown as their files say, or through --window"
+        logger.warning("%s: trained on datasets that are shown through different windows (%s); %s", folder, windows, advice)
+    return agreed(by_dataset, str(folder))

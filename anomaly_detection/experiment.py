@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from anomaly_detection import __version__
 from anomaly_detection.build import build_baseline
 from anomaly_detection.config import Layer, read_yaml, to_plain
 from anomaly_detection.data.dataset import DataSource, Domains
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.distributed import rank
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.evaluate import evaluate
@@ -124,9 +125,16 @@ def check_identity(experiment: Experiment, source: DataSource) -> None:
 
 def same_data(experiment: Experiment, source: DataSource) -> bool:
     """Whether an experiment that was begun saw the names, labels, domains and pixels that lie in the source now."""
-    settings = experiment.settings
-    at_its_size = DataSource(source.data_root, source.project_root, settings.image_size, settings.channels, settings.memory_mib)
-    return read_json(experiment.folder / "provenance.json")["data"] == at_its_size.fingerprint(settings.datasets)
+    return read_json(experiment.folder / "provenance.json")["data"] == _fingerprint(experiment.settings, source)
+
+
+def preprocessing_of(settings: Settings, source: DataSource) -> dict[str, Preprocessing]:
+    """What is done to the images of each dataset of an experiment."""
+    return source.preprocessing(settings.datasets, settings.image_size, settings.channels)
+
+
+def _fingerprint(settings: Settings, source: DataSource) -> str:
+    return source.fingerprint(settings.datasets, preprocessing_of(settings, source))
 
 
 def _write_identity(experiment: Experiment, source: DataSource) -> None:
@@ -134,9 +142,9 @@ def _write_identity(experiment: Experiment, source: DataSource) -> None:
         partial.write_text(yaml.safe_dump(to_plain(experiment.settings), sort_keys=False), encoding="utf-8")
     provenance = {
         "experiment": experiment.name,
-        "data": source.fingerprint(experiment.settings.datasets),
+        "data": _fingerprint(experiment.settings, source),
         "data_root": str(source.data_root.resolve()),
-        "package": package_version(),
+        "package": __version__,
         "torch": torch.__version__,
     }
     write_json(experiment.folder / "provenance.json", provenance)
@@ -146,8 +154,8 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     """Train the baseline from the start or from its checkpoint; to be called in `own_folder`."""
     settings = experiment.settings
     domains = source.domains(settings.datasets)
-    train_set = source.load(settings.datasets, "train").to(device)
-    val_set = source.load(settings.datasets, "val").to(device)
+    preprocessing = preprocessing_of(settings, source)
+    train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
     seed_everything(settings.seed)
     baseline = build_baseline(settings, domains, train_set).to(device)
     if baseline.maddr is not None:
@@ -166,10 +174,11 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     if checkpoint["identity"] != _identity(domains):
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in checkpoint["identity"].items())
         raise UserError(f"{experiment.folder}: trained with {known}; datasets.yaml numbers them otherwise now")
+    preprocessing = preprocessing_of(settings, source)
     baseline = build_baseline(settings, domains).to(device)
     baseline.load_state_dict(checkpoint["model"])
     baseline.bf16 = runs_in_bf16(settings, device)
-    found = evaluate(baseline, source, settings.datasets, settings.threshold_quantile, device)
+    found = evaluate(baseline, source, preprocessing, settings.threshold_quantile, device, settings.memory_mib)
     metrics = {
         **found.metrics,
         "threshold_quantile": settings.threshold_quantile,
@@ -180,10 +189,8 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     write_scores(experiment.folder / "scores.csv", found.rows)
     with whole_file(experiment.folder / "details.npz") as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **found.details)
-    preprocessing = {
-        name: {key: getattr(source.catalog[name], key) for key in ("crop_size", "equalize_hist", "window")} for name in settings.datasets
-    }
-    calibration = {"scores": found.calibration.to_plain(), "map_scale": found.map_scale, "preprocessing": preprocessing, **_identity(domains)}
+    plain = {name: each.to_plain() for name, each in preprocessing.items()}
+    calibration = {"scores": found.calibration.to_plain(), "map_scale": found.map_scale, "preprocessing": plain, **_identity(domains)}
     write_json(experiment.folder / "calibration.json", calibration)
     write_json(experiment.folder / "metrics.json", metrics)
     return metrics
@@ -216,14 +223,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file") from None
     except ValueError:
         raise UserError(f"{path}: damaged; delete the file and run the same command again") from None
-
-
-def package_version() -> str:
-    """The version that setup.py gave, or "source" when the package was not installed."""
-    try:
-        return version("anomaly-detection")
-    except PackageNotFoundError:
-        return "source"
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

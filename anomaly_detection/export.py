@@ -29,7 +29,7 @@ class ExportableDetector(nn.Module):
 
     def __init__(self, detector: Detector):
         super().__init__()
-        self.baseline, self.size = detector.baseline.eval(), detector.image_size
+        self.baseline, self.preprocessing = detector.baseline.eval(), detector.preprocessing
         self.baseline.bf16 = False  # runtimes differ in what they make of bfloat16
         calibration = detector.calibration
         self.heads = detector.baseline.maddr is not None and set(detector.baseline.maddr.heads) == set(HEADS)
@@ -42,8 +42,7 @@ class ExportableDetector(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        x = F.interpolate(image.float(), (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        x = to_floats(x.round())
+        x = to_floats(self._prepared(image.float()))
         assessment = self.baseline.assess(x, with_map=True)
         score = assessment.score
         if not self.heads:
@@ -52,8 +51,23 @@ class ExportableDetector(nn.Module):
         organ, modality = probabilities["organ"], probabilities["modality"]
         return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), assessment.map, organ, modality
 
+    def _prepared(self, x: Tensor) -> Tensor:
+        """What `Preprocessing.apply` does; `export` refuses what is not done here."""
+        if self.preprocessing.size is not None:
+            if x.shape[1] == 3:
+                red, green, blue = x.unbind(1)
+                # Pillow's whole numbers, which float32 holds exactly: no runtime rounds them otherwise
+                x = ((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536).floor()[:, None].expand(-1, 3, -1, -1)
+            x = _resized(x, self.preprocessing.size)
+        return _resized(x, self.preprocessing.image_size)
+
     def _calibrated(self, score: Tensor, middle_and_spread: Tensor) -> Tensor:
         return ((score.double() - middle_and_spread[:, 0]) / middle_and_spread[:, 1]).float()
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    # halves go up, as Pillow's do; by a little more than the sums of two runtimes differ, or one would round them up and the other down
+    return (F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False) + 1 / 1024).round()
 
 
 def export(detector: Detector, path: Path) -> dict[str, float]:
@@ -75,11 +89,13 @@ def export(detector: Detector, path: Path) -> dict[str, float]:
     """
     if path.suffix not in (".onnx", ".pt2"):
         raise UserError(f"{path}: name the file .onnx, or .pt2 for torch.export")
-    if detector.crop_size is not None or detector.equalize_hist:
-        raise UserError("crop_size and equalize_hist cannot be exported; export a network that was trained without them")
+    preprocessing = detector.preprocessing
+    padded = preprocessing.size is not None and preprocessing.aspect == "pad"
+    if padded or preprocessing.crop_size is not None or preprocessing.equalize_hist:
+        raise UserError("crop_size, equalize_hist and prepare's --aspect pad cannot be exported; export a network that was trained without them")
     module = ExportableDetector(detector).eval()
     names = [*OUTPUTS, *(HEADS if module.heads else ())]
-    example = _examples(detector, batch=2, side=detector.image_size + 13, seed=0)
+    example = _examples(detector, batch=2, side=detector.preprocessing.image_size + 13, seed=0)
     with whole_file(path) as partial:
         run = _write_onnx(module, example, names, _words(detector), partial) if path.suffix == ".onnx" else _write_program(module, example, partial)
         differences = _compare(module, run, names, detector)
@@ -102,7 +118,7 @@ def _words(detector: Detector) -> dict[str, str]:
 def _examples(detector: Detector, batch: int, side: int, seed: int) -> Tensor:
     """Smooth pictures, since noise is no image."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(batch, detector.channels, 6, 6, generator=generator) * 255
+    coarse = torch.rand(batch, detector.preprocessing.channels, 6, 6, generator=generator) * 255
     return F.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 255).to(torch.uint8)
 
 
@@ -148,7 +164,8 @@ def _write_onnx(module: nn.Module, example: Tensor, names: list[str], words: dic
 @torch.no_grad()
 def _compare(module: nn.Module, run, names: list[str], detector: Detector) -> dict[str, float]:
     worst = dict.fromkeys(names, 0.0)
-    for batch, side in ((1, detector.image_size), (3, detector.image_size), (2, 2 * detector.image_size + 1)):
+    size = detector.preprocessing.image_size
+    for batch, side in ((1, size), (3, size), (2, 2 * size + 1)):
         image = _examples(detector, batch, side, seed=side + batch)
         for name, own, other in zip(names, module(image), run(image), strict=True):
             own = own.numpy()

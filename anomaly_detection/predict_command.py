@@ -7,18 +7,18 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
-from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
-from anomaly_detection.data.formats.pictures import is_picture, read_picture
+from anomaly_detection.data.formats.read import images_in
 from anomaly_detection.data.formats.sources import SourceFile, list_inputs
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, parse_window
+from anomaly_detection.data.formats.window import Window, parse_window
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction, load
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("image", "score", "calibrated_score", "anomalous", "organ", "modality", "confidence", "error")
 UNKNOWN = "unknown domain"
 BATCH = 64
-BLOCK = 32  # slices of a volume in memory
 AHEAD = 32  # files that are decoded before it is their turn
 OVERLAY_SIDE = 256
 
@@ -54,7 +53,7 @@ def add_predict_parser(commands) -> None:
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
-    text = "what is shown of more than 8 bits: level and width (Hounsfield units for CT), or auto; default: that of training if it was one"
+    text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
 
@@ -67,6 +66,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     """
     window = parse_window(arguments.window)
     detector = load(arguments.run, arguments.device)
+    preprocessing = detector.preprocessing if window is None else _with_window(detector.preprocessing, window)
     files = list_inputs(arguments.inputs)
     if not files:
         raise UserError(f"{', '.join(map(str, arguments.inputs))}: no file is there")
@@ -78,7 +78,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
     ):
         writer = csv.DictWriter(table, COLUMNS, restval="")
         writer.writeheader()
-        for batch in _in_batches(_decode_ahead(files, detector, window, bar)):
+        for batch in _in_batches(_decode_ahead(files, preprocessing, bar)):
             readable = [found for found in batch if found.pixels is not None]
             predictions = iter(detector.predict_batch(np.stack([found.pixels for found in readable])) if readable else [])
             for found in batch:
@@ -96,48 +96,39 @@ def run_predict(arguments: argparse.Namespace) -> None:
     print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))
 
 
-def _decode_ahead(files: Sequence[tuple[str, SourceFile]], detector: Detector, window: WindowChoice, bar: tqdm) -> Iterator[Found]:
+def _with_window(preprocessing: Preprocessing, window: Window | Literal["auto"]) -> Preprocessing:
+    """The preprocessing with the window of --window, where training has left the choice."""
+    if preprocessing.window is None:
+        logger.warning("--window %s: is used instead of what the files say", _words(window))
+    elif preprocessing.window != window:
+        trained = _words(preprocessing.window)
+        raise UserError(f"--window {_words(window)}: the network was trained on images shown through {trained}; leave --window out")
+    return replace(preprocessing, window=window)
+
+
+def _words(window: Window | Literal["auto"]) -> str:
+    return window if window == "auto" else f"{window.level:g} {window.width:g}"
+
+
+def _decode_ahead(files: Sequence[tuple[str, SourceFile]], preprocessing: Preprocessing, bar: tqdm) -> Iterator[Found]:
     """The images of all files in their order; a few files are decoded in threads while the network works, and no more are held."""
     with ThreadPoolExecutor() as pool:
         waiting: deque[Future] = deque()
         rest = iter(files)
         for name, file in itertools.islice(rest, AHEAD):
-            waiting.append(pool.submit(_read_file, name, file, detector, window))
+            waiting.append(pool.submit(_read_file, name, file, preprocessing))
         while waiting:
             yield from waiting.popleft().result()
             bar.update()
             for name, file in itertools.islice(rest, 1):
-                waiting.append(pool.submit(_read_file, name, file, detector, window))
+                waiting.append(pool.submit(_read_file, name, file, preprocessing))
 
 
-def _read_file(name: str, file: SourceFile, detector: Detector, window: WindowChoice) -> list[Found]:
+def _read_file(name: str, file: SourceFile, preprocessing: Preprocessing) -> list[Found]:
     try:
-        with file.on_disk() as path:
-            return [Found(name + number, detector.fit(pixels), "") for number, pixels in _frames(file, path, detector, window)]
+        return [Found(name + number, preprocessing.apply(pixels), "") for number, pixels in images_in(file, preprocessing.window)]
     except UserError as error:
         return [Found(name, None, str(error))]
-
-
-def _frames(file: SourceFile, path: Path, detector: Detector, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
-    """The images in a file, each behind its number, `#002`, or behind "" where it is the only one."""
-    if is_nifti(file.name):
-        volume, shown = Volume(path, str(file)), window or detector.window
-        if shown is None:
-            raise UserError(f"{file}: {NO_WINDOW}")
-        if shown == "auto":
-            shown = Window.covering(volume.read(spread(range(volume.slices), BLOCK)))
-        for start in range(0, volume.slices, BLOCK):
-            numbers = range(start, min(start + BLOCK, volume.slices))
-            for number, plane in zip(numbers, volume.read(numbers), strict=True):
-                yield f"#{number:03d}", shown.grey(plane)
-    elif is_picture(file.name):
-        yield "", read_picture(path, window)
-    elif is_dicom(path):
-        frames = list(read_dicom(path, window or detector.window)[1])
-        for number, pixels in enumerate(frames):
-            yield "" if len(frames) == 1 else f"#{number:03d}", pixels
-    else:
-        raise UserError(f"{file}: no image; PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read")
 
 
 def _in_batches(images: Iterator[Found]) -> Iterator[list[Found]]:

@@ -3,21 +3,24 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, find_catalog, find_folds, is_phantom, mark_phantom, read_catalog, unknown_dataset
+from anomaly_detection.data.formats.read import FORMATS
 from anomaly_detection.data.formats.sources import SourceFile, list_source
-from anomaly_detection.data.formats.window import Window, parse_window
+from anomaly_detection.data.formats.window import parse_window, plain_window
 from anomaly_detection.data.prepare import Prepared, Target, covid_ct, covid_xray, folder, lits, prepare
 from anomaly_detection.data.prepare.assign import Shares
-from anomaly_detection.data.prepare.build import Format, Job
-from anomaly_detection.data.prepare.lists import add_to_catalog, catalog_entry
+from anomaly_detection.data.prepare.build import Job
+from anomaly_detection.data.prepare.lists import catalog_entry, write_entry
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
 from anomaly_detection.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+STORED_SIZE = 300  # that of the authors' images, as far as can be told
 
 
 def add_prepare_parser(commands) -> None:
@@ -43,7 +46,7 @@ def add_prepare_parser(commands) -> None:
     command = add("covid_ct", "lung CT with and without COVID-19", covid_ct.DOWNLOAD)
     command.add_argument("--own-split", action="store_true", help="split by patient and seed although the lists of Data-split are there")
     add("covid_xray", "chest X-rays, normal and with tuberculosis or COVID-19", covid_xray.DOWNLOAD)
-    command = add("folder", f"your own images: {folder.FORMATS}; an entry is added to datasets.yaml in the data root")
+    command = add("folder", f"your own images: {FORMATS}; how they were stored is noted in datasets.yaml in the data root")
     command.add_argument("name", metavar="NAME", help="of the dataset, new or known")
     command.add_argument("--organ", required=True, help="what the images show; datasets with the same word share the class")
     command.add_argument("--modality", required=True, help="how they were taken; likewise")
@@ -62,9 +65,9 @@ def add_prepare_parser(commands) -> None:
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="folder of the datasets (default: ./data)")
     parser.add_argument("--folds", type=Path, metavar="DIR", help="folder of the split files (default: folds/ in the data root, else the project's)")
-    parser.add_argument("--size", type=int, default=Format.size, metavar="PIXELS", help="side of the images that are written (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=STORED_SIZE, metavar="PIXELS", help="side of the images that are written (default: %(default)s)")
     parser.add_argument(
-        "--aspect", choices=("stretch", "pad"), default=Format.aspect, help="what is done to images that are not square (default: %(default)s)"
+        "--aspect", choices=("stretch", "pad"), default=Preprocessing.aspect, help="what is done to images that are not square (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=Shares.seed, help="another seed, other patients in the splits (default: %(default)s)")
     parser.add_argument("--train", type=_share, default=Shares.train, metavar="SHARE", help="of the patients (default: %(default)s)")
@@ -96,7 +99,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     """
     if arguments.size < 16 or (arguments.train_images or 0) < 0 or getattr(arguments, "max_slices", 1) < 1:
         raise UserError("--size must be 16 or more, --train-images 0 or more, --max-slices 1 or more")
-    catalog_path = find_catalog(arguments.data_root, PROJECT)
+    catalog_path = find_catalog(arguments.data_root)
     catalog = read_catalog(catalog_path)
     try:
         shares = Shares(arguments.train, arguments.val, arguments.seed, arguments.train_images or None)
@@ -107,8 +110,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     done = prepare(
         work.spec,
         work.jobs,
-        Target(arguments.data_root, arguments.folds or find_folds(arguments.data_root, PROJECT), {**catalog, work.spec.name: work.spec}),
-        form=Format(arguments.size, arguments.aspect),
+        Target(arguments.data_root, arguments.folds or find_folds(arguments.data_root), {**catalog, work.spec.name: work.spec}),
         settings=work.settings,
         shares=shares,
         healthy_first=work.healthy_first,
@@ -118,8 +120,7 @@ def run_prepare(arguments: argparse.Namespace) -> None:
     )
     if work.phantom and not is_phantom(arguments.data_root):
         mark_phantom(arguments.data_root, f"prepared from phantoms: {work.spec.name} and what else lies here")
-    if work.spec.name not in catalog:
-        add_to_catalog(arguments.data_root, catalog_path, work.spec)
+    write_entry(arguments.data_root, catalog_path, work.spec)
     _report(work.spec, done, arguments)
 
 
@@ -138,34 +139,40 @@ def _plan_lits(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -
     if spec.window is None:
         raise UserError("datasets.yaml: lits: window: is needed to make grey of Hounsfield units; [40, 400] shows the liver")
     choice = lits.Choice(arguments.min_liver, arguments.min_tumour, arguments.max_slices)
-    settings = {**asdict(choice), "window": spec.window}
+    jobs = lits.plan(arguments.src, files, choice, spec.preprocessing.window)
     # the split of the 131 volumes follows from their names, whatever lesions are in them: folds/ lists it
-    return _Work(spec, lits.plan(arguments.src, files, choice, Window(*spec.window)), settings, _is_phantom(files), healthy_first=False)
+    return _Work(_stored(spec, arguments), jobs, asdict(choice), _is_phantom(files), healthy_first=False)
 
 
 def _plan_covid_ct(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
     spec, files = _known("covid_ct", catalog), _list(arguments.src, covid_ct.DOWNLOAD)
     published = None if arguments.own_split else covid_ct.published_split(files)
-    return _Work(spec, covid_ct.plan(arguments.src, files), {}, _is_phantom(files), published=published)
+    jobs = covid_ct.plan(arguments.src, files, spec.preprocessing.window)
+    return _Work(_stored(spec, arguments), jobs, {}, _is_phantom(files), published=published)
 
 
 def _plan_covid_xray(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
     spec, files = _known("covid_xray", catalog), _list(arguments.src, covid_xray.DOWNLOAD)
-    return _Work(spec, covid_xray.plan(arguments.src, files), {}, _is_phantom(files))
+    jobs = covid_xray.plan(arguments.src, files, spec.preprocessing.window)
+    return _Work(_stored(spec, arguments), jobs, {}, _is_phantom(files))
 
 
 def _plan_folder(arguments: argparse.Namespace, catalog: dict[str, DatasetSpec]) -> _Work:
     window = parse_window(arguments.window)
-    plain = [window.level, window.width] if isinstance(window, Window) else window
-    spec = catalog_entry(catalog, arguments.name, arguments.organ, arguments.modality, plain if isinstance(plain, list) else None)
-    normal, abnormal = _list(arguments.normal, folder.FORMATS), _list(arguments.abnormal, folder.FORMATS)
-    masks = _list(arguments.masks, folder.FORMATS) if arguments.masks else []
+    spec = catalog_entry(catalog, arguments.name, arguments.organ, arguments.modality)
+    normal, abnormal = _list(arguments.normal, FORMATS), _list(arguments.abnormal, FORMATS)
+    masks = _list(arguments.masks, FORMATS) if arguments.masks else []
     jobs, other = folder.plan(normal, abnormal, masks, window, arguments.patient, arguments.max_slices)
     other = [file for file in other if file.name != PHANTOM]
     if other:
-        logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], folder.FORMATS)
-    settings = {"window": plain, "patient": arguments.patient, "max_slices": arguments.max_slices}
-    return _Work(spec, jobs, settings, _is_phantom([*normal, *abnormal]))
+        logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], FORMATS)
+    settings = {"patient": arguments.patient, "max_slices": arguments.max_slices}
+    return _Work(replace(_stored(spec, arguments), window=plain_window(window)), jobs, settings, _is_phantom([*normal, *abnormal]))
+
+
+def _stored(spec: DatasetSpec, arguments: argparse.Namespace) -> DatasetSpec:
+    """The dataset with the form in which its images are stored."""
+    return replace(spec, aspect=arguments.aspect, size=arguments.size)
 
 
 _PLANS = {"lits": _plan_lits, "covid_ct": _plan_covid_ct, "covid_xray": _plan_covid_xray, "folder": _plan_folder}

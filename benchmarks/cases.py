@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from anomaly_detection.baseline import Baseline, Batch, Phase
-from anomaly_detection.cli import CONFIGS, PROJECT
+from anomaly_detection.cli import CONFIGS
 from anomaly_detection.config import Layer, read_layers
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, ImageSet
@@ -61,9 +61,9 @@ def benchmark_images(root: Path | None, size: int) -> tuple[ImageSet, list[Path]
         root = Path("data/benchmark")
         if not is_phantom(root):
             write_phantoms(root, images=600, size=512)
-    source = DataSource(root, PROJECT, size, 1)
+    source = DataSource(root)
     datasets = source.available()
-    images = source.load(datasets, "train")
+    images = source.load(datasets, "train", source.preprocessing(datasets, size, 1))
     folders = {name: root / spec.root for name, spec in source.catalog.items()}
     return images, [folders[dataset] / name for name, dataset in zip(images.names, images.datasets, strict=True)]
 

@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from anomaly_detection.allocator import keep_memory
-from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from benchmarks.cases import Case, Project, benchmark_images
 from benchmarks.measure import show
@@ -39,7 +38,8 @@ def write_many(root: Path, files: list[Path], count: int) -> None:
 
 def load_many(root: Path, size: int, memory_mib: int = 4096) -> ImageSet:
     """The images of `write_many`."""
-    return DataSource(root, PROJECT, size, 1, memory_mib).load(["many"], "train")
+    source = DataSource(root)
+    return source.load(["many"], "train", source.preprocessing(["many"], size, 1), memory_mib)
 
 
 def measure(root: Path, steps: int, memory_mib: int) -> dict[str, Any]:

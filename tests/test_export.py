@@ -11,6 +11,7 @@ from PIL import Image
 
 from anomaly_detection import export as module
 from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
@@ -23,7 +24,7 @@ from tests.toy import toy_images
 PERCEPTUAL = {"rec_loss": {"relative_perceptual_L1": 1.0, "l1": 1.0}, "backbone": "efficientnet_lite0", "backbone_weights": "random:1"}
 
 
-def detector_of(model, maddr=True, **options):
+def detector_of(model, maddr=True, prepared=None, **options):
     settings = settings_of(model, own=PERCEPTUAL if model == "MADDR_dpa" else {}, **options)
     baseline = built(settings, maddr)
     images = toy_images(24, side=32)
@@ -33,7 +34,8 @@ def detector_of(model, maddr=True, **options):
     scores = score_images(baseline, [pixels])
     calibration = Calibration.fit(scores, images.organ.numpy(), images.modality.numpy(), 0.95)
     domains = Domains(("liver", "lung"), ("ct", "xray"))
-    return Detector(baseline.eval(), calibration, domains, settings.image_size, settings.channels, None, False, None, 1.0)
+    preprocessing = Preprocessing(image_size=settings.image_size, channels=settings.channels, **(prepared or {}))
+    return Detector(baseline.eval(), calibration, domains, preprocessing, 1.0)
 
 
 @pytest.mark.parametrize("model", BASELINES)
@@ -56,13 +58,15 @@ def test_onnxruntime_gives_the_same_scores_and_maps(model, tmp_path):
     assert float(words["threshold"]) == detector.calibration.threshold
 
 
-def test_preprocessing_is_inside(tmp_path):
-    detector = detector_of("memae")
+@pytest.mark.parametrize(("prepared", "channels"), [({}, 1), ({"size": 40}, 1), ({"size": 40}, 3)])
+def test_preprocessing_is_inside(tmp_path, prepared, channels):
+    detector = detector_of("memae", prepared=prepared, channels=channels)
     export(detector, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    small = toy_images(1, seed=3, side=32).images[0, 0].numpy()
-    large = np.asarray(Image.fromarray(small).resize((75, 97), Image.Resampling.BICUBIC))
-    score, *_ = session.run(None, {"image": large[None, None]})
+    small = toy_images(3, seed=3, side=32).images[:, 0].numpy()
+    large = np.stack([np.asarray(Image.fromarray(each).resize((75, 97), Image.Resampling.BICUBIC)) for each in small[:channels]])
+    score, *_ = session.run(None, {"image": large[None]})
+    large = large.transpose(1, 2, 0).squeeze()
     assert score[0] == pytest.approx(detector.predict(large).score, rel=2e-3), "resized in float here, by Pillow there"
 
 
@@ -86,6 +90,6 @@ def test_what_cannot_be_exported_is_told(tmp_path):
     detector = detector_of("memae")
     with pytest.raises(UserError, match=r"name the file \.onnx, or \.pt2"):
         export(detector, tmp_path / "model.bin")
-    cropped = Detector(**{**vars(detector), "crop_size": 20})
-    with pytest.raises(UserError, match="crop_size and equalize_hist cannot be exported"):
-        export(cropped, tmp_path / "model.onnx")
+    for prepared in ({"crop_size": 20}, {"equalize_hist": True}, {"aspect": "pad", "size": 300}):
+        with pytest.raises(UserError, match="crop_size, equalize_hist and prepare's --aspect pad cannot be exported"):
+            export(replace(detector, preprocessing=Preprocessing(**prepared)), tmp_path / "model.onnx")

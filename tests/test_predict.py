@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection import load, registry
+from anomaly_detection import load, read_images, registry
 from anomaly_detection.__main__ import main
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.formats.window import plain_window
+from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
@@ -83,6 +86,18 @@ def test_paths_pictures_and_arrays_are_the_same_image(trained, data_root):
     assert detector.predict(path).score == detector.predict(Image.open(path)).score == detector.predict(pixels).score
     with pytest.raises(ValueError, match="expected uint8"):
         detector.predict(pixels.astype(float))
+    with pytest.raises(ValueError, match=r"\(H, W\) or \(H, W, 3\), got uint8 of shape \(16, 16, 1\)"):
+        detector.predict(pixels[..., None])
+
+
+def test_a_path_may_lead_to_any_format_with_one_image(trained, tmp_path):
+    detector = load(trained[0], "cpu")
+    write_dicom(tmp_path / "d.dcm", STORED, **CT, WindowCenter=40, WindowWidth=400)
+    (_, pixels), *_ = read_images(tmp_path / "d.dcm")
+    assert detector.predict(tmp_path / "d.dcm").score == detector.predict(pixels).score
+    write_dicom(tmp_path / "frames.dcm", np.zeros((2, 4, 5), np.uint8))
+    with pytest.raises(UserError, match=r"frames\.dcm: holds 2 images"):
+        detector.predict(tmp_path / "frames.dcm")
 
 
 def test_every_format_and_a_bad_file_is_a_row(trained, data_root, tmp_path):
@@ -116,18 +131,102 @@ def test_images_of_the_same_name_are_told_apart(trained, data_root, tmp_path):
     assert sorted(str(path.relative_to(overlays)) for path in overlays.rglob("*.png")) == ["A/IM1.png.png", "B/IM1.png.png"]
 
 
-def test_the_window_of_training_is_used_if_there_is_one(trained, tmp_path):
-    values = json.loads((trained[0] / "calibration.json").read_text())
-    for name, window in (("liver_ct", [40, 400]), ("lung_ct", [40, 400]), ("lung_xray", None)):
-        values["preprocessing"][name]["window"] = window
-    (trained[0] / "calibration.json").write_text(json.dumps(values))
-    assert load(trained[0], "cpu").window is None, "one dataset has none: what is shown of a new image is not known"
-    values["preprocessing"]["lung_xray"]["window"] = [40, 400]
-    (trained[0] / "calibration.json").write_text(json.dumps(values))
+def set_preprocessing(run, **by_dataset):
+    """Write other values into the calibration, as if the datasets had been prepared so."""
+    values = json.loads((run / "calibration.json").read_text())
+    for name, changed in by_dataset.items():
+        values["preprocessing"][name] |= changed
+    (run / "calibration.json").write_text(json.dumps(values))
+
+
+def test_the_window_of_training_is_used_and_no_other(trained, tmp_path, caplog):
+    run, window = trained[0], {"window": [40, 400]}
+    set_preprocessing(run, liver_ct=window, lung_ct=window)
+    assert load(run, "cpu").preprocessing.window is None, "one dataset has none: what is shown of a new image is not known"
+    assert "different windows (liver_ct: [40.0, 400.0], lung_ct: [40.0, 400.0], lung_xray: None)" in caplog.text
+    set_preprocessing(run, lung_xray=window)
     write_dicom(tmp_path / "d.dcm", STORED, **CT)
-    predict(trained[0], tmp_path / "d.dcm", "--output", tmp_path / "a", "--no-overlays")
-    predict(trained[0], tmp_path / "d.dcm", "--window", "40", "400", "--output", tmp_path / "b", "--no-overlays")
+    predict(run, tmp_path / "d.dcm", "--output", tmp_path / "a", "--no-overlays")
+    predict(run, tmp_path / "d.dcm", "--window", "40", "400", "--output", tmp_path / "b", "--no-overlays")
     assert table(tmp_path / "a") == table(tmp_path / "b")
+    assert not table(tmp_path / "a")[0]["error"]
+    for words, told in ((["50", "400"], "50 400"), (["auto"], "auto")):
+        with pytest.raises(UserError, match=f"--window {told}: the network was trained on images shown through 40 400; leave --window out"):
+            predict(run, tmp_path / "d.dcm", "--window", *words, "--output", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_window_where_training_had_none_is_said(trained, tmp_path, caplog):
+    write_dicom(tmp_path / "d.dcm", STORED, **CT)
+    predict(trained[0], tmp_path / "d.dcm", "--window", "40", "400", "--output", tmp_path / "a")
+    assert "--window 40 400: is used instead of what the files say" in caplog.text
+    with pytest.raises(UserError, match="states no window"):
+        predict(trained[0], tmp_path / "d.dcm", "--output", tmp_path / "b")
+
+
+def sources(root):
+    """Normal and abnormal images in every format, not square, of more and of less than 8 bits; a patient each."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(200, 1800, 20 * 50).reshape(20, 50)
+    for kind, count in (("normal", 12), ("abnormal", 3)):
+        (root / kind).mkdir(parents=True)
+        for number in range(count):
+            values = np.clip(ramp + 300 * rng.random(ramp.shape), 0, 4095).astype(np.uint16)
+            values[5:10, 10:20] += 900 * (kind == "abnormal")
+            eight = (values >> 4).astype(np.uint8)
+            path = root / kind / f"{kind[0]}{number}"
+            match number % 6:
+                case 0:
+                    Image.fromarray(values).save(path.with_suffix(".png"))
+                case 1:
+                    Image.fromarray(np.stack([eight, eight // 2, 255 - eight], axis=2)).save(path.with_suffix(".png"))
+                case 2:
+                    Image.fromarray(eight).save(path.with_suffix(".jpg"))
+                case 3:
+                    write_dicom(path.with_suffix(".dcm"), values, RescaleSlope=1, RescaleIntercept=-10)
+                case 4:
+                    volume = np.stack([values.T + 7 * k for k in range(3)], axis=2).astype(np.int16)
+                    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1.0, -1, 1, 1])), path.with_suffix(".nii.gz"))
+                case 5:
+                    Image.fromarray(values.astype(np.int32)).save(path.with_suffix(".tif"))
+    with zipfile.ZipFile(root / "normal" / "more.zip", "w") as archive:
+        archive.write(root / "normal" / "n0.png", "z.png")
+    (root / "normal" / "n0.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [(["--window", "1000", "1600"], 1), (["--window", "auto", "--aspect", "pad"], 1), (["--window", "1000", "1600", "--aspect", "pad"], 3)],
+)
+def test_predict_sees_what_training_saw(monkeypatch, tmp_path, options, channels):
+    """Of the very files that were prepared every score is that of the evaluation."""
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    sources(tmp_path / "in")
+    data = tmp_path / "data"
+    folders = ["--normal", tmp_path / "in" / "normal", "--abnormal", tmp_path / "in" / "abnormal", "--data-root", data, "--folds", data / "folds"]
+    command = ["prepare", "folder", "x", "--organ", "lung", "--modality", "ct", *folders, "--size", "40", "--workers", "1", *options]
+    assert main(list(map(str, command))) == 0
+    (tmp_path / "toy.yaml").write_text(f"model: toy\ndatasets: [x]\nimage_size: 16\nchannels: {channels}\niterations: 4\nbatch_size: 4\nlr: 0.01\n")
+    assert main(["train_eval", str(tmp_path / "toy.yaml"), "--data-root", str(data), "--results", str(tmp_path / "r"), "--device", "cpu"]) == 0
+    run = tmp_path / "r" / "toy" / "separate" / "x" / "seed_0"
+    predict(run, tmp_path / "in" / "normal", tmp_path / "in" / "abnormal", "--output", tmp_path / "out", "--no-overlays")
+    predicted = {row["image"]: row for row in table(tmp_path / "out")}
+    sources_of = {row.image: row.source for row in read_manifest(data / "x" / "manifest.csv")}
+    with open(run / "scores.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {sources_of[row["image"]].split(".", 1)[1] for row in rows} >= {"png", "nii.gz"}
+    for row in rows:
+        number = row["image"].removesuffix(".png")[-3:]
+        name = sources_of[row["image"]] + (f"#{number}" if sources_of[row["image"]].endswith(".nii.gz") else "")
+        assert float(predicted[name]["score"]) == pytest.approx(float(row["score"]), rel=1e-5), name
+    # and of all files, those that were trained on too: the pixels
+    detector, source = load(run, "cpu"), DataSource(data)
+    images = source.load(["x"], "train", source.preprocessing(["x"], 16, channels))
+    read = dict(read_images(tmp_path / "in" / "normal", plain_window(detector.preprocessing.window)))
+    for image, pixels in zip(images.names, images.images.numpy(), strict=True):
+        number = image.removesuffix(".png")[-3:]
+        name = sources_of[image] + (f"#{number}" if sources_of[image].endswith(".nii.gz") else "")
+        assert np.array_equal(detector.fit(read[name]), pixels), name
 
 
 def test_nothing_readable_leaves_nothing_behind(trained, tmp_path):
@@ -142,10 +241,13 @@ def test_nothing_readable_leaves_nothing_behind(trained, tmp_path):
 
 def test_what_a_run_lacks_is_told(trained, tmp_path):
     run = trained[0]
+    set_preprocessing(run, lung_ct={"crop_size": 8})
+    with pytest.raises(UserError, match=r"different crop_size \(liver_ct: None, lung_ct: 8, lung_xray: None\): how a new image"):
+        load(run, "cpu")
     values = json.loads((run / "calibration.json").read_text())
-    values["preprocessing"]["lung_ct"]["crop_size"] = 8
+    values["preprocessing"] = {name: {"crop_size": None, "equalize_hist": False, "window": None} for name in values["preprocessing"]}
     (run / "calibration.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"different crop_size \(liver_ct: None, lung_ct: 8, lung_xray: None\)"):
+    with pytest.raises(UserError, match=r"of another version, does not tell how images are prepared; `python -m anomaly_detection evaluate"):
         load(run, "cpu")
     (run / "calibration.json").unlink()
     with pytest.raises(UserError, match=r"no calibration\.json; `python -m anomaly_detection evaluate"):

@@ -65,6 +65,14 @@ def test_no_patient_is_on_two_sides_of_any_dataset(data):
     assert is_phantom(data)
 
 
+def test_how_images_were_stored_is_noted(data):
+    catalog = read_catalog(data / "datasets.yaml")
+    assert {spec.size for spec in catalog.values()} == {32}
+    assert {spec.aspect for spec in catalog.values()} == {"stretch"}
+    assert {name: spec.window for name, spec in catalog.items()} == {"lits": [40, 400], "covid_ct": None, "covid_xray": None, "scans": None}
+    assert "# equalise the histogram after the crop" in (data / "datasets.yaml").read_text(), "the project's comments stay"
+
+
 def test_the_published_lists_of_covid_ct_are_followed(downloads, data):
     for kind, split in (("NonCOVID", "normal"), ("COVID", "anomaly")):
         listed = (downloads / "covid_ct" / "Data-split" / kind / f"testCT_{kind}.txt").read_text().split()

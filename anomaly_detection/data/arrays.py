@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.preprocessing import read_image
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 
 logger = logging.getLogger(__name__)
 
-# raise it when `read_image` comes to make other pixels of the same file
+# raise it when `Preprocessing.read` comes to make other pixels of the same file
 PIPELINE_VERSION = 1
 # a 12-bit image in a 16-bit file is no brighter than this
 NEARLY_BLACK = 16
@@ -82,73 +83,90 @@ class MappedImages:
                 array.base.madvise(mmap.MADV_DONTNEED)
 
 
-def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, size: int, channels: Literal[1, 3]) -> np.ndarray:
+class KeptImages(NamedTuple):
+    """Images of one dataset from one split file.
+
+    Attributes:
+        array: (N, channels, image_size, image_size) uint8, memory-mapped: pages are read when they are used, and a change never reaches the file.
+        digest: a hash of its pixels, which was taken when the images were read.
+    """
+
+    array: np.ndarray
+    digest: str
+
+
+def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> KeptImages:
     """The pixels of `entries`, in their order; read from the image files only where no array of them is kept.
 
-    Arrays are kept in `data_root`/.cache, or in the user's own cache folder where that cannot be written. Several processes may call this
-    at once: one reads the images, the others wait for it.
+    Files are known again by path, size and times, of the content and of the entry in the folder. Arrays are kept in `data_root`/.cache, or in the
+    user's own cache folder where that cannot be written. Several processes may call this at once: one reads the images, the others wait for it.
 
     Args:
         entries: images of one dataset from one split file, at least one.
         spec: their dataset.
         data_root: the folder that holds the folders of the datasets.
-        size, channels: of each image, see `read_image`.
-
-    Returns:
-        (N, channels, size, size) uint8, memory-mapped: pages are read when they are used, and a change never reaches the file.
+        preprocessing: what is done to each image.
 
     Raises:
         UserError: images are missing or unreadable, or the array cannot be written.
     """
     data_root = Path(data_root)
-    name = f"{spec.name}-{entries[0].kind}-{entries[0].part}-{size}x{channels}"
-    file = f"{name}-{_key(entries, spec, data_root, size, channels)}.npy"
-    shape = (len(entries), channels, size, size)
-    kept = _open(data_root / ".cache" / file, shape)
+    name = f"{spec.name}-{entries[0].kind}-{entries[0].part}-{preprocessing.image_size}x{preprocessing.channels}"
+    stem = f"{name}-{_key(entries, spec, data_root, preprocessing)}"
+    shape = (len(entries), preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
+    kept = _find(data_root / ".cache", stem, shape)
     if kept is not None:
         return kept
     folder = _cache_folder(data_root.resolve())
     try:
         with FileLock(folder / f"{name}.lock"):
-            kept = _open(folder / file, shape)  # another process may have made it meanwhile
+            kept = _find(folder, stem, shape)  # another process may have made it meanwhile
             if kept is None:
                 for stale in [*folder.glob(f"{name}-*.npy"), *folder.glob(f".{name}-*.partial")]:
                     with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                         stale.unlink()
-                _build(folder / file, shape, entries, spec, data_root)
-                kept = np.lib.format.open_memmap(folder / file, mode="c")
+                digest = _build(folder / f"{stem}.npy", shape, entries, spec, data_root, preprocessing)
+                os.replace(folder / f"{stem}.npy", folder / f"{stem}-{digest}.npy")
+                kept = _find(folder, stem, shape)
     except OSError as error:
         need = f"{np.prod(shape) / 2**20:.1f} MiB"
-        raise UserError(f"{folder / file}: cannot be written ({error.strerror}); {need} of space and write access are needed") from None
+        raise UserError(f"{folder / stem}: cannot be written ({error.strerror}); {need} of space and write access are needed") from None
     return kept
 
 
-def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, size: int, channels: int) -> str:
+def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> str:
     """A hash of all that decides what is in the array."""
     root = data_root / spec.root
     files, missing = [], []
     for entry in entries:
         try:
             status = (root / entry.image).stat()
-            files.append((entry.image, status.st_size, status.st_mtime_ns))
+            # the second time is newer where a file was replaced by one with the time of the first, as archives leave them
+            files.append((entry.image, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
         except OSError:
             missing.append(entry)
     if missing:
         first, count = missing[0], f"{len(missing)} of {len(entries)} images of {spec.name}"
         advice = f"put the images there, or correct `root` of {spec.name} in datasets.yaml or the split file"
         raise UserError(f"{first.where}: {count} are missing, the first is {root / first.image}; {advice}")
-    content = [PIPELINE_VERSION, size, channels, spec.crop_size, spec.equalize_hist, files]
+    folder, base = root.resolve(), data_root.resolve()
+    if folder.is_relative_to(base):  # so that a data root can be moved with its arrays
+        folder = folder.relative_to(base)
+    content = [PIPELINE_VERSION, preprocessing.to_plain(), folder.as_posix(), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a file, or None where there is none or it is damaged."""
-    try:
-        # copy-on-write rather than read-only, since torch takes only arrays that may be written to
-        array = np.lib.format.open_memmap(path, mode="c")
-    except (OSError, ValueError):  # ValueError: not an array, or cut short
-        return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+def _find(folder: Path, stem: str, shape: tuple[int, ...]) -> KeptImages | None:
+    """The array of a key, with the digest that stands in the name of its file; None where there is none or it is damaged."""
+    for path in folder.glob(f"{glob.escape(stem)}-*.npy"):
+        try:
+            # copy-on-write rather than read-only, since torch takes only arrays that may be written to
+            array = np.lib.format.open_memmap(path, mode="c")
+        except (OSError, ValueError):  # ValueError: not an array, or cut short
+            continue
+        if array.shape == shape and array.dtype == np.uint8:
+            return KeptImages(array, path.stem.rpartition("-")[2])
+    return None
 
 
 @functools.cache  # so that it is said once
@@ -174,20 +192,25 @@ def _check_writable(folder: Path) -> None:
     tempfile.TemporaryFile(dir=folder).close()
 
 
-def _build(path: Path, shape: tuple[int, ...], entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path) -> None:
+def _build(
+    path: Path, shape: tuple[int, ...], entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing
+) -> str:
+    """Write the array of some images to a file; the hash of their pixels."""
     logger.debug("reading %d images into %s", len(entries), path)
-    read = functools.partial(read_image, size=shape[-1], channels=shape[1], crop_size=spec.crop_size, equalize_hist=spec.equalize_hist)
     paths = [data_root / spec.root / entry.image for entry in entries]
     label = f"reading {spec.name} {entries[0].kind} {entries[0].part}"
-    brightest = 0
+    brightest, digest = 0, hashlib.sha256()
     # threads suffice: Pillow decodes and resizes outside the interpreter's lock
     with whole_file(path) as partial, open(partial, "wb") as file, ThreadPoolExecutor() as pool:
         # written in order rather than through a memory map, on which a full disk would be a bus error
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        images = pool.map(read, paths)
+        images = pool.map(preprocessing.read, paths)
         for image in tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True):
-            file.write(image.tobytes())
+            pixels = image.tobytes()
+            file.write(pixels)
+            digest.update(pixels)
             brightest = max(brightest, int(image.max()))
     if brightest <= NEARLY_BLACK:
-        advice = "if these are 16-bit files that use a part of their range, rescale them to 0..65535"
+        advice = f"if these are 16-bit files that use a part of their range, give {spec.name} a window in datasets.yaml"
         logger.warning("%s: nearly black, no pixel above %d of 255; %s", label, brightest, advice)
+    return digest.hexdigest()[:32]

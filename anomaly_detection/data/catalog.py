@@ -5,10 +5,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from anomaly_detection.config import Layer, build, read_yaml
+from anomaly_detection.data.formats.window import window_from
+from anomaly_detection.data.preprocessing import Aspect, Preprocessing
 from anomaly_detection.errors import UserError
 
+PROJECT = Path(__file__).resolve().parents[2]  # holds configs/ and folds/
 PHANTOM = "PHANTOM"  # the file that marks phantoms
 
 
@@ -22,15 +26,19 @@ class DatasetSettings:
     root: str
     crop_size: int | None = None
     equalize_hist: bool = False
-    window: list[float] | None = None
+    window: list[float] | Literal["auto"] | None = None
+    aspect: Aspect = "stretch"
+    size: int | None = None
 
     def __post_init__(self):
         if self.label < 0:
             raise ValueError(f"label must be 0 or more, not {self.label}")
         if self.crop_size is not None and self.crop_size < 1:
             raise ValueError(f"crop_size must be at least 1 pixel, or null for no crop, not {self.crop_size}")
-        if self.window is not None and (len(self.window) != 2 or not self.window[1] > 0):
-            raise ValueError(f"window must be [level, width] with a width above 0, not {self.window}")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, or null for images that were not prepared, not {self.size}")
+        if isinstance(self.window, list) and (len(self.window) != 2 or not self.window[1] > 0):
+            raise ValueError(f"window must be [level, width] with a width above 0, auto or null, not {self.window}")
         for key in ("organ", "modality", "root"):
             if not getattr(self, key).strip():
                 raise ValueError(f"{key} must not be empty")
@@ -42,14 +50,20 @@ class DatasetSpec(DatasetSettings):
 
     name: str
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to its images, but for the part of training: `image_size` and `channels`."""
+        values = {key: getattr(self, key) for key in ("aspect", "size", "crop_size", "equalize_hist")}
+        return Preprocessing(window=window_from(self.window), **values)
 
-def find_catalog(data_root: Path, project_root: Path) -> Path:
+
+def find_catalog(data_root: Path, project_root: Path = PROJECT) -> Path:
     """The datasets.yaml that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
     own = Path(data_root) / "datasets.yaml"
     return own if own.is_file() else Path(project_root) / "configs" / "datasets.yaml"
 
 
-def find_folds(data_root: Path, project_root: Path) -> Path:
+def find_folds(data_root: Path, project_root: Path = PROJECT) -> Path:
     """The folder of split files that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
     own = Path(data_root) / "folds"
     return own if own.is_dir() else Path(project_root) / "folds"

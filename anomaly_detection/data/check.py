@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.formats.pictures import decode, eight_bit
+from anomaly_detection.data.formats.pictures import read_picture
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.masks import mask_path, read_mask
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.processes import map_jobs
@@ -71,7 +72,8 @@ def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], w
     """Read every image of a dataset that the split files list; a file that cannot be read is noted, not raised."""
     folder = data_root / spec.root
     paths = [(folder / entry.image, folder / mask_path(entry.image) if entry.kind == "anomaly" else None) for entry in entries]
-    facts = list(map_jobs(_facts, paths, workers, f"checking {spec.name}", "image"))
+    read = functools.partial(_facts, window=spec.preprocessing.window)
+    facts = list(map_jobs(read, paths, workers, f"checking {spec.name}", "image"))
     groups: dict[tuple[Kind, Part], tuple[list, list]] = defaultdict(lambda: ([], []))
     for entry, fact in zip(entries, facts, strict=True):
         for column, value in zip(groups[entry.kind, entry.part], (entry, fact), strict=True):
@@ -119,10 +121,10 @@ def of_unknown_patients(spec: DatasetSpec, data_root: Path, groups: Sequence[Gro
     return sum(patient_of(entry.image, entry.kind == "anomaly", manifest) is None for group in groups for entry in group.entries)
 
 
-def _facts(paths: tuple[Path, Path | None]) -> Facts:
+def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
     path, mask = paths
     try:
-        pixels = np.asarray(eight_bit(decode(path), path).convert("L"))
+        pixels = np.asarray(Image.fromarray(read_picture(path, window)).convert("L"))
         masked = mask is not None and mask.is_file()
         if masked:
             read_mask(mask)
@@ -138,7 +140,7 @@ def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], c
     for group in groups:
         readable = [entry for entry, fact in zip(group.entries, group.facts, strict=True) if fact.error is None]
         chosen = [readable[place] for place in np.rint(np.linspace(0, len(readable) - 1, min(columns, len(readable)))).astype(int)]
-        rows.append([_thumbnail(data_root / spec.root, entry, side) for entry in chosen])
+        rows.append([_thumbnail(data_root / spec.root, entry, spec.preprocessing.window, side) for entry in chosen])
     sheet = Image.new("RGB", (columns * (side + 2), len(rows) * (side + 2)), "black")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
@@ -146,10 +148,10 @@ def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], c
     return sheet
 
 
-def _thumbnail(folder: Path, entry: SplitEntry, side: int) -> Image.Image:
+def _thumbnail(folder: Path, entry: SplitEntry, window: WindowChoice, side: int) -> Image.Image:
     resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BILINEAR)
     path, mask = folder / entry.image, folder / mask_path(entry.image)
-    picture = resize(eight_bit(decode(path), path).convert("RGB"))
+    picture = resize(Image.fromarray(read_picture(path, window)).convert("RGB"))
     if entry.kind == "normal" or not mask.is_file():
         return picture
     lesion = resize(Image.fromarray(read_mask(mask).astype(np.uint8) * (255 // 2)))

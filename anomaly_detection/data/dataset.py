@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anomaly_detection.data.arrays import MappedImages, load_images
-from anomaly_detection.data.catalog import DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
-from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits
+from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
+from anomaly_detection.data.catalog import PROJECT, DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits
 from anomaly_detection.errors import UserError
-
-FINGERPRINT_BATCH = 4096
 
 
 def to_floats(pixels: Tensor) -> Tensor:
@@ -125,28 +124,27 @@ class Domains:
 
 
 class DataSource:
-    """The images under a data root, as its catalog and split files describe them.
+    """What there is under a data root, as its catalog and split files describe it.
 
     Args:
         data_root: holds the folders of the datasets; its own datasets.yaml and folds/, where it has them, go before the project's.
         project_root: holds configs/datasets.yaml and folds/.
-        size, channels: of each image, see `read_image`.
-        memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
     Attributes:
         catalog: the datasets by name, in order of their labels.
+        splits: the split files.
 
     Raises:
         UserError: there is no such folder, or the catalog or a split file is wrong.
     """
 
-    def __init__(self, data_root: Path, project_root: Path, size: int, channels: Literal[1, 3], memory_mib: int = 4096):
-        self.data_root, self.project_root, self.size, self.channels = Path(data_root), Path(project_root), size, channels
-        self.memory_mib = memory_mib
+    def __init__(self, data_root: Path, project_root: Path = PROJECT):
+        self.data_root = Path(data_root)
         if not self.data_root.is_dir():
             raise UserError(f"{data_root}: no such folder; the data root is the folder that holds the folders of the datasets")
         self.catalog = read_catalog(find_catalog(data_root, project_root))
         self.splits = Splits(find_folds(data_root, project_root), self.catalog)
+        self._fingerprints: dict[tuple, str] = {}
 
     def available(self) -> list[str]:
         """The datasets whose folder exists and of which the split files list images, in order of their labels."""
@@ -161,25 +159,34 @@ class DataSource:
         """How many images of a dataset each split file lists; files that list none are left out."""
         return dict(Counter((entry.kind, entry.part) for entry in self.splits.entries if entry.dataset == dataset))
 
-    def load(self, datasets: Sequence[str], part: Part) -> ImageSet:
+    def preprocessing(self, datasets: Sequence[str], image_size: int, channels: Literal[1, 3]) -> dict[str, Preprocessing]:
+        """What is done to the images of each of some datasets before a network sees them."""
+        return {spec.name: replace(spec.preprocessing, image_size=image_size, channels=channels) for spec in self._specs(datasets)}
+
+    def load(self, datasets: Sequence[str], part: Part, preprocessing: Mapping[str, Preprocessing], memory_mib: int = 4096) -> ImageSet:
         """The images of some datasets in one part of the data, dataset after dataset in order of their labels.
 
         train and val are normal images alone; test is the normal images, then the abnormal ones, of each dataset.
+
+        Args:
+            datasets: their names.
+            part: of the data.
+            preprocessing: what is done to the images of each dataset.
+            memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
         Raises:
             UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable.
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
-        kinds = [kind for kind, its_part in SPLITS if its_part == part]
-        groups = [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
-        arrays = [load_images(entries, spec, self.data_root, self.size, self.channels) for spec, _, entries in groups]
+        groups = self._groups(specs, part)
+        arrays = [self._kept(group, preprocessing).array for group in groups]
         sizes = torch.tensor([len(entries) for _, _, entries in groups])
 
         def per_image(values: list[int]) -> Tensor:
             return torch.tensor(values).repeat_interleave(sizes)
 
-        budget = self.memory_mib * 2**20
+        budget = memory_mib * 2**20
         large = sum(array.nbytes for array in arrays) > budget
         return ImageSet(
             images=MappedImages(arrays, budget) if large else torch.from_numpy(np.concatenate(arrays)),
@@ -190,19 +197,37 @@ class DataSource:
             datasets=[spec.name for spec, _, entries in groups for _ in entries],
         )
 
-    def fingerprint(self, datasets: Sequence[str], parts: Sequence[Part] = ("train", "val", "test")) -> str:
+    def fingerprint(
+        self, datasets: Sequence[str], preprocessing: Mapping[str, Preprocessing], parts: Sequence[Part] = ("train", "val", "test")
+    ) -> str:
         """A short hash of names, labels, organs, modalities and pixels in some parts of the data.
 
-        It depends on no folder and no file time, so a copy of the data on another machine has the same.
+        It depends on no folder and no file time, so a copy of the data on another machine has the same. It is taken once: what changes in the files
+        while this process runs is not seen by it.
+
+        Raises:
+            UserError: as `load` does.
         """
-        digest = hashlib.sha256()
-        for part in parts:
-            images = self.load(datasets, part)
-            columns = [part, images.names, images.datasets, *(ids.tolist() for ids in (images.organ, images.modality, images.label))]
-            digest.update(json.dumps([*columns, images.images.shape]).encode())
-            for places in torch.arange(len(images)).split(FINGERPRINT_BATCH):
-                digest.update(images.images[places].numpy())
-        return digest.hexdigest()[:16]
+        specs = self._specs(datasets)
+        key = (*((spec.name, preprocessing[spec.name]) for spec in specs), *parts)
+        if key not in self._fingerprints:
+            content = [
+                [part, kind, spec.name, spec.organ, spec.modality, [entry.image for entry in entries], kept.array.shape, kept.digest]
+                for part in parts
+                for spec, kind, entries in self._groups(specs, part)
+                for kept in [self._kept((spec, kind, entries), preprocessing)]
+            ]
+            self._fingerprints[key] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return self._fingerprints[key]
+
+    def _groups(self, specs: Sequence[DatasetSpec], part: Part) -> list[tuple[DatasetSpec, Kind, list[SplitEntry]]]:
+        """The lines of each dataset in the split files of a part."""
+        kinds = [kind for kind, its_part in SPLITS if its_part == part]
+        return [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
+
+    def _kept(self, group: tuple[DatasetSpec, Kind, list[SplitEntry]], preprocessing: Mapping[str, Preprocessing]) -> KeptImages:
+        spec, _, entries = group
+        return load_images(entries, spec, self.data_root, preprocessing[spec.name])
 
     def _specs(self, datasets: Sequence[str]) -> list[DatasetSpec]:
         for name in datasets:

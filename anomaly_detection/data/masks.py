@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import decode
-from anomaly_detection.data.preprocessing import crop_center, resize_mask
+from anomaly_detection.data.preprocessing import Preprocessing
 
 LOSSY = (".jpg", ".jpeg")  # whose zeros are not all 0
 
@@ -30,38 +28,30 @@ def read_mask(path: Path) -> np.ndarray:
     return values > (values.max() / 2 if path.suffix.lower() in LOSSY else 0)
 
 
-def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, data_root: Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Masks at the size of the network's images, cropped as these are.
+def load_masks(images: Sequence[str], labels: Sequence[int], folder: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray] | None:
+    """Masks of what the network sees of images.
 
     Args:
         images, labels: paths in the dataset's folder, and 1 for abnormal ones.
-        spec: their dataset.
-        data_root: the folder that holds the folders of the datasets.
-        size: height and width of the result.
+        folder: of the dataset.
+        preprocessing: of its images.
 
     Returns:
-        The places (M,) of the images whose lesions are known (normal ones have none), and (M, size, size) bool; None where no abnormal image
-        has a mask.
+        The places (M,) of the images whose lesions are known (normal ones have none), and (M, image_size, image_size) bool; None where no
+        abnormal image has a mask.
 
     Raises:
         UserError: a mask cannot be read.
     """
     places, masks = [], []
     for place, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = data_root / spec.root / mask_path(image)
+        path = folder / mask_path(image)
         if label == 0:
-            masks.append(np.zeros((size, size), bool))
+            masks.append(np.zeros((preprocessing.image_size, preprocessing.image_size), bool))
         elif path.is_file():
-            masks.append(_fitted(read_mask(path), spec, size))
+            masks.append(preprocessing.apply_mask(read_mask(path)))
         else:
             continue
         places.append(place)
     known = np.array(places), np.array(masks)
     return known if len(masks) and known[1].any() else None
-
-
-def _fitted(mask: np.ndarray, spec: DatasetSpec, size: int) -> np.ndarray:
-    image = Image.fromarray(mask.astype(np.uint8))
-    if spec.crop_size is not None:
-        image = crop_center(image, spec.crop_size)
-    return resize_mask(np.asarray(image) > 0, size, "stretch") > 0

@@ -1,6 +1,6 @@
 """From a trained network to all that is known of it: lines, metrics, calibration, and what figures are drawn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.masks import load_masks
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
@@ -40,15 +41,31 @@ class Evaluation:
     details: dict[str, np.ndarray]
 
 
-def evaluate(baseline: Baseline, source: DataSource, datasets: Sequence[str], quantile: float, device: torch.device) -> Evaluation:
+def evaluate(
+    baseline: Baseline,
+    source: DataSource,
+    preprocessing: Mapping[str, Preprocessing],
+    quantile: float,
+    device: torch.device,
+    memory_mib: int = 4096,
+) -> Evaluation:
     """Score the validation and test images of some datasets and measure the network on them. Each image passes through the network once.
+
+    Args:
+        baseline: trained, on the device.
+        source: of the images.
+        preprocessing: of each dataset.
+        quantile: of the calibrated scores of validation normals, which becomes the threshold.
+        device: where it is computed.
+        memory_mib: see `DataSource.load`.
 
     Raises:
         UserError: images cannot be read, or a score is not a number.
     """
+    datasets = list(preprocessing)
     domains = source.domains(datasets)
-    val, test = (source.load(datasets, part).to(device) for part in ("val", "test"))
-    masks = _known_masks(source, test)
+    val, test = (source.load(datasets, part, preprocessing, memory_mib).to(device) for part in ("val", "test"))
+    masks = _known_masks(source, preprocessing, test)
     val_scores, map_scale = _look_at_normals(baseline, val)
     test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
     calibration = Calibration.fit(val_scores, val.organ.cpu().numpy(), val.modality.cpu().numpy(), quantile)
@@ -61,13 +78,14 @@ def evaluate(baseline: Baseline, source: DataSource, datasets: Sequence[str], qu
     return Evaluation(rows, metrics, calibration, map_scale, {"latent": latent, **gallery.arrays(offset=len(val))})
 
 
-def _known_masks(source: DataSource, images: ImageSet) -> Masks:
+def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing], images: ImageSet) -> Masks:
     """Of each dataset that has masks."""
     known: Masks = {}
     names, labels, datasets = np.array(images.names), images.label.cpu().numpy(), np.array(images.datasets)
     for dataset in dict.fromkeys(images.datasets):
         places = np.flatnonzero(datasets == dataset)
-        masks = load_masks(names[places].tolist(), labels[places].tolist(), source.catalog[dataset], source.data_root, source.size)
+        folder = source.data_root / source.catalog[dataset].root
+        masks = load_masks(names[places].tolist(), labels[places].tolist(), folder, preprocessing[dataset])
         if masks is not None:
             known[dataset] = places[masks[0]], masks[1]
     return known

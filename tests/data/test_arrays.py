@@ -15,11 +15,12 @@ from PIL import Image
 from anomaly_detection.data import arrays
 from anomaly_detection.data.arrays import load_images
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.preprocessing import read_image
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry
 from anomaly_detection.errors import UserError
 
 SPEC = DatasetSpec(name="lits", label=0, organ="liver", modality="ct", root="liver")
+READ = Preprocessing.read
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 
 
@@ -45,12 +46,16 @@ def reads(monkeypatch):
     """The names of the files that were decoded, as they are."""
     names = []
 
-    def counted(path, **settings):
+    def counted(self, path):
         names.append(path.name)
-        return read_image(path, **settings)
+        return READ(self, path)
 
-    monkeypatch.setattr(arrays, "read_image", counted)
+    monkeypatch.setattr(Preprocessing, "read", counted)
     return names
+
+
+def load(entries, spec, root, size, channels, **options) -> np.ndarray:
+    return load_images(entries, spec, root, Preprocessing(image_size=size, channels=channels, **options)).array
 
 
 def kept(folder: Path) -> list[str]:
@@ -59,87 +64,123 @@ def kept(folder: Path) -> list[str]:
 
 def refusal(*arguments) -> str:
     with pytest.raises(UserError) as error:
-        load_images(*arguments)
+        load(*arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_the_images_come_in_the_order_of_the_entries(root, entries):
     order = np.random.default_rng(1).permutation(len(entries))
-    got = load_images([entries[i] for i in order], SPEC, root, 8, 1)
+    got = load([entries[i] for i in order], SPEC, root, 8, 1)
     assert (got.shape, got.dtype) == ((12, 1, 8, 8), np.uint8)
     assert np.array_equal(got[:, 0], PIXELS[order])
-    colour = load_images(entries, SPEC, root, 8, 3)
+    colour = load(entries, SPEC, root, 8, 3)
     assert np.array_equal(colour, np.repeat(PIXELS[:, None], 3, axis=1))
 
 
 def test_the_second_time_nothing_is_decoded(root, entries, reads):
-    first = load_images(entries, SPEC, root, 8, 1)
+    first = load(entries, SPEC, root, 8, 1)
     assert len(reads) == 12
-    assert np.array_equal(load_images(entries, SPEC, root, 8, 1), first)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1), first)
     assert len(reads) == 12
 
 
 def test_a_change_of_the_array_does_not_reach_the_file(root, entries):
-    first = load_images(entries, SPEC, root, 8, 1)
+    first = load(entries, SPEC, root, 8, 1)
     first[:] = 7
-    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
 
 
 def touch(root, entries):
     os.utime(root / SPEC.root / "3.png", ns=(1, 1))
-    return entries, SPEC
+    return entries, {}
 
 
 def overwrite(root, entries):
     Image.fromarray(PIXELS[0]).resize((9, 9)).save(root / SPEC.root / "3.png")
-    return entries, SPEC
+    return entries, {}
 
 
 def drop(root, entries):
-    return entries[1:], SPEC
+    return entries[1:], {}
 
 
 def turn_round(root, entries):
-    return entries[::-1], SPEC
+    return entries[::-1], {}
 
 
 def crop(root, entries):
-    return entries, replace(SPEC, crop_size=4)
+    return entries, {"crop_size": 4}
 
 
 def equalize(root, entries):
-    return entries, replace(SPEC, equalize_hist=True)
+    return entries, {"equalize_hist": True}
 
 
 def new_version(root, entries):
     arrays.PIPELINE_VERSION += 1
-    return entries, SPEC
+    return entries, {}
 
 
 @pytest.mark.parametrize("change", [touch, overwrite, drop, turn_round, crop, equalize, new_version])
 def test_what_changes_is_read_again_and_the_stale_array_goes(root, entries, reads, monkeypatch, change):
     monkeypatch.setattr(arrays, "PIPELINE_VERSION", arrays.PIPELINE_VERSION)
-    load_images(entries, SPEC, root, 8, 1)
+    load(entries, SPEC, root, 8, 1)
     stale = kept(root / ".cache")
     reads.clear()
-    now, spec = change(root, entries)
-    got = load_images(now, spec, root, 8, 1)
+    now, options = change(root, entries)
+    got = load(now, SPEC, root, 8, 1, **options)
     assert sorted(reads) == sorted(entry.image for entry in now)
     paths = [root / SPEC.root / entry.image for entry in now]
-    assert np.array_equal(got, [read_image(path, 8, 1, spec.crop_size, spec.equalize_hist) for path in paths])
+    assert np.array_equal(got, [READ(Preprocessing(image_size=8, **options), path) for path in paths])
     assert len(kept(root / ".cache")) == len(stale) == 1
     assert kept(root / ".cache") != stale
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read_again(root, entries):
+    """As archives and copies leave them."""
+    path = root / SPEC.root / "3.png"
+    for name, pixels in (("3.png", PIXELS[3]), ("other.png", 255 - PIXELS[3])):
+        Image.fromarray(pixels).save(root / SPEC.root / name, format="BMP")
+        os.utime(root / SPEC.root / name, ns=(10**18, 10**18))
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[3, 0], PIXELS[3])
+    before = path.stat()
+    os.replace(root / SPEC.root / "other.png", path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[3, 0], 255 - PIXELS[3])
+
+
+def test_two_folders_of_a_dataset_are_not_taken_for_each_other(root, entries):
+    """Files of the same names, sizes and times in another folder: `root` in datasets.yaml was changed, or leads elsewhere now."""
+    other = replace(SPEC, root="v2")
+    (root / "v2").mkdir()
+    for i, pixels in enumerate(PIXELS):
+        Image.fromarray(255 - pixels).save(root / "v2" / f"{i}.png")
+        for folder in (SPEC.root, "v2"):
+            os.utime(root / folder / f"{i}.png", ns=(10**18, 10**18))
+    digests = [load_images(entries, spec, root, Preprocessing(image_size=8)).digest for spec in (SPEC, other)]
+    assert digests[0] != digests[1]
+    assert np.array_equal(load(entries, other, root, 8, 1)[:, 0], 255 - PIXELS)
+
+
+def test_the_digest_is_of_the_pixels_alone(root, entries, tmp_path):
+    kept_images = load_images(entries, SPEC, root, Preprocessing(image_size=8))
+    assert kept_images.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()[:32]
+    os.utime(root / SPEC.root / "3.png", ns=(1, 1))
+    assert load_images(entries, SPEC, root, Preprocessing(image_size=8)).digest == kept_images.digest
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    assert load_images(entries, SPEC, moved, Preprocessing(image_size=8)).digest == kept_images.digest
 
 
 def test_arrays_of_other_sizes_channels_and_splits_stay(root, entries, reads):
     test = [replace(entry, part="test") for entry in entries]
     calls = [(entries, SPEC, root, 8, 1), (entries, SPEC, root, 4, 1), (entries, SPEC, root, 8, 3), (test, SPEC, root, 8, 1)]
     for call in calls:
-        load_images(*call)
+        load(*call)
     assert (len(reads), len(kept(root / ".cache"))) == (48, 4)
     for call in calls:
-        load_images(*call)
+        load(*call)
     assert len(reads) == 48
 
 
@@ -157,11 +198,11 @@ WHOLE = as_npy(PIXELS[:, None])
     ids=["cut short", "half a header", "empty", "garbage", "other shape", "other type"],
 )
 def test_a_damaged_array_is_made_again(root, entries, damaged):
-    load_images(entries, SPEC, root, 8, 1)
+    load(entries, SPEC, root, 8, 1)
     (path,) = (root / ".cache").glob("*.npy")
     assert path.read_bytes() == WHOLE
     path.write_bytes(damaged)
-    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
 
 
 def test_missing_images_are_counted_and_the_first_is_named(root, entries):
@@ -179,11 +220,11 @@ def test_an_unreadable_image_is_named_and_nothing_is_left(root, entries):
 
 
 def test_a_dataset_that_comes_out_black_is_warned_of(root, entries, caplog):
-    load_images(entries, SPEC, root, 8, 1)
+    load(entries, SPEC, root, 8, 1)
     assert caplog.records == []
     for entry in entries:  # 12 bits in a 16-bit file
         Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(root / SPEC.root / entry.image)
-    assert (load_images(entries, SPEC, root, 8, 1) == 16).all()
+    assert (load(entries, SPEC, root, 8, 1) == 16).all()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "lits normal train" in caplog.text
 
@@ -193,7 +234,7 @@ def test_a_data_root_that_cannot_be_written_sends_the_arrays_to_the_user(root, e
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     caplog.set_level(logging.INFO)
     for size in (8, 4, 8):
-        got = load_images(entries, SPEC, root, size, 1)
+        got = load(entries, SPEC, root, size, 1)
     assert np.array_equal(got[:, 0], PIXELS)
     assert len(reads) == 24
     assert len([*(tmp_path / "own" / "anomaly_detection").glob("*/lits-normal-train-*.npy")]) == 2
@@ -230,20 +271,20 @@ def processes():
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_of_two_processes_one_reads_and_both_have_the_images(root, entries, reads, monkeypatch, processes):
-    def slow(path, **settings):
+    def slow(self, path):
         time.sleep(0.05)  # long enough for the other to come to the lock
-        return read_counted(path, **settings)
+        return read_counted(self, path)
 
-    def load(results):
+    def load_elsewhere(results):
         start.wait()
-        array = load_images(entries, SPEC, root, 8, 1)
+        array = load(entries, SPEC, root, 8, 1)
         results.send((len(reads), hashlib.sha256(array).hexdigest()))
 
-    read_counted = arrays.read_image
-    monkeypatch.setattr(arrays, "read_image", slow)
+    read_counted = Preprocessing.read
+    monkeypatch.setattr(Preprocessing, "read", slow)
     start = processes.Barrier(2)
     pipes = [processes.Pipe(duplex=False) for _ in range(2)]
-    children = [processes.Process(target=load, args=(sender,), daemon=True) for _, sender in pipes]
+    children = [processes.Process(target=load_elsewhere, args=(sender,), daemon=True) for _, sender in pipes]
     for child in children:
         child.start()
     assert all(receiver.poll(20) for receiver, _ in pipes)
@@ -253,19 +294,19 @@ def test_of_two_processes_one_reads_and_both_have_the_images(root, entries, read
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_killed_build_leaves_no_half_array_and_its_rest_is_cleared_away(root, entries, monkeypatch, processes):
-    def killed(path, **settings):
+    def killed(self, path):
         if path.name == "11.png":
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_image(path, **settings)
+        return READ(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(arrays, "read_image", killed)
-        child = processes.Process(target=load_images, args=(entries, SPEC, root, 8, 1), daemon=True)
+        patch.setattr(Preprocessing, "read", killed)
+        child = processes.Process(target=load, args=(entries, SPEC, root, 8, 1), daemon=True)
         child.start()
         child.join(20)
     assert child.exitcode == -signal.SIGKILL
     (left,) = kept(root / ".cache")  # it was killed while it wrote
     assert left.endswith(".partial")
-    assert np.array_equal(load_images(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
     (name,) = kept(root / ".cache")
     assert name.endswith(".npy")

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
@@ -24,6 +26,13 @@ def test_datasets_come_in_order_of_their_labels(tmp_path):
     assert (spec.name, spec.label, spec.organ, spec.modality, spec.root) == ("xray", 2, "lung", "xray", "a/b")
     assert (spec.crop_size, spec.equalize_hist) == (224, True)
     assert (catalog["lits"].crop_size, catalog["lits"].equalize_hist) == (None, False)
+    assert spec.preprocessing == Preprocessing(crop_size=224, equalize_hist=True)
+
+
+@pytest.mark.parametrize(("text", "window"), [("[40, 400]", Window(40, 400)), ("auto", "auto"), ("null", None)])
+def test_an_entry_says_how_its_images_are_treated(tmp_path, text, window):
+    catalog = read_catalog(write(tmp_path, LITS.replace("root: lits", f"root: lits, window: {text}, aspect: pad, size: 300")))
+    assert catalog["lits"].preprocessing == Preprocessing(window, "pad", 300)
 
 
 def test_the_catalog_of_the_project():
@@ -42,6 +51,10 @@ def test_the_catalog_of_the_project():
         ("lits: {label: -1, organ: liver, modality: ct, root: lits}", ["lits: label", "0 or more", "-1"]),
         ("lits: {label: 0, organ: '', modality: ct, root: lits}", ["lits: organ", "empty"]),
         ("lits: {label: 0, organ: liver, modality: ct, root: lits, crop_size: 0}", ["lits: crop_size", "at least 1", "null"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, size: 0}", ["lits: size", "at least 1", "null"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, aspect: padd}", ["lits: aspect", "did you mean pad?"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, window: [40]}", ["lits: window", "[level, width]", "auto"]),
+        ("lits: {label: 0, organ: liver, modality: ct, root: lits, window: wide}", ["lits: window", "auto", "'wide'"]),
         ("lits: 3", ["lits", "a group of keys", "organ"]),
         (LITS + "b: {label: 4, organ: lung, modality: ct, root: b}", ["b: label: 4", "of lits already"]),
         ("7: {label: 0, organ: liver, modality: ct, root: lits}", ["7", "begins with a letter"]),

@@ -8,16 +8,25 @@ import torch
 from PIL import Image
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.dataset import DataSource, Domains, ImageSet
+from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.errors import UserError
 
-PROJECT = Path(__file__).parents[2]
 DATASETS = ("liver_ct", "lung_ct", "lung_xray")  # of the fixture data_root: 8 images to train on, 4 to validate, 4 and 4 to test
 
 
 @pytest.fixture
 def source(data_root):
-    return DataSource(data_root, PROJECT, 16, 1)
+    return DataSource(data_root)
+
+
+def load(source, datasets, part, size=16, channels=1, memory_mib=4096):
+    return source.load(datasets, part, source.preprocessing(datasets, size, channels), memory_mib)
+
+
+def fingerprint(source, datasets, parts=("train", "val", "test"), size=16, channels=1):
+    return source.fingerprint(datasets, source.preprocessing(datasets, size, channels), parts)
 
 
 def refusal(call) -> str:
@@ -38,7 +47,7 @@ def test_ids_follow_the_labels_of_the_datasets():
 
 @pytest.mark.parametrize(("part", "kinds", "count"), [("train", ["normal"], 8), ("val", ["normal"], 4), ("test", ["normal", "anomaly"], 4)])
 def test_every_image_has_its_pixels_and_labels(data_root, source, part, kinds, count):
-    images = source.load(["lung_xray", "liver_ct", "lung_ct"], part)  # comes in the order of the labels all the same
+    images = load(source, ["lung_xray", "liver_ct", "lung_ct"], part)  # comes in the order of the labels all the same
     rows = [(name, kind, i) for name in DATASETS for kind in kinds for i in range(count)]
     assert len(images) == len(rows)
     assert images.images.dtype == torch.uint8
@@ -53,7 +62,7 @@ def test_every_image_has_its_pixels_and_labels(data_root, source, part, kinds, c
 
 
 def test_the_ids_of_one_dataset_alone_begin_at_0(source):
-    images = source.load(["lung_xray"], "train")
+    images = load(source, ["lung_xray"], "train")
     assert set(images.organ.tolist() + images.modality.tolist()) == {0}
     assert source.domains(["lung_xray"]) == Domains(("lung",), ("xray",))
     assert source.domains(DATASETS) == Domains(("liver", "lung"), ("ct", "xray"))
@@ -72,7 +81,7 @@ def test_pixels_lie_in_minus_1_to_1():
 
 
 def test_a_set_moves_whole(source):
-    moved = source.load(["lung_ct"], "val").to("meta")
+    moved = load(source, ["lung_ct"], "val").to("meta")
     assert {tensor.device.type for tensor in (moved.images, moved.organ, moved.modality, moved.label)} == {"meta"}
     assert moved.batch(torch.arange(2)).image.device.type == "meta"
     assert (len(moved), len(moved.names), len(moved.datasets)) == (4, 4, 4)
@@ -84,7 +93,7 @@ def test_available_are_datasets_with_a_folder_and_lines(data_root, source):
     assert source.available() == ["liver_ct", "lung_xray"]
     with open(data_root / "datasets.yaml", "a") as file:
         file.write("\nbrain: {label: 9, organ: brain, modality: mri, root: liver_ct}\n")
-    assert DataSource(data_root, PROJECT, 16, 1).available() == ["liver_ct", "lung_xray"]
+    assert DataSource(data_root).available() == ["liver_ct", "lung_xray"]
 
 
 def test_counts_are_those_of_the_split_files(source):
@@ -97,14 +106,14 @@ def test_a_project_catalog_and_folds_serve_data_without_their_own(data_root, tmp
     (project / "configs").mkdir(parents=True)
     shutil.move(data_root / "datasets.yaml", project / "configs" / "datasets.yaml")
     shutil.move(data_root / "folds", project / "folds")
-    assert len(DataSource(data_root, project, 16, 1).load(DATASETS, "train")) == 24
+    assert len(load(DataSource(data_root, project), DATASETS, "train")) == 24
 
 
 def test_the_fingerprint_is_of_the_content_alone(data_root, source, tmp_path):
-    first = source.fingerprint(DATASETS)
+    first = fingerprint(source, DATASETS)
     shutil.copytree(data_root, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"), copy_function=shutil.copyfile)
     os.utime(data_root / "lung_ct" / "normal" / "train_0.png", ns=(1, 1))
-    assert DataSource(tmp_path / "copy", PROJECT, 16, 1).fingerprint(DATASETS) == first == source.fingerprint(DATASETS[::-1])
+    assert fingerprint(DataSource(tmp_path / "copy"), DATASETS) == first == fingerprint(source, DATASETS[::-1])
 
 
 def change_pixel(root):
@@ -126,40 +135,68 @@ def change_split(root):
 
 @pytest.mark.parametrize("change", [change_pixel, change_organ, change_split])
 def test_the_fingerprint_shows_a_change(data_root, source, change):
-    first = source.fingerprint(DATASETS)
+    first = fingerprint(source, DATASETS)
     change(data_root)
-    assert DataSource(data_root, PROJECT, 16, 1).fingerprint(DATASETS) != first
+    assert fingerprint(DataSource(data_root), DATASETS) != first
 
 
 def test_the_fingerprint_tells_settings_datasets_and_parts_apart(data_root, source):
     prints = [
-        source.fingerprint(DATASETS),
-        source.fingerprint(["lung_ct"]),
-        source.fingerprint(DATASETS, ["test"]),
-        DataSource(data_root, PROJECT, 8, 1).fingerprint(DATASETS),
-        DataSource(data_root, PROJECT, 16, 3).fingerprint(DATASETS),
+        fingerprint(source, DATASETS),
+        fingerprint(source, ["lung_ct"]),
+        fingerprint(source, DATASETS, ["test"]),
+        fingerprint(source, DATASETS, size=8),
+        fingerprint(source, DATASETS, channels=3),
     ]
     assert len(set(prints)) == 5
 
 
 def test_mistakes_are_told_in_one_line(data_root, source):
-    assert "did you mean lung_ct?" in refusal(lambda: source.load(["lung_tc"], "train"))
-    assert "no dataset is chosen" in refusal(lambda: source.load([], "train"))
+    assert "did you mean lung_ct?" in refusal(lambda: load(source, ["lung_tc"], "train"))
+    assert "no dataset is chosen" in refusal(lambda: load(source, [], "train"))
     missing = data_root / "none"
-    assert str(missing) in refusal(lambda: DataSource(missing, PROJECT, 16, 1))
+    assert str(missing) in refusal(lambda: DataSource(missing))
     shutil.rmtree(data_root / "lung_xray")
-    text = refusal(lambda: source.load(DATASETS, "val"))
+    text = refusal(lambda: load(source, DATASETS, "val"))
     assert all(part in text for part in ["4 of 4 images of lung_xray", str(data_root / "lung_xray" / "normal" / "val_0.png")]), text
     (data_root / "folds" / "train_test_split" / "anomaly" / "test").unlink()
-    text = refusal(lambda: DataSource(data_root, PROJECT, 16, 1).load(["lung_ct"], "test"))
+    text = refusal(lambda: load(DataSource(data_root), ["lung_ct"], "test"))
     assert all(part in text for part in [str(Path("anomaly") / "test"), "no such split file"]), text
 
 
-def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(data_root):
-    held = DataSource(data_root, PROJECT, 64, 1)
-    mapped = DataSource(data_root, PROJECT, 64, 1, memory_mib=0)
+def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(source):
     index = torch.tensor([23, 0, 7, 7, 12])
-    a, b = held.load(DATASETS, "train"), mapped.load(DATASETS, "train")
+    a, b = load(source, DATASETS, "train", 64), load(source, DATASETS, "train", 64, memory_mib=0)
     assert (a.window, b.window) == (None, 1)
     assert torch.equal(a.batch(index).image, b.to("cpu").batch(index).image)
-    assert held.fingerprint(DATASETS) == mapped.fingerprint(DATASETS)
+
+
+def test_batches_are_all_images_in_order(source):
+    images = load(source, DATASETS, "val")
+    batches = list(images.batches(5))
+    assert [len(batch.index) for batch in batches] == [5, 5, 2]
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(12))
+    whole = images.batch(torch.arange(12))
+    assert torch.equal(torch.cat([batch.image for batch in batches]), whole.image)
+    assert torch.equal(torch.cat([batch.organ for batch in batches]), images.organ)
+    assert torch.equal(torch.cat([batch.modality for batch in batches]), images.modality)
+
+
+def test_bytes_and_floats_are_each_others_inverse():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert to_floats(values).tolist() == pytest.approx([value / 127.5 - 1 for value in range(256)], abs=1e-6)
+    assert torch.equal(to_bytes(to_floats(values)), values)
+    assert to_bytes(torch.tensor([-1.2, 1.7, 0.001])).tolist() == [0, 255, 128]
+
+
+def test_each_dataset_has_its_preprocessing(data_root):
+    path = data_root / "datasets.yaml"
+    path.write_text(path.read_text().replace("root: lung_ct", "root: lung_ct\n  window: [1064, 400]\n  aspect: pad\n  size: 300\n  crop_size: 8"))
+    source = DataSource(data_root)
+    by_dataset = source.preprocessing(["lung_xray", "lung_ct"], 32, 3)
+    assert list(by_dataset) == ["lung_ct", "lung_xray"]
+    assert by_dataset["lung_xray"] == Preprocessing(image_size=32, channels=3)
+    assert by_dataset["lung_ct"] == Preprocessing(Window(1064, 400), "pad", 300, 8, False, 32, 3)
+    images = source.load(["lung_ct"], "val", by_dataset)
+    expected = [by_dataset["lung_ct"].read(data_root / "lung_ct" / name) for name in images.names]
+    assert np.array_equal(images.images.numpy(), expected)

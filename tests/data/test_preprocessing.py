@@ -1,3 +1,4 @@
+import json
 import struct
 import zlib
 
@@ -5,8 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection.data.preprocessing import read_image, resize_grey, resize_mask
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
 from anomaly_detection.errors import UserError
+
+
+def read_image(path, size, channels, **options):
+    return Preprocessing(image_size=size, channels=channels, **options).read(path)
 
 
 @pytest.fixture
@@ -194,8 +200,8 @@ def test_the_preview_in_a_camera_file_is_left_aside(save):
 
 def test_stretch_and_pad():
     wide = np.full((10, 40), 200, np.uint8)
-    assert resize_grey(wide, 20, "stretch").tolist() == [[200] * 20] * 20
-    padded = resize_grey(wide, 20, "pad")
+    assert Preprocessing(size=20).store(wide).tolist() == [[200] * 20] * 20
+    padded = Preprocessing(size=20, aspect="pad").store(wide)
     assert padded.shape == (20, 20)
     assert not padded[:7].any()
     assert not padded[13:].any()
@@ -205,11 +211,84 @@ def test_stretch_and_pad():
 def test_masks_keep_their_place_and_small_lesions():
     mask = np.zeros((100, 100), bool)
     mask[20:60, 40:80] = True
-    small = resize_mask(mask, 10, "stretch")
-    expected = np.zeros((10, 10), np.uint8)
-    expected[2:6, 4:8] = 255
+    small = Preprocessing(size=10).store_mask(mask)
+    expected = np.zeros((10, 10), bool)
+    expected[2:6, 4:8] = True
     assert np.array_equal(small, expected)
     speck = np.zeros((100, 100), bool)
     speck[55, 55] = True
-    assert np.argwhere(resize_mask(speck, 10, "stretch")).tolist() == [[5, 5]]
-    assert not resize_mask(np.zeros((5, 5), bool), 10, "pad").any()
+    assert np.argwhere(Preprocessing(size=10).store_mask(speck)).tolist() == [[5, 5]]
+    assert not Preprocessing(size=10, aspect="pad").store_mask(np.zeros((5, 5), bool)).any()
+
+
+@pytest.mark.parametrize("aspect", ["stretch", "pad"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_was_stored_passes_unchanged(aspect, channels):
+    """So that a detector treats what `prepare` read and what it wrote alike."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(aspect=aspect, size=60, crop_size=50, equalize_hist=True, image_size=32, channels=channels)
+    stored = preprocessing.store(pixels)
+    assert (stored.shape, stored.dtype) == ((60, 60), np.uint8)
+    assert np.array_equal(preprocessing.store(stored), stored)
+    assert np.array_equal(preprocessing.apply(stored), preprocessing.apply(pixels))
+    by_hand = Preprocessing(crop_size=50, equalize_hist=True, image_size=32, channels=channels)
+    assert np.array_equal(by_hand.apply(stored), preprocessing.apply(pixels)), "training reads what was stored"
+    assert not np.array_equal(by_hand.apply(pixels), preprocessing.apply(pixels))
+
+
+def test_without_a_stored_size_colours_stay():
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    assert Preprocessing(image_size=8, channels=3).apply(red)[:, 0, 0].tolist() == [200, 0, 0]
+    assert Preprocessing(size=8, image_size=8, channels=3).apply(red)[:, 0, 0].tolist() == [60, 60, 60]  # 0.299 * 200
+
+
+def test_a_mask_goes_where_its_image_goes():
+    mask = np.zeros((40, 100), bool)
+    mask[10:30, 60:80] = True
+    image = np.where(mask, 255, 0).astype(np.uint8)
+    for preprocessing in (
+        Preprocessing(image_size=20),
+        Preprocessing(size=50, image_size=20),
+        Preprocessing(aspect="pad", size=50, image_size=20),
+        Preprocessing(aspect="pad", size=50, crop_size=30, image_size=20),
+        Preprocessing(crop_size=120, image_size=20),
+    ):
+        found = preprocessing.apply_mask(mask)
+        assert (found.shape, found.dtype) == ((20, 20), bool)
+        light = preprocessing.apply(image)[0].astype(int)
+        assert (light[found] > 100).all()
+        assert (light[~found] < 155).all()
+        assert np.array_equal(preprocessing.apply_mask(preprocessing.store_mask(mask)), found)
+
+
+@pytest.mark.parametrize("window", [None, "auto", Window(40, 400)])
+def test_as_plain_values_and_back(window):
+    preprocessing = Preprocessing(window, "pad", 300, 224, True, 128, 3)
+    plain = json.loads(json.dumps(preprocessing.to_plain()))
+    assert Preprocessing.from_plain(plain) == preprocessing
+    with pytest.raises(ValueError, match="preprocessing has the keys"):
+        Preprocessing.from_plain({key: value for key, value in plain.items() if key != "size"})
+    with pytest.raises(ValueError, match="window must be"):
+        Preprocessing.from_plain({**plain, "window": "wide"})
+
+
+def test_16_bits_are_shown_through_the_window(save):
+    path = save(np.array([[0, 864], [1064, 4095]], np.uint16))
+    assert read_image(path, 2, 1)[0].tolist() == [[0, 3], [4, 16]]
+    assert read_image(path, 2, 1, window=Window(1064, 400))[0].tolist() == [[0, 0], [128, 255]]  # 127.5, to even
+    eight = save(np.array([[0, 90], [200, 255]], np.uint8), "b.png")
+    assert read_image(eight, 2, 1, window=Window(1064, 400))[0].tolist() == [[0, 90], [200, 255]]
+
+
+def test_what_datasets_differ_in_is_told():
+    one = Preprocessing(size=300, image_size=32)
+    assert differences({"a": one, "b": one}) == {}
+    assert agreed({"a": one, "b": one}, "run") == one
+    padded = Preprocessing(aspect="pad", size=256, image_size=32)
+    assert differences({"a": one, "b": padded}) == {"aspect": "a: stretch, b: pad", "size": "a: 300, b: 256"}
+    with pytest.raises(UserError, match=r"run: trained on datasets with different aspect \(a: stretch, b: pad\); size \(a: 300, b: 256\)"):
+        agreed({"a": one, "b": padded}, "run")
+    ct = Preprocessing(window=Window(40, 400), size=300, image_size=32)
+    assert differences({"a": ct, "b": one}) == {"window": "a: [40, 400], b: None"}
+    assert agreed({"a": ct, "b": one}, "run") == one, "as the files say"

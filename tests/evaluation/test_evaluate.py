@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from anomaly_detection.baseline import Assessment
-from anomaly_detection.cli import PROJECT
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.gallery import Gallery
@@ -24,11 +23,11 @@ def with_masks(data_root):
         mask[4:9, 6:11] = 255
         (data_root / "lung_ct" / "masks").mkdir(exist_ok=True)
         Image.fromarray(mask).save(data_root / "lung_ct" / "masks" / f"test_{i}.png")
-    return DataSource(data_root, PROJECT, 16, 1)
+    return DataSource(data_root)
 
 
 def evaluated(baseline, source):
-    return evaluate(baseline, source, DATASETS, 0.95, torch.device("cpu"))
+    return evaluate(baseline, source, source.preprocessing(DATASETS, 16, 1), 0.95, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("model", BASELINES)
@@ -46,7 +45,7 @@ def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_roo
     source = with_masks(data_root)
     baseline = built(settings_of("memae", 16)).eval()
     outcome = evaluated(baseline, source)
-    val, test = (source.load(DATASETS, part) for part in ("val", "test"))
+    val, test = (source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1)) for part in ("val", "test"))
     with torch.inference_mode():
         usual = [baseline.anomaly_map(val.batch(torch.tensor([i])).image).numpy() for i in range(len(val))]
         shown = [baseline.assess(test.batch(torch.tensor([i])).image, with_map=True) for i in range(len(test))]

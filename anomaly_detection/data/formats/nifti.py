@@ -8,9 +8,11 @@ import nibabel
 import numpy as np
 
 from anomaly_detection.data.formats.sources import one_line
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
 from anomaly_detection.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
+AUTO_SLICES = 32  # of a volume tell its automatic window
 
 
 def is_nifti(name: str) -> bool:
@@ -100,6 +102,16 @@ class Volume:
             if self._axes[stored, 1] > 0:  # leads to the front or to the right: must run the other way
                 found = np.flip(found, axis)
         return found
+
+    def shown(self, window: WindowChoice) -> Window:
+        """The values that are shown of this volume; "auto" covers what slices spread over all of it hold.
+
+        Raises:
+            UserError: `window` is None: a NIfTI file states none.
+        """
+        if window is None:
+            raise UserError(f"{self._name}: {NO_WINDOW}")
+        return Window.covering(self.read(spread(range(self.slices), AUTO_SLICES))) if window == "auto" else window
 
     def _slabs(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """The planes across the last stored axis, in the order in which they lie in the file, with their numbers."""

@@ -55,6 +55,8 @@ class SourceFile:
     def on_disk(self) -> Iterator[Path]:
         """A path under which it can be read: its own, or that of a copy out of the archive which is deleted afterwards.
 
+        A UserError that names the copy is made to name the member.
+
         Raises:
             UserError: a member of an archive is damaged, or there is no room for its copy.
         """
@@ -68,7 +70,10 @@ class SourceFile:
                     shutil.copyfileobj(packed, unpacked, 2**20)
             except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, NotImplementedError, OSError and more
                 raise UserError(f"{self}: cannot be unpacked ({one_line(error)}); download it again, or make room in {folder}") from None
-            yield copy
+            try:
+                yield copy
+            except UserError as error:
+                raise UserError(str(error).replace(str(copy), str(self))) from None
 
 
 def list_source(source: Path) -> list[SourceFile]:

@@ -1,5 +1,6 @@
 """Which of the stored values are shown: from CT in Hounsfield units, MRI without a unit or 16-bit pictures to 8-bit grey."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,24 @@ class Window:
 
 
 WindowChoice = Window | Literal["auto"] | None  # "auto": `Window.covering` what the file holds; None: what the file says
+
+
+def plain_window(window: WindowChoice) -> list[float] | str | None:
+    """As files hold it: [level, width], "auto" or None."""
+    return [window.level, window.width] if isinstance(window, Window) else window
+
+
+def window_from(values: Sequence[float] | str | None) -> WindowChoice:
+    """The inverse of `plain_window`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if values is None or values == "auto":
+        return values
+    if isinstance(values, str) or len(values) != 2:
+        raise ValueError(f"window must be (level, width), auto or None, not {values!r}")
+    return Window(*map(float, values))
 
 
 def parse_window(words: list[str] | None) -> WindowChoice:

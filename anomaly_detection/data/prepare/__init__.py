@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.prepare.assign import Shares, assign_splits
-from anomaly_detection.data.prepare.build import Format, Job, build_dataset
+from anomaly_detection.data.prepare.build import Job, build_dataset
 from anomaly_detection.data.prepare.lists import write_splits
 from anomaly_detection.data.splits import Kind, Part
 
@@ -52,7 +52,6 @@ def prepare(
     jobs: Sequence[Job],
     target: Target,
     *,
-    form: Format,
     settings: dict,
     shares: Shares,
     healthy_first: bool = True,
@@ -63,17 +62,17 @@ def prepare(
     """Make the images of a dataset and put them into the split files; does nothing where that is done.
 
     Args:
-        spec: the dataset.
+        spec: the dataset, with the part of its preprocessing that is done here.
         jobs: the files of the download.
         target: where it goes.
-        form, settings, workers, skip_bad: see `build_dataset`.
+        settings, workers, skip_bad: see `build_dataset`.
         shares, healthy_first, published: see `assign_splits`.
 
     Raises:
         UserError: one line that says what, where, and how to mend it; images that were made by then are not made again.
     """
     folder = target.data_root / spec.root
-    rows, skipped, made = build_dataset(folder, jobs, form, settings, workers, skip_bad)
+    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad)
     splits, left_out = assign_splits(rows, shares, healthy_first, published)
     origin = "as published with the images" if published is not None else _describe(shares)
     written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog)

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,12 +21,12 @@ from PIL import Image
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
-from anomaly_detection.data.preprocessing import Aspect, resize_grey, resize_mask
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
 
-VERSION = 1  # raise it when the same files and settings come to give other images
+VERSION = 2  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
 
 
@@ -59,14 +58,6 @@ class Job(Protocol):
         """The images in the sources, which can be read at `paths`; raises UserError where they cannot."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """How images are stored: side in pixels, and what becomes of those that are not square."""
-
-    size: int = 300
-    aspect: Aspect = "stretch"
-
-
 class _Result(NamedTuple):
     job: str
     rows: list[Row]
@@ -74,14 +65,14 @@ class _Result(NamedTuple):
 
 
 def build_dataset(
-    folder: Path, jobs: Sequence[Job], form: Format, settings: dict, workers: int | None, skip_bad: bool
+    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, settings: dict, workers: int | None, skip_bad: bool
 ) -> tuple[list[Row], list[str], bool]:
     """Make the images of a dataset in `folder`, or find that they are made.
 
     Args:
         folder: the dataset's folder; its parent is the data root.
         jobs: what it is made of.
-        form: how images are stored.
+        preprocessing: how images are shown and stored; its `size` is not None.
         settings: whatever else the images depend on; JSON.
         workers: processes; None: one for each processor.
         skip_bad: leave out what cannot be read; otherwise the first such file ends it.
@@ -92,7 +83,8 @@ def build_dataset(
     Raises:
         UserError: a file cannot be read, no image is left, `folder` holds something else, or another process is at it.
     """
-    record = {"version": VERSION, **asdict(form), **settings, "sources": _fingerprint(jobs)}
+    stored = {key: preprocessing.to_plain()[key] for key in ("size", "aspect", "window")}
+    record = {"version": VERSION, **stored, **settings, "sources": _fingerprint(jobs)}
     if folder.exists() and any(folder.iterdir()):
         return _made_before(folder, record)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +92,7 @@ def build_dataset(
     try:
         with FileLock(lock, timeout=0):
             try:
-                return *_make(folder, jobs, form, record, workers, skip_bad), True
+                return *_make(folder, jobs, preprocessing, record, workers, skip_bad), True
             finally:
                 with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                     lock.unlink()
@@ -108,14 +100,16 @@ def build_dataset(
         raise UserError(f"{folder}: another process prepares it; wait for it to end") from None
 
 
-def _make(folder: Path, jobs: Sequence[Job], form: Format, record: dict, workers: int | None, skip_bad: bool) -> tuple[list[Row], list[str]]:
+def _make(
+    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, record: dict, workers: int | None, skip_bad: bool
+) -> tuple[list[Row], list[str]]:
     unfinished = folder.with_name(f".{folder.name}.partial")
     unfinished.mkdir(exist_ok=True)
     for stale in unfinished.rglob(".*.partial"):  # of a process that was killed
         stale.unlink()
     journal = _Journal(unfinished / "journal.jsonl", record)
     left = [job for job in jobs if not journal.has(_name(job), skip_bad)]
-    work = functools.partial(_convert, folder=unfinished, form=form, skip_bad=skip_bad)
+    work = functools.partial(_convert, folder=unfinished, preprocessing=preprocessing, skip_bad=skip_bad)
     with journal:
         for result in map_jobs(work, left, workers, f"preparing {folder.name}", "file"):
             journal.add(result)
@@ -155,7 +149,7 @@ def _name(job: Job) -> str:
     return job.sources[0].name
 
 
-def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
+def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: bool) -> _Result:
     """Write the images of one job; runs in a worker."""
     rows: list[Row] = []
     try:
@@ -163,7 +157,7 @@ def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
             digest = _sha256(paths[0])
             for picture in job.pictures(paths):
-                rows.append(_write(picture, job.sources[0].name, digest, folder, form))
+                rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
     except UserError as error:
         if not skip_bad:
             raise
@@ -173,16 +167,16 @@ def _convert(job: Job, folder: Path, form: Format, skip_bad: bool) -> _Result:
     return _Result(_name(job), rows, None)
 
 
-def _write(picture: Picture, source: str, digest: str, folder: Path, form: Format) -> Row:
+def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:
     if not picture.name.isprintable():
         raise UserError(f"{source!r}: a name that no line of a split file can hold; rename the file")
-    pixels = resize_grey(picture.pixels, form.size, form.aspect)
+    pixels = preprocessing.store(picture.pixels)
     image = f"{'abnormal' if picture.abnormal else 'normal'}/{picture.name}.png"
     _save(pixels, folder / image)
     mask_pixels = None
     if picture.mask is not None:
-        mask = resize_mask(picture.mask, form.size, form.aspect)
-        _save(mask, folder / mask_path(image))
+        mask = preprocessing.store_mask(picture.mask)
+        _save(mask.astype(np.uint8) * 255, folder / mask_path(image))
         mask_pixels = int(np.count_nonzero(mask))
     return Row(image, int(picture.abnormal), picture.patient, source, digest, hashlib.sha256(pixels).hexdigest()[:16], mask_pixels)
 

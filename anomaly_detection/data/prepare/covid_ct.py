@@ -5,6 +5,7 @@ from pathlib import Path
 
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import figure_of
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.data.splits import Part
@@ -14,7 +15,7 @@ DOWNLOAD = "the folders Images-processed and Data-split of github.com/UCSD-AI4H/
 KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal
 
 
-def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
+def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) -> list[PictureJob]:
     """A job for each image below a folder, or in an archive, of the name CT_COVID or CT_NonCOVID.
 
     The crops of a figure stay together, see `figure_of`.
@@ -29,7 +30,7 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
         if abnormal not in {kind for _, kind in images}:
             raise UserError(f"{where}: no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
     names = picture_names([file for file, _ in images])
-    return [PictureJob((file,), name, figure_of(file.stem, abnormal), abnormal) for (file, abnormal), name in zip(images, names, strict=True)]
+    return [PictureJob((file,), name, figure_of(file.stem, abnormal), abnormal, window) for (file, abnormal), name in zip(images, names, strict=True)]
 
 
 def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.errors import UserError
 
@@ -18,7 +19,7 @@ DOWNLOAD = (
 _SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
 
 
-def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
+def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) -> list[PictureJob]:
     """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone.
 
     Every image of Shenzhen is another patient; of other sets every image counts as one.
@@ -33,7 +34,7 @@ def plan(where: Path, files: Sequence[SourceFile]) -> list[PictureJob]:
         if abnormal not in {own for _, own in found}:
             raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOAD}")
     names = picture_names([file for file, _ in found])
-    return [PictureJob((file,), name, name, abnormal) for (file, abnormal), name in zip(found, names, strict=True)]
+    return [PictureJob((file,), name, name, abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
 
 
 def _kind_of_folder(folder: str) -> bool | None:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.dicom import read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
 from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.read import FORMATS, kind_of
 from anomaly_detection.data.formats.sources import SourceFile, unique_names
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.errors import UserError
-
-FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,9 @@ class DicomJob:
         """The frames; the second and later ones have their number in their name."""
         if len(self.sources) > 1:
             raise UserError(f"{self.sources[1]}: masks of DICOM files are not read; save image and mask as PNG or NIfTI")
-        try:
-            patient, frames = read_dicom(paths[0], self.window)
-            for number, pixels in enumerate(frames):
-                yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient or patient or self.name, self.abnormal, pixels)
-        except UserError as error:
-            raise UserError(str(error).replace(str(paths[0]), str(self.sources[0]))) from None
+        patient, frames = read_dicom(paths[0], self.window)
+        for number, pixels in enumerate(frames):
+            yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient or patient or self.name, self.abnormal, pixels)
 
 
 @dataclass(frozen=True)
@@ -55,14 +51,12 @@ class NiftiJob:
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """Axial slices, spread over the volume: with a mask those that show the lesion, otherwise all that are not of one grey."""
         volume, *mask = (Volume(path, str(source)) for path, source in zip(paths, self.sources, strict=True))
-        if self.window is None:
-            raise UserError(f"{self.sources[0]}: {NO_WINDOW}")
+        window = volume.shown(self.window)
         if mask and (mask[0].shape, mask[0].orientation) != (volume.shape, volume.orientation):
             raise UserError(f"{self.sources[1]}: differs from its volume in shape or orientation; which one is wrong cannot be known")
         slices = np.flatnonzero(mask[0].count_marked()).tolist() if mask else list(range(volume.slices))
         slices = spread(slices, self.max_slices)
         values = volume.read(slices)
-        window = Window.covering(values) if self.window == "auto" else self.window
         marks = mask[0].read(slices) > 0 if mask else [None] * len(slices)
         for number, plane, marked in zip(slices, values, marks, strict=True):
             pixels = window.grey(plane)
@@ -86,7 +80,7 @@ def plan(
     Args:
         normal, abnormal: what lies in the two folders.
         masks: of abnormal images, at the same path below their folder; a suffix of another format does not matter.
-        window: see `formats`.
+        window: see `WindowChoice`.
         patient: a regular expression.
         max_slices: at most so many slices of a NIfTI volume.
 
@@ -98,7 +92,7 @@ def plan(
     jobs: list[Job] = []
     other: list[SourceFile] = []
     for files, ill in ((normal, False), (abnormal, True)):
-        kinds = [(file, kind) for file in files if (kind := _kind(file)) is not None]
+        kinds = [(file, kind) for file in files if (kind := kind_of(file)) is not None]
         other += sorted(set(files) - {file for file, _ in kinds})
         if not kinds:
             raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files; {FORMATS}")
@@ -139,12 +133,3 @@ def _match(file: SourceFile, expression: re.Pattern) -> str:
 
 def _path(file: SourceFile) -> str:
     return f"{file.folder}/{file.stem}".lstrip("/")
-
-
-def _kind(file: SourceFile) -> str | None:
-    if is_picture(file.name):
-        return "picture"
-    if is_nifti(file.name):
-        return "nifti"
-    with file.on_disk() as path:
-        return "dicom" if is_dicom(path) else None

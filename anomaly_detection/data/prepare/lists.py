@@ -1,12 +1,14 @@
 """The split files and the datasets.yaml that a prepared dataset gets its lines in; what they say of other datasets stays."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from anomaly_detection.data.catalog import DatasetSpec, check_name
+from anomaly_detection.data.catalog import DatasetSpec, check_name, read_catalog
 from anomaly_detection.data.splits import Kind, Part, Splits
 from anomaly_detection.errors import UserError
 from anomaly_detection.files import whole_file
@@ -56,7 +58,7 @@ def natural(name: str) -> list:
     return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
-def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, modality: str, window: list[float] | None) -> DatasetSpec:
+def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, modality: str) -> DatasetSpec:
     """The entry of a dataset in the catalog, or one that could be added.
 
     Raises:
@@ -65,7 +67,7 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
     check_name("prepare folder", name)
     if name not in catalog:
         label = max((spec.label for spec in catalog.values()), default=-1) + 1
-        return DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name, window=window)
+        return DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
     there = catalog[name]
     if (there.organ, there.modality) != (organ, modality):
         what = f"{there.organ} {there.modality}, not {organ} {modality}"
@@ -73,13 +75,56 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
     return there
 
 
-def add_to_catalog(data_root: Path, inherited: Path, spec: DatasetSpec) -> None:
-    """Write an entry at the end of `data_root`/datasets.yaml, which begins as a copy of the file `inherited` where there is none yet."""
+def write_entry(data_root: Path, inherited: Path, spec: DatasetSpec) -> None:
+    """Write the entry of a dataset into `data_root`/datasets.yaml, which begins as a copy of the file `inherited` where there is none yet.
+
+    A new entry goes to the end. In one that is there the values that differ are replaced and missing keys added; all else, comments too, stays.
+    """
     path = data_root / "datasets.yaml"
-    text = (path if path.exists() else inherited).read_text(encoding="utf-8")
-    entry = {key: value for key, value in vars(spec).items() if key in ("label", "organ", "modality", "root") or (key == "window" and value)}
+    source = path if path.exists() else inherited
+    there = read_catalog(source).get(spec.name)
+    if there == spec:
+        return
+    text = source.read_text(encoding="utf-8")
+    entry = {key: value for key, value in vars(spec).items() if key != "name"}
+    if there is None:
+        plain = {key: value for key, value in entry.items() if value != _DEFAULTS.get(key, ...)}
+        text = f"{text.rstrip()}\n\n{spec.name}:\n" + "".join(f"  {key}: {_yaml(value)}\n" for key, value in plain.items())
+    else:
+        text = _with_values(text, spec.name, {key: value for key, value in entry.items() if value != getattr(there, key)})
     with whole_file(path) as partial:
-        partial.write_text(f"{text.rstrip()}\n\n{yaml.safe_dump({spec.name: entry}, sort_keys=False, allow_unicode=True)}", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(DatasetSpec) if field.default is not dataclasses.MISSING}
+
+
+def _with_values(text: str, name: str, values: Mapping[str, Any]) -> str:
+    """The text of a datasets.yaml with other values in one entry."""
+    (entry,) = (value for key, value in yaml.compose(text, yaml.SafeLoader).value if key.value == name)
+    spans = {key.value: (value.start_mark.index, _end(value)) for key, value in entry.value}
+    edits = [(*spans[key], f" {_yaml(value)}" if spans[key][0] == spans[key][1] else _yaml(value)) for key, value in values.items() if key in spans]
+    added = [f"{key}: {_yaml(value)}" for key, value in values.items() if key not in spans]
+    if entry.flow_style:
+        place, addition = entry.end_mark.index - 1, "".join(f", {line}" for line in added)
+    else:
+        last = text.find("\n", max(end for _, end in spans.values()))
+        place, addition = len(text) if last < 0 else last, "".join(f"\n{' ' * entry.start_mark.column}{line}" for line in added)
+    text = text[:place] + addition + text[place:]
+    for start, end, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[end:]
+    return text
+
+
+def _end(node: yaml.Node) -> int:
+    """Where the last character of a value stands; a list of lines would reach to the next key otherwise, over comments."""
+    inside = isinstance(node, yaml.SequenceNode) and not node.flow_style and node.value
+    return _end(node.value[-1]) if inside else node.end_mark.index
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def _is_of(line: str, spec: DatasetSpec) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from anomaly_detection.data.formats.nifti import Volume, spread
 from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.prepare.build import Picture
 from anomaly_detection.errors import UserError
@@ -43,7 +43,7 @@ class VolumeJob:
 
     sources: tuple[SourceFile, SourceFile]
     choice: Choice
-    window: Window
+    window: WindowChoice
 
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """The chosen axial slices; `volume-N_SSS` is slice number SSS as it is stored, counted from 0."""
@@ -53,17 +53,17 @@ class VolumeJob:
             raise UserError(f"{self.sources[0]} and its segmentation differ in shape or orientation ({what}); which one is wrong cannot be known")
         liver, tumour = segmentation.count([LIVER, TUMOUR]) / (np.prod(volume.shape) / volume.slices)
         shows_liver = liver + tumour >= self.choice.min_liver
-        stem = self.sources[0].stem.lower()
+        stem, window = self.sources[0].stem.lower(), volume.shown(self.window)
         for abnormal, chosen in ((False, shows_liver & (tumour == 0)), (True, shows_liver & (tumour >= self.choice.min_tumour))):
             slices = spread(np.flatnonzero(chosen).tolist(), self.choice.max_slices)
             if slices:
                 masks = segmentation.read(slices) == TUMOUR if abnormal else [None] * len(slices)
                 for number, values, mask in zip(slices, volume.read(slices), masks, strict=True):
                     name = f"{stem}_{number:03d}"
-                    yield Picture(name, patient_of(name, abnormal), abnormal, self.window.grey(values), mask)
+                    yield Picture(name, patient_of(name, abnormal), abnormal, window.grey(values), mask)
 
 
-def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: Window) -> list[VolumeJob]:
+def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: WindowChoice) -> list[VolumeJob]:
     """A job for each volume, by its number; other files are left alone.
 
     Raises:

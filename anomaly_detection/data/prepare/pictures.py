@@ -1,7 +1,6 @@
 """A picture file as a job: what COVID-CT, chest X-rays and folders of pictures have in common."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,24 +24,11 @@ class PictureJob:
 
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """The one image."""
-        with _naming(paths[0], self.sources[0]):
-            pixels = read_picture(paths[0], self.window)
-        mask = None
-        if len(paths) > 1:
-            with _naming(paths[1], self.sources[1]):
-                mask = read_mask(paths[1])
-            if mask.shape != pixels.shape[:2]:
-                raise UserError(f"{self.sources[1]}: is a mask of {mask.shape} pixels for an image of {pixels.shape[:2]}; make them the same")
+        pixels = read_picture(paths[0], self.window)
+        mask = read_mask(paths[1]) if len(paths) > 1 else None
+        if mask is not None and mask.shape != pixels.shape[:2]:
+            raise UserError(f"{self.sources[1]}: is a mask of {mask.shape} pixels for an image of {pixels.shape[:2]}; make them the same")
         yield Picture(self.name, self.patient, self.abnormal, pixels, mask)
-
-
-@contextmanager
-def _naming(path: Path, source: SourceFile) -> Iterator[None]:
-    """Name the source in an error, since of a member of an archive it would name a temporary copy."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(str(error).replace(str(path), str(source))) from None
 
 
 def picture_names(files: Sequence[SourceFile]) -> list[str]:

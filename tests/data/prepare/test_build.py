@@ -17,9 +17,11 @@ from filelock import FileLock
 from PIL import Image
 
 from anomaly_detection.data.formats.sources import SourceFile, list_source
+from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.prepare import build as module
-from anomaly_detection.data.prepare.build import Format, Picture, build_dataset
+from anomaly_detection.data.prepare.build import Picture, build_dataset
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.errors import UserError
 
 
@@ -51,8 +53,8 @@ def jobs(tmp_path):
     return [NumberJob((file,)) for file in list_source(tmp_path / "source")]
 
 
-def make(folder, jobs, workers=1, skip_bad=False, settings=None, form=None):
-    return build_dataset(folder, jobs, form or Format(20), settings or {}, workers, skip_bad)
+def make(folder, jobs, workers=1, skip_bad=False, settings=None, size=20, window=None):
+    return build_dataset(folder, jobs, Preprocessing(window, size=size), settings or {}, workers, skip_bad)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -88,13 +90,13 @@ def test_a_second_run_does_nothing(tmp_path, jobs):
 
 
 def test_other_settings_and_other_files_are_refused(tmp_path, jobs):
-    make(tmp_path / "set", jobs, settings={"window": [40, 400]})
+    make(tmp_path / "set", jobs, window=Window(40, 400))
     with pytest.raises(UserError, match=r"set: was prepared with another window; delete it"):
-        make(tmp_path / "set", jobs, settings={"window": [50, 400]})
+        make(tmp_path / "set", jobs, window=Window(50, 400))
     with pytest.raises(UserError, match="with another size, window"):
-        make(tmp_path / "set", jobs, form=Format(30))
+        make(tmp_path / "set", jobs, size=30)
     with pytest.raises(UserError, match="with other source files"):
-        make(tmp_path / "set", jobs[1:], settings={"window": [40, 400]})
+        make(tmp_path / "set", jobs[1:], window=Window(40, 400))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.png").touch()
     with pytest.raises(UserError, match="was not made by this command"):
@@ -150,9 +152,9 @@ def test_unfinished_work_with_other_settings_is_thrown_away(tmp_path, jobs, monk
     convert = module._convert
     monkeypatch.setattr(module, "_convert", lambda job, **options: convert(job, **options) if job is jobs[0] else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        make(tmp_path / "set", jobs, form=Format(20))
+        make(tmp_path / "set", jobs, size=20)
     monkeypatch.setattr(module, "_convert", convert)
-    make(tmp_path / "set", jobs[1:], form=Format(30))
+    make(tmp_path / "set", jobs[1:], size=30)
     assert not (tmp_path / "set" / "normal" / "n0.png").exists()
     assert json.loads((tmp_path / "set" / "prepared.json").read_text())["size"] == 30
 

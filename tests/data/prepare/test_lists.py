@@ -1,9 +1,11 @@
 """Split files and datasets.yaml keep what they say of other datasets."""
 
+from dataclasses import replace
+
 import pytest
 
 from anomaly_detection.data.catalog import read_catalog
-from anomaly_detection.data.prepare.lists import add_to_catalog, catalog_entry, natural, write_splits
+from anomaly_detection.data.prepare.lists import catalog_entry, natural, write_entry, write_splits
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.errors import UserError
 
@@ -67,21 +69,69 @@ def test_wrong_split_files_are_not_rewritten(tmp_path, catalog):
 
 def test_an_entry_is_added_to_what_is_there(tmp_path, catalog):
     root = tmp_path / "data"
-    spec = catalog_entry(catalog, "brain_mri", "brain", "mri", [40.0, 80.0])
-    add_to_catalog(root, tmp_path / "datasets.yaml", spec)
+    spec = replace(catalog_entry(catalog, "brain_mri", "brain", "mri"), window=[40.0, 80.0], size=300)
+    write_entry(root, tmp_path / "datasets.yaml", spec)
     assert (root / "datasets.yaml").read_text().startswith(CATALOG.rstrip())
     assert read_catalog(root / "datasets.yaml") == {**catalog, "brain_mri": spec}
     assert spec.label == 3
-    add_to_catalog(root, tmp_path / "nowhere", catalog_entry(read_catalog(root / "datasets.yaml"), "knee", "knee", "mri", None))
+    write_entry(root, tmp_path / "nowhere", catalog_entry(read_catalog(root / "datasets.yaml"), "knee", "knee", "mri"))
     assert list(read_catalog(root / "datasets.yaml")) == ["one", "two", "brain_mri", "knee"]
+    before = (root / "datasets.yaml").read_text()
+    write_entry(root, tmp_path / "nowhere", spec)
+    assert (root / "datasets.yaml").read_text() == before
+
+
+LISTED = """one:
+  window:   # two lines
+    - 40
+    - 400
+  # what it is
+  label: 1
+  organ: liver
+  modality: ct
+  root: one
+  size:
+# of the second
+two:
+  label: 2
+  organ: lung
+  modality: xray
+  root: two
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CATALOG,
+        CATALOG.replace("two:", "two: # the second\n  # of the lung"),
+        CATALOG.replace("  root: one  # here", "  root: one\n  size: 200 # pixels\n  window: auto   # of each"),
+        LISTED,
+        "# mine\none: {label: 1, organ: liver, modality: ct, root: one, size: 200}\ntwo: {label: 2, organ: lung, modality: xray, root: two}",
+    ],
+)
+def test_an_entry_that_is_there_gets_other_values_and_nothing_else_changes(tmp_path, text):
+    (tmp_path / "datasets.yaml").write_text(text)
+    catalog = read_catalog(tmp_path / "datasets.yaml")
+    for changed in (
+        replace(catalog["one"], window=[1064.0, 400.0], aspect="pad", size=300),
+        replace(catalog["two"], window="auto", size=300),
+        replace(catalog["one"], window=None, aspect="stretch", size=48),
+    ):
+        write_entry(tmp_path, tmp_path / "nowhere", changed)
+        catalog[changed.name] = changed
+        assert read_catalog(tmp_path / "datasets.yaml") == catalog
+    after = (tmp_path / "datasets.yaml").read_text()
+    comments = [piece.split("\n")[0] for piece in text.split("#")[1:]]
+    assert [piece.split("\n")[0] for piece in after.split("#")[1:]] == comments
 
 
 def test_an_entry_that_says_something_else_is_not_changed(catalog):
-    assert catalog_entry(catalog, "one", "liver", "ct", None) == catalog["one"]
+    assert catalog_entry(catalog, "one", "liver", "ct") == catalog["one"]
     with pytest.raises(UserError, match=r"one is liver ct, not lung ct"):
-        catalog_entry(catalog, "one", "lung", "ct", None)
+        catalog_entry(catalog, "one", "lung", "ct")
     with pytest.raises(UserError, match="a dataset's name begins with a letter"):
-        catalog_entry(catalog, "my set", "lung", "ct", None)
+        catalog_entry(catalog, "my set", "lung", "ct")
 
 
 def test_natural_order():

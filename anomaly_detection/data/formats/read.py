@@ -1,0 +1,79 @@
+"""Any file that the project reads, as 8-bit images."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.nifti import Volume, is_nifti
+from anomaly_detection.data.formats.pictures import is_picture, read_picture
+from anomaly_detection.data.formats.sources import SourceFile, list_inputs
+from anomaly_detection.data.formats.window import WindowChoice, window_from
+from anomaly_detection.errors import UserError
+
+FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
+BLOCK = 32  # slices of a volume in memory
+
+
+def kind_of(file: SourceFile) -> Literal["picture", "nifti", "dicom"] | None:
+    """How a file is read; None if it is no image, as far as can be told without reading it."""
+    if is_picture(file.name):
+        return "picture"
+    if is_nifti(file.name):
+        return "nifti"
+    with file.on_disk() as path:
+        return "dicom" if is_dicom(path) else None
+
+
+def images_in(file: SourceFile, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
+    """The images in a file, (H, W) or (H, W, 3) uint8, each behind its number, such as `#002`, or behind "" where a file holds only one.
+
+    Raises:
+        UserError: it is no image, or damaged; of later images also while iterating.
+    """
+    kind = kind_of(file)
+    if kind is None:
+        raise UserError(f"{file}: no image; {FORMATS}")
+    with file.on_disk() as path:
+        if kind == "picture":
+            yield "", read_picture(path, window)
+        elif kind == "dicom":
+            frames = list(read_dicom(path, window)[1])
+            yield from (("" if len(frames) == 1 else f"#{number:03d}", frame) for number, frame in enumerate(frames))
+        else:
+            yield from _slices(Volume(path, str(file)), window)
+
+
+def _slices(volume: Volume, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
+    shown = volume.shown(window)
+    for start in range(0, volume.slices, BLOCK):
+        numbers = range(start, min(start + BLOCK, volume.slices))
+        for number, plane in zip(numbers, volume.read(numbers), strict=True):
+            yield f"#{number:03d}", shown.grey(plane)
+
+
+def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """The images in a file, folder or zip archive of PNG, JPEG, TIFF, BMP, DICOM and NIfTI files, as `prepare` and `predict` read them.
+
+    Args:
+        path: the file, folder or archive; of the files in a folder or an archive those that are no images are left out.
+        window: the values that are shown of more than 8 bits: (level, width), of CT in Hounsfield units; "auto", from the 0.5th to the 99.5th
+            percentile of each file; None, as each file says.
+
+    Yields:
+        The path below `path`, with the number of a frame or slice behind `#`, and (H, W) uint8, or (H, W, 3) of a picture with colours.
+
+    Raises:
+        UserError: there is no such file, no image among the files, or one that cannot be read or states no window.
+        ValueError: another `window`.
+    """
+    choice = window_from(window)
+    files = list_inputs([Path(path)])
+    images = [(name, file) for name, file in files if len(files) == 1 or kind_of(file) is not None]
+    if not images:
+        raise UserError(f"{path}: no image is there among {len(files)} files; {FORMATS}")
+    for name, file in images:
+        for number, pixels in images_in(file, choice):
+            yield name + number, pixels

@@ -1,0 +1,87 @@
+"""Any file, folder or archive as images, through the public door."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection import UserError, read_images
+from tests.data.formats.test_dicom import CT, STORED, write_dicom
+
+DEEP = np.array([[0, 1000], [32768, 65535]], np.uint16)
+COLOUR = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "scans"
+    (root / "a").mkdir(parents=True)
+    Image.fromarray(DEEP).save(root / "a" / "deep.png")
+    Image.fromarray(COLOUR).save(root / "colour.bmp")
+    write_dicom(root / "IM1", STORED, **CT, WindowCenter=40, WindowWidth=400)
+    write_dicom(root / "movie.dcm", np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    (root / "notes.txt").write_text("hello")
+    return root
+
+
+def test_a_folder_and_the_archive_of_it_hold_the_same_images(folder, tmp_path):
+    images = dict(read_images(folder))
+    assert list(images) == ["IM1", "a/deep.png", "colour.bmp", "movie.dcm#000", "movie.dcm#001"]
+    assert images["a/deep.png"].tolist() == [[0, 4], [128, 255]]
+    assert np.array_equal(images["colour.bmp"], COLOUR)
+    assert np.array_equal(images["movie.dcm#001"], np.arange(12, 24).reshape(3, 4))
+    # the standard's linear window, PS3.3 C.11.2.1.2.1
+    expected = np.clip((STORED.astype(float) - 1024 - 39.5) / 399 + 0.5, 0, 1) * 255
+    assert np.abs(images["IM1"] - expected).max() <= 0.51
+    assert {pixels.dtype for pixels in images.values()} == {np.dtype(np.uint8)}
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    packed = dict(read_images(str(tmp_path / "scans.zip")))
+    assert list(packed) == list(images)
+    assert all(np.array_equal(packed[name], images[name]) for name in images)
+
+
+def test_the_window_is_that_of_the_caller(folder, tmp_path):
+    shown = dict(read_images(folder / "IM1", (0, 100)))["IM1"]
+    assert np.abs(shown - np.clip((STORED.astype(float) - 1024) / 100 + 0.5, 0, 1) * 255).max() <= 0.51
+    assert dict(read_images(folder / "a" / "deep.png", [500, 1000]))["deep.png"].tolist() == [[0, 255], [255, 255]]
+    volume = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / "v.nii.gz")
+    slices = dict(read_images(tmp_path / "v.nii.gz", "auto"))
+    assert list(slices) == [f"v.nii.gz#{k:03d}" for k in range(6)]
+    low, high = np.percentile(volume, [0.5, 99.5])
+    expected = np.clip((volume[..., 2].T.astype(float) - low) / (high - low), 0, 1) * 255
+    assert np.abs(slices["v.nii.gz#002"] - expected).max() <= 0.51
+    with pytest.raises(UserError, match=r"v\.nii\.gz: the file states no window"):
+        next(read_images(tmp_path / "v.nii.gz"))
+    with pytest.raises(ValueError, match="window must be"):
+        next(read_images(folder, "wide"))
+
+
+def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(folder, tmp_path):
+    with pytest.raises(UserError, match=r"notes\.txt: no image; PNG, JPEG"):
+        list(read_images(folder / "notes.txt"))
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        list(read_images(tmp_path / "nowhere"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+        archive.writestr("more.txt", "hello")
+    with pytest.raises(UserError, match=r"x\.zip: no image is there among 2 files"):
+        list(read_images(tmp_path / "x.zip"))
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr("a/bad.png", b"\x89PNG")
+    with pytest.raises(UserError, match=r"y\.zip: a/bad\.png: cannot be read as an image"):
+        list(read_images(tmp_path / "y.zip"))
+
+
+def test_the_public_door_does_not_import_torch():
+    code = "import sys, anomaly_detection as ad; list(ad.read_images(sys.argv[1])); print(ad.__version__, 'torch' in sys.modules)"
+    path = Path(nibabel.__file__).parent / "tests" / "data" / "0.dcm"
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.stdout.split()[1:] == ["False"], done.stderr
