@@ -13,18 +13,20 @@ import torch
 from filelock import FileLock
 
 from anomaly_detection.build import build_baseline
-from anomaly_detection.cli import CONFIGS, add_common_arguments, choose_device, override_layers, run
-from anomaly_detection.config import Layer, read_layers, to_plain
+from anomaly_detection.commands.arguments import add_common_arguments, override_layers
+from anomaly_detection.commands.exit_codes import run
+from anomaly_detection.config.layers import Layer, read_layers, to_plain
+from anomaly_detection.config.paths import CONFIGS
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
-from anomaly_detection.errors import UserError
-from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES
-from anomaly_detection.experiment import Experiment, check_identity, finished_metrics, preprocessing_of
-from anomaly_detection.jobs import BACKENDS, attempt, run_side_by_side
-from anomaly_detection.registry import BASELINES, find_baseline, folder_of
-from anomaly_detection.report import Study, write_study
-from anomaly_detection.settings import build_settings
+from anomaly_detection.registry import BASELINES, build_settings, find_baseline, folder_of
+from anomaly_detection.study.experiment import Experiment, check_identity, finished_metrics, preprocessing_of
+from anomaly_detection.study.report import Study, write_study
+from anomaly_detection.study.run import BACKENDS, attempt, run_side_by_side
+from anomaly_detection.study.tables import COMPONENTS, REGIMES
+from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.log import tensorboard_writer
 
 logger = logging.getLogger(__name__)

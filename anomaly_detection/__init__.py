@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,22 +4,25 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from anomaly_detection.check_command import add_check_parser, run_check
-from anomaly_detection.cli import add_common_arguments, choose_device, override_layers, run
 from anomaly_detection.commands import port
-from anomaly_detection.config import read_layers
+from anomaly_detection.commands.arguments import add_common_arguments, override_layers
+from anomaly_detection.commands.check import add_check_parser, run_check
+from anomaly_detection.commands.exit_codes import run
+from anomaly_detection.commands.prepare import add_prepare_parser, run_prepare
+from anomaly_detection.config.layers import read_layers
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.data.phantom_downloads import write_downloads
 from anomaly_detection.detector import load
-from anomaly_detection.distributed import process_group, rank
-from anomaly_detection.errors import UserError
-from anomaly_detection.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, read_json, train_experiment
+from anomaly_detection.evaluation.predictions import add_predict_parser, run_predict
 from anomaly_detection.export import export
-from anomaly_detection.predict_command import add_predict_parser, run_predict
-from anomaly_detection.prepare_command import add_prepare_parser, run_prepare
-from anomaly_detection.report import Study, write_study
-from anomaly_detection.settings import build_settings
+from anomaly_detection.registry import build_settings
+from anomaly_detection.study.experiment import Experiment, evaluate_experiment, load_experiment, own_folder, train_experiment
+from anomaly_detection.study.report import Study, write_study
+from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.distributed import process_group, rank
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anomaly_detection.data.dataset import Batch
-from anomaly_detection.distributed import average_gradients, gathered
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.system.distributed import average_gradients, gathered
 
 
 @dataclass(frozen=True)

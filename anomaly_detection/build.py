@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from anomaly_detection.baseline import Baseline
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Domains, ImageSet
-from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
 from anomaly_detection.registry import find_baseline
-from anomaly_detection.settings import Settings
+from anomaly_detection.system.errors import UserError
 
 
 def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:

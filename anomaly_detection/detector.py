@@ -11,16 +11,17 @@ from PIL import Image
 
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import build_baseline
-from anomaly_detection.cli import choose_device
 from anomaly_detection.data.dataset import Domains, to_floats
 from anomaly_detection.data.formats.pictures import shown
 from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores
-from anomaly_detection.experiment import load_experiment, read_json
+from anomaly_detection.study.experiment import load_experiment
+from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16
 

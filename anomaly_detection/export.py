@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from anomaly_detection.data.dataset import to_floats
 from anomaly_detection.detector import Detector
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 OUTPUTS = ("score", "calibrated_score", "anomaly_map")
 HEADS = ("organ", "modality")

@@ -1,10 +1,15 @@
 """The baselines by the name that configs and commands use."""
 
+import dataclasses
 import difflib
+from collections.abc import Sequence
+from dataclasses import field
 from importlib import import_module
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.layers import Layer, build
+from anomaly_detection.config.settings import Settings
+from anomaly_detection.system.errors import UserError
 
 # name: module and class, imported when asked for
 BASELINES = {
@@ -39,3 +44,21 @@ def find_baseline(name: str) -> type[Baseline]:
 def folder_of(model: str) -> str:
     """The name of a model's folder among configs and results: a colon may stand in no file name on Windows."""
     return model.replace(":", ".")
+
+
+def settings_schema(model: str) -> type[Settings]:
+    """`Settings` whose `baseline` is typed as that model needs it."""
+    keys = find_baseline(model).Settings
+    return dataclasses.make_dataclass("Settings", [("baseline", keys, field(default_factory=keys))], bases=(Settings,), frozen=True)
+
+
+def build_settings(layers: Sequence[Layer]) -> Settings:
+    """Checked settings from layers, later ones winning.
+
+    Raises:
+        UserError: one line with the layer, the key, what was expected.
+    """
+    model = next((layer.values["model"] for layer in reversed(layers) if "model" in layer.values), None)
+    if not isinstance(model, str):
+        raise UserError(f"{layers[0].source if layers else 'settings'}: model: expected the name of a baseline, got {model!r}")
+    return build(settings_schema(model), layers)

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from anomaly_detection.baseline import Baseline, Batch, Phase
-from anomaly_detection.cli import CONFIGS
-from anomaly_detection.config import Layer, read_layers
+from anomaly_detection.config.layers import Layer, read_layers
+from anomaly_detection.config.paths import CONFIGS
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.data.phantom import write_phantoms
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.registry import find_baseline
-from anomaly_detection.settings import Settings, build_settings
+from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.training.loop import EVALUATION_BATCH, Progress, runs_in_bf16, steps
 from benchmarks.plain import PlainImages, plain_batches, plain_class
 

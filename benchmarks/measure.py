@@ -12,10 +12,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from anomaly_detection.allocator import keep_memory
-from anomaly_detection.cli import choose_device
-from anomaly_detection.files import whole_file
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.memory import keep_memory
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 

@@ -15,10 +15,10 @@ from torchvision import transforms
 from torchvision.models import vgg19
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.MADDR_dpa.dpa import DPA
 from anomaly_detection.MADDR_dpa.rec_losses import RelativePerceptualL1Loss
 from anomaly_detection.registry import find_baseline
-from anomaly_detection.settings import Settings
 
 LAST_LAYER = 22  # of torchvision's vgg19().features: r42
 LAYERS = {13: "r32", 22: "r42"}

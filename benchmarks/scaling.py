@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import yaml
 
-from anomaly_detection.allocator import keep_memory
 from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.system.memory import keep_memory
 from benchmarks.cases import Case, Project, benchmark_images
 from benchmarks.measure import show
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_detection.allocator import keep_memory
+from anomaly_detection.system.memory import keep_memory
 from tests.toy import toy_images
 
 

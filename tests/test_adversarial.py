@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss, squared_gradient_norm
-from anomaly_detection.config import Layer, build
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.layers import Layer, build
 from anomaly_detection.MADDR_dpa.networks import Encoder, EncoderSettings
+from anomaly_detection.system.errors import UserError
 
 KINDS = ["wasserstein", "least_squared", "nnl"]
 

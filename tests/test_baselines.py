@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from anomaly_detection.baseline import Batch
-from anomaly_detection.config import Layer
+from anomaly_detection.config.layers import Layer
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.registry import BASELINES, find_baseline
-from anomaly_detection.settings import build_settings
+from anomaly_detection.registry import BASELINES, build_settings, find_baseline
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train, validate
 from anomaly_detection.training.reproducibility import seed_everything

@@ -7,8 +7,8 @@ import torch
 
 from anomaly_detection.build import build_baseline
 from anomaly_detection.data.dataset import Domains
-from anomaly_detection.errors import UserError
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train
 from anomaly_detection.training.reproducibility import seed_everything

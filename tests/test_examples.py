@@ -8,15 +8,15 @@ import pytest
 import run_experiments
 from anomaly_detection import load
 from anomaly_detection.__main__ import main
-from anomaly_detection.errors import UserError
 from anomaly_detection.registry import find_baseline
+from anomaly_detection.system.errors import UserError
 
 MODEL = "examples.autoencoder:Autoencoder"
 
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
-    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
 
 
 def study(data_root, results, model):
@@ -44,7 +44,7 @@ def test_one_of_another_package_without_keys_of_its_own(data_root, tmp_path, mon
         textwrap.dedent(
             """
             import torch
-            from anomaly_detection.baseline import Assessment, Baseline, Phase, minimise
+            from anomaly_detection.baseline import Assessment, Baseline, minimise, Phase
 
             class Brightness(Baseline):
                 latent_dim = 24

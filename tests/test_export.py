@@ -13,11 +13,11 @@ from anomaly_detection import export as module
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.export import export
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.system.errors import UserError
 from tests.test_baselines import built, settings_of
 from tests.toy import toy_images
 

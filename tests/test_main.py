@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection import cli, registry
+from anomaly_detection import registry
 from anomaly_detection.__main__ import main
-from anomaly_detection.cli import choose_device
-from anomaly_detection.errors import UserError
+from anomaly_detection.commands import exit_codes as cli
+from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.errors import UserError
 
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct]\nimage_size: 16\niterations: 6\nval_iter: 3\nbatch_size: 4\n"
 

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anomaly_detection import cli, porting
+from anomaly_detection import porting
 from anomaly_detection.__main__ import main
-from anomaly_detection.errors import UserError
+from anomaly_detection.commands import exit_codes as cli
 from anomaly_detection.MADDR_dpa import rec_losses
+from anomaly_detection.system.errors import UserError
 from tests.porting_miniatures import MINIATURES
 
 PROJECT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ def test_a_finished_study_decodes_and_hashes_no_image(monkeypatch, tmp_path, dat
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text("model: toy\ndatasets: [liver_ct]\nimage_size: 16\niterations: 2\nbatch_size: 8\n")
     monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
-    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
     decoded, hashed, read = [], [], Preprocessing.read
 
     class Counted:

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import run_experiments
-from anomaly_detection import cli, jobs, registry
-from anomaly_detection.errors import UserError
-from anomaly_detection.experiment import load_experiment
+from anomaly_detection import registry
+from anomaly_detection.commands import exit_codes as cli
+from anomaly_detection.study import run as jobs
+from anomaly_detection.study.experiment import load_experiment
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 
 TOY_BASE = """model: toy
@@ -31,7 +33,7 @@ val_iter: 10
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """test_report.py draws them; here they would take longer than the studies."""
-    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
 
 
 @pytest.fixture

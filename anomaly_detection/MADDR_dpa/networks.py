@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa.blocks import BLOCKS, NetworkSettings
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

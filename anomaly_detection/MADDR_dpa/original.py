@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anomaly_detection.config import Layer
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.layers import Layer
 from anomaly_detection.MADDR_dpa.dpa import DPA, build_rec_loss
 from anomaly_detection.MADDR_dpa.growing import Stage
 from anomaly_detection.MADDR_dpa.networks import translate_original
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError
-from anomaly_detection.settings import build_settings
+from anomaly_detection.registry import build_settings
+from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 

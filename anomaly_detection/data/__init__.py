@@ -1,1 +1,0 @@
-"""Images from disk: the catalog of datasets, the split files, and the arrays that training and scoring read."""

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 logger = logging.getLogger(__name__)
 

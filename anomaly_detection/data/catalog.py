@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from anomaly_detection.config import Layer, build, read_yaml
+from anomaly_detection.config.layers import Layer, build, read_yaml
 from anomaly_detection.data.formats.window import window_from
 from anomaly_detection.data.preprocessing import Aspect, Preprocessing
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
-PROJECT = Path(__file__).resolve().parents[2]  # holds configs/ and folds/
 PHANTOM = "PHANTOM"  # the file that marks phantoms
 
 
@@ -55,18 +54,6 @@ class DatasetSpec(DatasetSettings):
         """What is done to its images, but for the part of training: `image_size` and `channels`."""
         values = {key: getattr(self, key) for key in ("aspect", "size", "crop_size", "equalize_hist")}
         return Preprocessing(window=window_from(self.window), **values)
-
-
-def find_catalog(data_root: Path, project_root: Path = PROJECT) -> Path:
-    """The datasets.yaml that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
-    own = Path(data_root) / "datasets.yaml"
-    return own if own.is_file() else Path(project_root) / "configs" / "datasets.yaml"
-
-
-def find_folds(data_root: Path, project_root: Path = PROJECT) -> Path:
-    """The folder of split files that belongs to the data: in `data_root` if it is there, otherwise the project's own."""
-    own = Path(data_root) / "folds"
-    return own if own.is_dir() else Path(project_root) / "folds"
 
 
 def is_phantom(data_root: Path) -> bool:

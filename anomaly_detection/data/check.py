@@ -16,9 +16,9 @@ from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.masks import mask_path, read_mask
 from anomaly_detection.data.patients import patient_of, patients_of
-from anomaly_detection.data.processes import map_jobs
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.processes import map_jobs
 
 BINS = 16
 BARS = " ▁▂▃▄▅▆▇█"

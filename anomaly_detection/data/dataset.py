@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anomaly_detection.config.paths import PROJECT, find_catalog, find_folds
 from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
-from anomaly_detection.data.catalog import PROJECT, DatasetSpec, find_catalog, find_folds, read_catalog, unknown_dataset
+from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def to_floats(pixels: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 MANIFEST = "manifest.csv"
 

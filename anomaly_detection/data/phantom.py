@@ -21,19 +21,11 @@ from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom_body import sample_patient
 from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
 from anomaly_detection.data.phantom_patient import Patient
-from anomaly_detection.data.phantom_render import (
-    LIVER_WINDOW,
-    LUNG_WINDOW,
-    render_radiograph,
-    render_slice,
-    sample_exposure,
-    sample_scan,
-    window_hu,
-)
-from anomaly_detection.data.processes import map_jobs
+from anomaly_detection.data.phantom_render import LIVER_WINDOW, LUNG_WINDOW, render_radiograph, render_slice, sample_exposure, sample_scan, window_hu
 from anomaly_detection.data.splits import SPLITS
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_folder
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_folder
+from anomaly_detection.system.processes import map_jobs
 
 VERSION = 1
 IMAGES = dict(zip(SPLITS, (180, 40, 50, 60), strict=True))  # of a dataset in each split

@@ -22,17 +22,10 @@ from anomaly_detection.data.catalog import mark_phantom
 from anomaly_detection.data.phantom import draw_levels
 from anomaly_detection.data.phantom_body import sample_patient
 from anomaly_detection.data.phantom_lesions import draw_liver_lesions, draw_lung_lesions, points_in
-from anomaly_detection.data.phantom_render import (
-    LUNG_WINDOW,
-    render_radiograph,
-    render_slice,
-    sample_exposure,
-    sample_scan,
-    window_hu,
-)
-from anomaly_detection.data.processes import map_jobs
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_folder
+from anomaly_detection.data.phantom_render import LUNG_WINDOW, render_radiograph, render_slice, sample_exposure, sample_scan, window_hu
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_folder
+from anomaly_detection.system.processes import map_jobs
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "LPI", "SAL")  # of volume 0, 1, ...
 SLICE_MM = 5.0

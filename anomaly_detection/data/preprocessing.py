@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice, plain_window, window_from
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 Aspect = Literal["stretch", "pad"]
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from anomaly_detection.data.catalog import DatasetSpec, unknown_dataset
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 Kind = Literal["normal", "anomaly"]
 Part = Literal["train", "val", "test"]

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
 
 from anomaly_detection.evaluation.overlay import overlay
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.files import whole_file
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
 DPI = 90

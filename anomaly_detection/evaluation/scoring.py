@@ -1,7 +1,6 @@
 """A line for every validation and test image, and the metrics that follow from these lines alone."""
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from anomaly_detection.data.dataset import Domains, ImageSet
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.calibration import Calibration, Verdict
 from anomaly_detection.evaluation.metrics import image_metrics, normal_threshold
 from anomaly_detection.evaluation.scores import Scores
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 COLUMNS = (
     "image",
@@ -129,9 +128,3 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
             return [{**row, **{name: kind(row[name]) for name, kind in numbers.items()}} for row in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not scores as `evaluate` writes them ({error!r}); evaluate the run again") from None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file for people and programs."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

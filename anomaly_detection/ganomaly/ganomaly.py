@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
-from anomaly_detection.distributed import averaged, equalise
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
+from anomaly_detection.system.distributed import averaged, equalise
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

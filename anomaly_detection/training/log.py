@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from anomaly_detection.distributed import averaged
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.distributed import averaged
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 
 class Means:

@@ -16,12 +16,12 @@ from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from anomaly_detection.baseline import Baseline, Phase
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Batch, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.distributed import equalise, rank, share, told_by_all, told_by_first
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
-from anomaly_detection.settings import Settings
+from anomaly_detection.system.distributed import equalise, rank, share, told_by_all, told_by_first
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture

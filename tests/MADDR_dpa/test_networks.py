@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from anomaly_detection.config import Layer, build
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.layers import Layer, build
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings, translate_original
+from anomaly_detection.system.errors import UserError
 from tests.MADDR_dpa.plain import Plain, double_smoothly, halve_by_largest
 
 TYPES = ["residual18", "residual9", "regular"]

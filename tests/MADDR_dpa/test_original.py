@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection.errors import UserError
-from anomaly_detection.MADDR_dpa import load_original_checkpoint
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
+from anomaly_detection.MADDR_dpa.original import load_original_checkpoint
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, L1Loss, RelativePerceptualL1Loss
+from anomaly_detection.system.errors import UserError
 from tests.MADDR_dpa.plain import Plain, double, double_smoothly, halve, halve_by_largest
 
 FEATURES = {"loss_type": "relative_perceptual_L1", "loss_kwargs": {"weights_per_resolution": {16: {"img_weight": 0, "feature_weights": {"r12": 1}}}}}

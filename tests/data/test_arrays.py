@@ -17,7 +17,7 @@ from anomaly_detection.data.arrays import load_images
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 SPEC = DatasetSpec(name="lits", label=0, organ="liver", modality="ct", root="liver")
 READ = Preprocessing.read

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog
+from anomaly_detection.config.paths import find_catalog, find_folds
+from anomaly_detection.data.catalog import read_catalog
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 PROJECT = Path(__file__).parents[2]
 LITS = "lits: {label: 4, organ: liver, modality: ct, root: lits}\n"

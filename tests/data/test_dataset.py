@@ -11,7 +11,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 DATASETS = ("liver_ct", "lung_ct", "lung_xray")  # of the fixture data_root: 8 images to train on, 4 to validate, 4 and 4 to test
 

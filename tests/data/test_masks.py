@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from anomaly_detection.data.masks import mask_path, read_mask
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 Y, X = np.mgrid[:64, :64]
 LESION = (Y - 32) ** 2 + (X - 32) ** 2 < 100

@@ -3,7 +3,7 @@
 import pytest
 
 from anomaly_detection.data.patients import patient_of, patients_of
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 HEADER = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
 

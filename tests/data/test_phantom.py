@@ -14,7 +14,7 @@ from anomaly_detection.data.phantom_body import paint_body, probe, sample_patien
 from anomaly_detection.data.phantom_lesions import draw_liver_lesions, draw_lung_lesions
 from anomaly_detection.data.phantom_shapes import Canvas, Column, Ellipsoid, Rod
 from anomaly_detection.data.splits import SPLITS
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 IMAGES, SIZE = 36, 80
 

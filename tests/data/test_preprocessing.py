@@ -8,7 +8,7 @@ from PIL import Image
 
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def read_image(path, size, channels, **options):

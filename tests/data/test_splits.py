@@ -4,7 +4,7 @@ import pytest
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.splits import Splits
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 CATALOG = {name: DatasetSpec(name=name, label=label, organ="lung", modality="ct", root=name) for label, name in enumerate(["lits", "covid_ct"], 3)}
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from anomaly_detection.baseline import Assessment, Baseline
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.settings import MixupSettings
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.settings import MixupSettings
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
 from anomaly_detection.training.reproducibility import random_state, seed_everything, set_random_state

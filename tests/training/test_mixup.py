@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from anomaly_detection.__main__ import main
-from anomaly_detection.config import Layer, read_layers
+from anomaly_detection.config.layers import Layer, read_layers
 from anomaly_detection.data.dataset import Batch
-from anomaly_detection.errors import UserError
 from anomaly_detection.MADDR_dpa.dpa import DPA, DPASettings
 from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.settings import build_settings
+from anomaly_detection.registry import build_settings
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.mixup import draw_mixture
 from tests.MADDR_dpa.plain import Plain
 from tests.test_configs import CONFIGS

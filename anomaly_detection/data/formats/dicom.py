@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, iter_
 
 from anomaly_detection.data.formats.sources import one_line
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 DICOM = (".dcm", ".dicom", ".ima")
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'

@@ -9,7 +9,7 @@ import numpy as np
 
 from anomaly_detection.data.formats.sources import one_line
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
 AUTO_SLICES = 32  # of a volume tell its automatic window

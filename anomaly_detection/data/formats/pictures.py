@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from anomaly_detection.data.formats.window import Window, WindowChoice
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 

@@ -11,7 +11,7 @@ from anomaly_detection.data.formats.nifti import Volume, is_nifti
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
 from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import WindowChoice, window_from
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
 BLOCK = 32  # slices of a volume in memory

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 MAX_MEMBER = 8 * 2**30  # bytes; the largest public CT volumes unpack to 1 GiB
 MAX_MEMBERS = 2_000_000

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 AUTO_PERCENTILES = (0.5, 99.5)
 NO_WINDOW = "the file states no window; give one: --window LEVEL WIDTH, in Hounsfield units for CT, or --window auto"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from anomaly_detection.data.formats.nifti import spread
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.splits import SPLITS, Kind, Part
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

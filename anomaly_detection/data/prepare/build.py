@@ -22,9 +22,9 @@ from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.data.processes import map_jobs
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.processes import map_jobs
 
 VERSION = 2  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"

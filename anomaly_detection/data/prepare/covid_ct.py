@@ -9,7 +9,7 @@ from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import figure_of
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.data.splits import Part
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 DOWNLOAD = "the folders Images-processed and Data-split of github.com/UCSD-AI4H/COVID-CT (the papers keep the rights to the images)"
 KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal

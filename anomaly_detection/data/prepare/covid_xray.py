@@ -8,7 +8,7 @@ from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 DOWNLOAD = (
     "the Shenzhen chest X-ray set, kaggle.com/raddar/tuberculosis-chest-xrays-shenzhen or lhncbc.nlm.nih.gov (cite Jaeger et al. 2014 and "

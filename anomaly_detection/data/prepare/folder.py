@@ -15,7 +15,7 @@ from anomaly_detection.data.formats.sources import SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import yaml
 
 from anomaly_detection.data.catalog import DatasetSpec, check_name, read_catalog
 from anomaly_detection.data.splits import Kind, Part, Splits
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 
 def write_splits(

@@ -12,7 +12,7 @@ from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.prepare.build import Picture
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 DOWNLOAD = "the training set of LiTS, competitions.codalab.org/competitions/17094, for research only: volume-N.nii and segmentation-N.nii"
 VOLUMES = 131  # of the training set; the segmentations of the test set are not public

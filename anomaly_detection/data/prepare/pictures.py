@@ -9,7 +9,7 @@ from anomaly_detection.data.formats.sources import SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.masks import read_mask
 from anomaly_detection.data.prepare.build import Picture
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

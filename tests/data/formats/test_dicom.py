@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
 from anomaly_detection.data.formats.window import Window
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def write_dicom(path: Path, values: np.ndarray, kind: str = "MONOCHROME2", **tags) -> Path:

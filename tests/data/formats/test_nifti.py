@@ -8,7 +8,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from anomaly_detection.data.formats.nifti import Volume, spread
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 ORIENTATIONS = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)]
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import Window
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def test_pictures(tmp_path):

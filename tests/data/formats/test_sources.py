@@ -8,7 +8,7 @@ import pytest
 
 from anomaly_detection.data.formats import sources
 from anomaly_detection.data.formats.sources import list_inputs, list_source, unique_names
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.assign import Shares, assign_splits, order_patients, share_patients
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def rows(*images):

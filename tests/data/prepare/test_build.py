@@ -22,7 +22,7 @@ from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.prepare import build as module
 from anomaly_detection.data.prepare.build import Picture, build_dataset
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from PIL import Image
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.prepare import folder
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)

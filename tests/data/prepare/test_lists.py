@@ -7,7 +7,7 @@ import pytest
 from anomaly_detection.data.catalog import read_catalog
 from anomaly_detection.data.prepare.lists import catalog_entry, natural, write_entry, write_splits
 from anomaly_detection.data.splits import Splits
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 CATALOG = """# mine
 one:

@@ -7,7 +7,7 @@ import pytest
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.prepare.lits import Choice, plan
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def write(folder, number, hu, labels, affine=None, labels_affine=None, suffix=".nii"):

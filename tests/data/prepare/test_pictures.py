@@ -5,7 +5,7 @@ from PIL import Image
 
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.prepare import covid_ct, covid_xray
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 LISTS = {
     "NonCOVID/trainCT_NonCOVID.txt": "1%0.png\n",

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_detection.config import read_yaml
+from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.data.processes import map_jobs
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.figures import draw_figures
-from anomaly_detection.evaluation.scoring import read_scores, write_json
-from anomaly_detection.evaluation.tables import COMPONENTS, REGIMES, Result, write_tables
-from anomaly_detection.experiment import Experiment, finished_metrics, load_experiment, read_json, same_data
-from anomaly_detection.files import whole_file
+from anomaly_detection.evaluation.scoring import read_scores
 from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
+from anomaly_detection.study.tables import COMPONENTS, REGIMES, Result, write_tables
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json, whole_file, write_json
+from anomaly_detection.system.processes import map_jobs
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.comparison import Scored, differences, scored
+from anomaly_detection.study.comparison import Scored, differences, scored
 
 
 def example(seed, shift):

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from anomaly_detection.allocator import keep_memory
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.memory import keep_memory
 
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union
 
 import yaml
 
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):

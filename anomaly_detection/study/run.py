@@ -9,11 +9,11 @@ import joblib
 import torch
 from tqdm import tqdm
 
-from anomaly_detection.allocator import keep_memory
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.data.processes import processors
-from anomaly_detection.errors import UserError
-from anomaly_detection.experiment import Experiment, run_experiment
+from anomaly_detection.study.experiment import Experiment, run_experiment
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.processes import processors
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import pytest
 
-from anomaly_detection.config import Layer, build, parse_override, read_layers, to_plain
-from anomaly_detection.errors import UserError
+from anomaly_detection.config.layers import Layer, build, parse_override, read_layers, to_plain
+from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)

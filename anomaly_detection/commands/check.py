@@ -4,11 +4,12 @@ import argparse
 import logging
 from pathlib import Path
 
-from anomaly_detection.data.catalog import find_catalog, find_folds, read_catalog, unknown_dataset
+from anomaly_detection.config.paths import find_catalog, find_folds
+from anomaly_detection.data.catalog import read_catalog, unknown_dataset
 from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
 from anomaly_detection.data.splits import Splits
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,7 @@
 """What an experiment is configured by: the keys of the YAML files under configs/ (each is commented in a base.yaml)."""
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-from anomaly_detection.config import Layer, build
-from anomaly_detection.errors import UserError
-from anomaly_detection.registry import find_baseline
 
 
 def _require(condition: bool, message: str) -> None:
@@ -94,21 +88,3 @@ class Settings:
         _require(0 < self.lr_gamma <= 1, f"lr_gamma must be above 0 and at most 1, not {self.lr_gamma}")
         _require(self.lr_step is None or self.lr_step >= 1, f"lr_step must be null or at least 1, not {self.lr_step}")
         _require(0 < self.threshold_quantile < 1, f"threshold_quantile must be between 0 and 1, not {self.threshold_quantile}")
-
-
-def settings_schema(model: str) -> type[Settings]:
-    """`Settings` whose `baseline` is typed as that model needs it."""
-    keys = find_baseline(model).Settings
-    return dataclasses.make_dataclass("Settings", [("baseline", keys, field(default_factory=keys))], bases=(Settings,), frozen=True)
-
-
-def build_settings(layers: Sequence[Layer]) -> Settings:
-    """Checked settings from layers, later ones winning.
-
-    Raises:
-        UserError: one line with the layer, the key, what was expected.
-    """
-    model = next((layer.values["model"] for layer in reversed(layers) if "model" in layer.values), None)
-    if not isinstance(model, str):
-        raise UserError(f"{layers[0].source if layers else 'settings'}: model: expected the name of a baseline, got {model!r}")
-    return build(settings_schema(model), layers)

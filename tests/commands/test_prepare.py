@@ -14,10 +14,10 @@ from anomaly_detection.data.catalog import is_phantom, read_catalog
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.phantom_downloads import write_downloads
 from anomaly_detection.data.splits import Splits
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 from run_experiments import main as run_experiments
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_zip_of_everything_is_as_good_as_the_folder(downloads, data, tmp_path)
 
 
 def test_the_study_runs_on_what_was_prepared(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
     overrides = ["baseline.backbone_weights=random:1", "iterations=4", "val_iter=2"]
     sets = [word for override in overrides for word in ("--set", override)]
     code = run_experiments(

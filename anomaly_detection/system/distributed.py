@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def processes() -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from anomaly_detection.evaluation.comparison import Scored, differences, scored
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
-from anomaly_detection.files import whole_file
+from anomaly_detection.study.comparison import Scored, differences, scored
+from anomaly_detection.system.files import whole_file
 
 REGIMES = ("separate", "united", "maddr")
 # Regime names of the component table: which of (organ head, modality head, center) are on.

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import ctypes
 import numpy as np
-from anomaly_detection.allocator import keep_memory
+from anomaly_detection.system.memory import keep_memory
 
 def blocks():
     mallinfo = ctypes.CDLL(None).mallinfo2

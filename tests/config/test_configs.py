@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection.config import Layer, read_layers, read_yaml, to_plain
-from anomaly_detection.registry import BASELINES
-from anomaly_detection.settings import build_settings
+from anomaly_detection.config.layers import Layer, read_layers, read_yaml, to_plain
+from anomaly_detection.registry import BASELINES, build_settings
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def keys(values: dict, prefix: str = "") -> set[str]:

@@ -1,6 +1,5 @@
 """An experiment: one baseline trained on one selection of data with one seed, and scored. Its folder is all that it leaves."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +14,16 @@ from filelock import FileLock, Timeout
 
 from anomaly_detection import __version__
 from anomaly_detection.build import build_baseline
-from anomaly_detection.config import Layer, read_yaml, to_plain
+from anomaly_detection.config.layers import Layer, read_yaml, to_plain
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.distributed import rank
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.evaluate import evaluate
-from anomaly_detection.evaluation.scoring import write_json, write_scores
-from anomaly_detection.files import whole_file
-from anomaly_detection.registry import folder_of
-from anomaly_detection.settings import Settings, build_settings
+from anomaly_detection.evaluation.scoring import write_scores
+from anomaly_detection.registry import build_settings, folder_of
+from anomaly_detection.system.distributed import rank
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train
 from anomaly_detection.training.reproducibility import seed_everything
@@ -209,20 +208,6 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     """
     settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
     return Experiment(settings, folder.resolve().parent.parent.name, folder)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except ValueError:
-        raise UserError(f"{path}: damaged; delete the file and run the same command again") from None
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
-from anomaly_detection.errors import UserError
-from anomaly_detection.files import whole_file, whole_folder
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file, whole_folder
 
 
 def test_the_file_appears_whole_and_alone(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from anomaly_detection.__main__ import main
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 
 def check(root, tmp_path, *words):

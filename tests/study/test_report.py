@@ -13,9 +13,9 @@ from sklearn.metrics import auc, roc_curve
 import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.figures import draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
-from anomaly_detection.report import to_html
+from anomaly_detection.study.report import to_html
+from anomaly_detection.system.errors import UserError
 from tests.test_run_experiments import TOY_BASE
 
 

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, find_catalog, find_folds, is_phantom, mark_phantom, read_catalog, unknown_dataset
+from anomaly_detection.config.paths import find_catalog, find_folds
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, mark_phantom, read_catalog, unknown_dataset
 from anomaly_detection.data.formats.read import FORMATS
 from anomaly_detection.data.formats.sources import SourceFile, list_source
 from anomaly_detection.data.formats.window import parse_window, plain_window
-from anomaly_detection.data.prepare import Prepared, Target, covid_ct, covid_xray, folder, lits, prepare
+from anomaly_detection.data.prepare import covid_ct, covid_xray, folder, lits
 from anomaly_detection.data.prepare.assign import Shares
 from anomaly_detection.data.prepare.build import Job
+from anomaly_detection.data.prepare.dataset import Prepared, Target, prepare
 from anomaly_detection.data.prepare.lists import catalog_entry, write_entry
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
-from anomaly_detection.errors import UserError
+from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import Window, parse_window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction, load
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
-from anomaly_detection.files import whole_file
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 
 logger = logging.getLogger(__name__)
 

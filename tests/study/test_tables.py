@@ -5,7 +5,7 @@ import pytest
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
-from anomaly_detection.evaluation.tables import Result, cells, table_markdown, write_tables
+from anomaly_detection.study.tables import Result, cells, table_markdown, write_tables
 
 DATASETS = ("liver", "lung")
 

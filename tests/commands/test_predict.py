@@ -14,8 +14,8 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.manifest import read_manifest
-from anomaly_detection.errors import UserError
 from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 from tests.test_baselines import count_passes
 

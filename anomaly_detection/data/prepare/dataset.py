@@ -1,0 +1,85 @@
+"""From the files of a download to what training reads: images, masks, a manifest, split files."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.prepare.assign import Shares, assign_splits
+from anomaly_detection.data.prepare.build import Job, build_dataset
+from anomaly_detection.data.prepare.lists import write_splits
+from anomaly_detection.data.splits import Kind, Part
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a dataset goes.
+
+    Attributes:
+        data_root: the folder that holds the folders of the datasets.
+        folds: the folder that holds train_test_split/.
+        catalog: the datasets that its files may name.
+    """
+
+    data_root: Path
+    folds: Path
+    catalog: Mapping[str, DatasetSpec]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did.
+
+    Attributes:
+        counts: images of each split.
+        patients: how many there are.
+        left_out: images in no split, by reason.
+        skipped: a line for each file that could not be read.
+        images_made, splits_written: whether there was anything to do.
+    """
+
+    counts: dict[tuple[Kind, Part], int]
+    patients: int
+    left_out: Counter
+    skipped: list[str]
+    images_made: bool
+    splits_written: bool
+
+
+def prepare(
+    spec: DatasetSpec,
+    jobs: Sequence[Job],
+    target: Target,
+    *,
+    settings: dict,
+    shares: Shares,
+    healthy_first: bool = True,
+    published: Mapping[str, Part] | None = None,
+    workers: int | None = None,
+    skip_bad: bool = False,
+) -> Prepared:
+    """Make the images of a dataset and put them into the split files; does nothing where that is done.
+
+    Args:
+        spec: the dataset, with the part of its preprocessing that is done here.
+        jobs: the files of the download.
+        target: where it goes.
+        settings, workers, skip_bad: see `build_dataset`.
+        shares, healthy_first, published: see `assign_splits`.
+
+    Raises:
+        UserError: one line that says what, where, and how to mend it; images that were made by then are not made again.
+    """
+    folder = target.data_root / spec.root
+    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad)
+    splits, left_out = assign_splits(rows, shares, healthy_first, published)
+    origin = "as published with the images" if published is not None else _describe(shares)
+    written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog)
+    counts = {key: len(images) for key, images in splits.items()}
+    return Prepared(counts, len({row.patient for row in rows}), left_out, skipped, made, written)
+
+
+def _describe(shares: Shares) -> str:
+    text = f"by patient, seed {shares.seed}, {shares.train:g} for training, {shares.val:g} for validation"
+    return text if shares.train_images is None else f"{text}, at most {shares.train_images} images to train on"
