@@ -8,11 +8,11 @@ images = dict(read_images("scans/", window="auto"))  # of files, folders and arc
 """
 
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from anomaly_detection.detector import Detector
 
 __all__ = ["UserError", "__version__", "load", "read_images"]
-
-try:
-    __version__ = version("anomaly-detection")
-except PackageNotFoundError:  # run from its sources
-    __version__ = "source"
 
 
 # The modules are imported in the functions, so that importing the package imports neither torch nor anything else that is large.

@@ -1,16 +1,28 @@
 """From settings to a network."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from anomaly_detection.baseline import Baseline
+from anomaly_detection.config.layers import Layer, read_yaml
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Domains, ImageSet
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
-from anomaly_detection.registry import find_baseline
+from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.system.errors import UserError
+
+
+def trained_settings(folder: Path, overrides: Sequence[Layer] = ()) -> Settings:
+    """The settings of the experiment whose results lie in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    return build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
 
 
 def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:

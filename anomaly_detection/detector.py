@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.build import build_baseline
+from anomaly_detection.build import build_baseline, trained_settings
 from anomaly_detection.data.dataset import Domains, to_floats
 from anomaly_detection.data.formats.pictures import shown
 from anomaly_detection.data.formats.read import read_images
@@ -18,7 +18,6 @@ from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores
-from anomaly_detection.study.experiment import load_experiment
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json
@@ -132,7 +131,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    experiment = load_experiment(folder)
+    settings = trained_settings(folder)
     if not (folder / "calibration.json").is_file():
         raise UserError(f"{folder}: no calibration.json; `python -m anomaly_detection evaluate {folder}` writes it when training has ended")
     values = read_json(folder / "calibration.json")
@@ -141,9 +140,9 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     checkpoint = load_checkpoint(path if path.is_file() else folder / "checkpoint.pt", target)
     if not checkpoint["training"]["finished"]:
         raise UserError(f"{folder}: training has not ended; run the training command again, it continues")
-    baseline = build_baseline(experiment.settings, domains).to(target)
+    baseline = build_baseline(settings, domains).to(target)
     baseline.load_state_dict(checkpoint["model"])
-    baseline.bf16 = runs_in_bf16(experiment.settings, target)
+    baseline.bf16 = runs_in_bf16(settings, target)
     return Detector(baseline.eval(), Calibration.from_plain(values["scores"]), domains, _preprocessing(values, folder), values["map_scale"])
 
 

@@ -1,17 +1,20 @@
-"""The baselines by the name that configs and commands use."""
+"""The baselines by the name that configs and commands use, and their settings. A baseline is imported when it is asked for."""
 
 import dataclasses
 import difflib
 from collections.abc import Sequence
 from dataclasses import field
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from anomaly_detection.baseline import Baseline
 from anomaly_detection.config.layers import Layer, build
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.system.errors import UserError
 
-# name: module and class, imported when asked for
+if TYPE_CHECKING:
+    from anomaly_detection.baseline import Baseline
+
+# name: module and class
 BASELINES = {
     "MADDR_dpa": "anomaly_detection.MADDR_dpa.dpa:DPA",
     "f_anogan": "anomaly_detection.f_anogan.f_anogan:FAnoGAN",
@@ -20,12 +23,14 @@ BASELINES = {
 }
 
 
-def find_baseline(name: str) -> type[Baseline]:
+def find_baseline(name: str) -> "type[Baseline]":
     """The class of a baseline: one of `BASELINES`, or from elsewhere as package.module:Class.
 
     Raises:
         UserError: there is none of that name.
     """
+    from anomaly_detection.baseline import Baseline  # here, so that the names can be listed without torch
+
     place = BASELINES.get(name, name)
     if ":" not in place:
         near = difflib.get_close_matches(name, BASELINES, 1)
@@ -44,6 +49,15 @@ def find_baseline(name: str) -> type[Baseline]:
 def folder_of(model: str) -> str:
     """The name of a model's folder among configs and results: a colon may stand in no file name on Windows."""
     return model.replace(":", ".")
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a baseline of that name."""
+    try:
+        find_baseline(name)
+    except UserError:
+        return False
+    return True
 
 
 def settings_schema(model: str) -> type[Settings]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection import registry
+from anomaly_detection import __main__, registry
 from anomaly_detection.__main__ import main
-from anomaly_detection.commands import exit_codes as cli
+from anomaly_detection.commands import exit_codes
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 
@@ -67,7 +67,7 @@ def test_errors_are_one_line_and_a_code(capsys, error, code, words):
         raise error
 
     with pytest.raises(SystemExit) as caught:
-        cli.run(failing)
+        exit_codes.run(failing)
     assert caught.value.code == code
     told = capsys.readouterr().err.strip()
     assert words in told
@@ -80,10 +80,26 @@ def test_devices():
         choose_device("tpu9")
 
 
-@pytest.mark.parametrize("command", [["-m", "anomaly_detection"], ["-m", "anomaly_detection", "train"], ["run_experiments.py"]])
-def test_help_teaches(command):
-    done = subprocess.run([sys.executable, *command, "--help"], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert done.returncode == 0
+COMMANDS = ("phantom", "prepare", "check", "train", "train_eval", "evaluate", "predict", "export", "report")
+HELP = [["-m", "anomaly_detection"], ["run_experiments.py"], *(["-m", "anomaly_detection", name] for name in COMMANDS)]
+
+
+@pytest.mark.parametrize("command", [*HELP, ["-m", "anomaly_detection", "prepare", "lits"]], ids=lambda command: command[-1])
+def test_help_teaches_and_loads_nothing_large(command):
+    program = [sys.executable, "-X", "importtime", *command, "--help"]
+    done = subprocess.run(program, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     assert "usage: " in done.stdout
-    if "train" in command or "run_experiments.py" in command:
+    if command[-1] in ("train", "train_eval", "run_experiments.py"):
         assert "--set KEY=VALUE" in done.stdout
+    if command == ["run_experiments.py"]:
+        assert "MADDR_dpa, f_anogan, ganomaly, memae" in done.stdout
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "argparse" in loaded
+    assert not loaded & {"torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "pydicom", "nibabel", "matplotlib", "joblib"}
+
+
+def test_the_help_lists_every_command():
+    folder = Path(__file__).parents[1] / "anomaly_detection" / "commands"
+    declared = {path.stem for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")}
+    assert {module.__name__.rpartition(".")[2] for module in __main__.COMMANDS} == declared
+    assert declared >= set(COMMANDS)

@@ -14,9 +14,11 @@ import torch
 
 import run_experiments
 from anomaly_detection import registry
-from anomaly_detection.commands import exit_codes as cli
-from anomaly_detection.study import run as jobs
+from anomaly_detection.commands import exit_codes
+from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
+from anomaly_detection.study.plan import find_data
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 
@@ -42,7 +44,7 @@ def toy_model(monkeypatch, tmp_path):
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
     monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
-    monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
     return tmp_path
 
 
@@ -55,7 +57,7 @@ def code_and_error(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
     """Exit code and last line of stderr of the command as the shell sees it."""
     monkeypatch.setattr(sys, "argv", ["run_experiments.py", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.run(lambda _: run_experiments.main(list(arguments)))
+        exit_codes.run(lambda _: run_experiments.main(list(arguments)))
     return caught.value.code, capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
 
 
@@ -81,13 +83,13 @@ def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, caps
 
 def test_what_is_finished_is_not_done_again(toy_model, data_root, monkeypatch):
     assert study(data_root) == 0
-    monkeypatch.setattr(jobs, "run_experiment", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(study_run, "run_experiment", lambda *_: pytest.fail("trained again"))
     assert study(data_root) == 0
 
 
 def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
     """Die in the second experiment; the same command goes on with it and the rest."""
-    run, names = jobs.run_experiment, []
+    run, names = study_run.run_experiment, []
 
     def dying(experiment, *rest):
         if names:
@@ -95,18 +97,18 @@ def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
         names.append(experiment.name)
         return run(experiment, *rest)
 
-    monkeypatch.setattr(jobs, "run_experiment", dying)
+    monkeypatch.setattr(study_run, "run_experiment", dying)
     with pytest.raises(KeyboardInterrupt):
         study(data_root)
     done = []
-    monkeypatch.setattr(jobs, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
+    monkeypatch.setattr(study_run, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
     assert study(data_root) == 0
     assert len(done) == 4
     assert names[0] not in done
 
 
 def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, monkeypatch, capsys):
-    run = jobs.run_experiment
+    run = study_run.run_experiment
 
     def failing(experiment, *rest):
         if experiment.regime == "united":
@@ -114,7 +116,7 @@ def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, mo
             raise RuntimeError("the roof fell in")
         return run(experiment, *rest)
 
-    monkeypatch.setattr(jobs, "run_experiment", failing)
+    monkeypatch.setattr(study_run, "run_experiment", failing)
     assert study(data_root) == 1
     output = capsys.readouterr().out
     assert "failed: toy united liver_ct+lung_ct+lung_xray seed 0: the roof fell in" in output
@@ -267,31 +269,9 @@ def test_a_backbone_that_cannot_be_had_is_said_at_the_start(data_root, capsys, m
     assert not (tmp_path / "results").exists()
 
 
-def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, data_root, monkeypatch, capsys, caplog):
-    """The rendering itself has tests of its own: here the small images stand in."""
-    folder = data_root.parent / "empty"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def write(out: Path) -> None:
-        data_root.rename(out)
-        (out / "PHANTOM").write_text("phantoms")
-
-    (toy_model / "configs" / "toy" / "phantom.yaml").write_text("iterations: 10\n")
-    monkeypatch.setattr(run_experiments, "write_phantoms", write)
-    caplog.set_level("INFO")
-    assert run_experiments.main(["--models", "toy"]) == 0
-    assert "no dataset under data" in caplog.text
-    assert "LiTS" in caplog.text
-    assert "# Anomaly detection on phantom" in capsys.readouterr().out
-    (config,) = Path("results/phantom/toy/separate/lung_ct").glob("seed_*/config.yaml")
-    assert "iterations: 10\n" in config.read_text()
-    monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered again"))
-    assert run_experiments.main(["--models", "toy", "--dry-run"]) == 0
-
-
-def test_shards_that_start_together_render_phantoms_once(data_root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def stand_in(data_root, monkeypatch):
+    """The small images of the tests in place of phantoms, whose rendering has tests of its own; gives the list of what was rendered."""
     rendered = []
 
     def write(out: Path) -> None:
@@ -300,18 +280,64 @@ def test_shards_that_start_together_render_phantoms_once(data_root, tmp_path, mo
         data_root.rename(out)
         (out / "PHANTOM").write_text("phantoms")
 
-    monkeypatch.setattr(run_experiments, "write_phantoms", write)
-    with ThreadPoolExecutor(2) as shards:
-        found = list(shards.map(lambda _: run_experiments.find_data(None, False, None), range(2)))
-    assert found == [(Path("data/phantom"), ["liver_ct", "lung_ct", "lung_xray"])] * 2
-    assert len(rendered) == 1
+    specs = read_catalog(data_root / "datasets.yaml")
+    monkeypatch.setattr("anomaly_detection.study.plan.phantom_catalog", lambda: specs)
+    monkeypatch.setattr(study_run, "write_phantoms", write)
+    return rendered
 
 
-def test_a_dry_run_renders_nothing(tmp_path, monkeypatch, capsys):
+def test_without_data_the_study_runs_on_phantoms_and_says_so(toy_model, stand_in, tmp_path, monkeypatch, capsys, caplog):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (toy_model / "configs" / "toy" / "phantom.yaml").write_text("iterations: 10\n")
+    caplog.set_level("INFO")
+    assert run_experiments.main(["--models", "toy"]) == 0
+    assert "no dataset under data" in caplog.text
+    assert "LiTS" in caplog.text
+    assert "# Anomaly detection on phantom" in capsys.readouterr().out
+    (config,) = Path("results/phantom/toy/separate/lung_ct").glob("seed_*/config.yaml")
+    assert "iterations: 10\n" in config.read_text()
+    assert run_experiments.main(["--models", "toy", "--dry-run"]) == 0
+    assert stand_in == [Path("data/phantom")], "once"
+
+
+def test_shards_that_start_together_render_phantoms_once(stand_in, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run_experiments, "write_phantoms", lambda _: pytest.fail("rendered"))
+    data = find_data(None, False, None)
+    assert (data.root, list(data.datasets), data.there) == (Path("data/phantom"), ["liver_ct", "lung_ct", "lung_xray"], False)
+    with ThreadPoolExecutor(2) as shards:
+        list(shards.map(study_run.render, [data, data]))
+    assert len(stand_in) == 1
+    assert find_data(None, False, None).there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--models", "no_such_model"], ["no_such_model", "MADDR_dpa"]),
+        (["--datasets", "lost"], ["lost", "liver_ct"]),
+        (["--set", "lr=abc"], ["--set lr=abc", "a number"]),
+        (["--set", "seed=1"], ["--seeds"]),
+        (["--set", "maddr.organ_dim=30"], ["organ_dim 30", "latent of 24"]),
+        (["--device", "cuda:77"], ["--device cuda:77"]),
+        (["--backend", "dask"], ["dask", "pip install"]),
+    ],
+)
+def test_a_mistake_is_told_before_phantoms_are_rendered(toy_model, stand_in, tmp_path, monkeypatch, capsys, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("anomaly_detection.system.backends.find_spec", lambda _: None)
+    code, error = code_and_error(capsys, monkeypatch, *(arguments if "--models" in arguments else ["--models", "toy", *arguments]))
+    assert code == 2
+    assert all(part in error for part in parts), error
+    assert not stand_in
+
+
+def test_a_dry_run_renders_nothing(stand_in, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     code, error = code_and_error(capsys, monkeypatch, "--dry-run")
     assert (code, "would run on phantoms" in error) == (2, True)
+    assert not stand_in
 
 
 def test_images_without_a_split_are_not_taken_for_nothing(tmp_path, monkeypatch, capsys):
@@ -329,6 +355,25 @@ def test_the_table_gathers_what_earlier_commands_finished(toy_model, data_root, 
     row = next(line for line in table.splitlines() if line.startswith("| toy | maddr | "))
     assert " ± " in row
     assert "seed 1, weights of iteration" in table
+
+
+def test_a_model_without_a_config_runs_on_the_common_keys(toy_model, data_root, capsys):
+    (toy_model / "configs" / "toy" / "base.yaml").unlink()
+    (toy_model / "configs" / "common.yaml").write_text(TOY_BASE.replace("model: toy\n", ""), encoding="utf-8")
+    assert study(data_root, "--regimes", "united") == 0
+    assert "| toy | united | " in capsys.readouterr().out
+    assert load_experiment(next((data_root.parent / "results" / "toy" / "united").glob("*/seed_0"))).settings.iterations == 20
+
+
+def test_a_model_that_is_not_known_now_stays_out_of_the_table(toy_model, data_root, monkeypatch, capsys):
+    assert study(data_root, "--regimes", "united") == 0
+    monkeypatch.delitem(registry.BASELINES, "toy")
+    monkeypatch.setitem(registry.BASELINES, "other", "tests.toy:ToyBaseline")
+    (toy_model / "configs" / "common.yaml").write_text(TOY_BASE.replace("model: toy\n", ""), encoding="utf-8")
+    assert study(data_root, "--regimes", "united", "--models", "other") == 0
+    table = capsys.readouterr().out.split("tables in")[1]
+    assert "| other | united | " in table
+    assert "| toy |" not in table
 
 
 def test_results_on_other_images_stay_out_of_the_table(toy_model, data_root, capsys):

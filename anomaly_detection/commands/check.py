@@ -1,35 +1,33 @@
-"""python -m anomaly_detection check: are the data fit to train on?"""
+"""Look for mistakes in the data: counts, damaged files, leaks between splits."""
 
 import argparse
-import logging
 from pathlib import Path
 
-from anomaly_detection.config.paths import find_catalog, find_folds
-from anomaly_detection.data.catalog import read_catalog, unknown_dataset
-from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
-from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
-
-logger = logging.getLogger(__name__)
 
 
-def add_check_parser(commands) -> None:
-    """Add `check`."""
-    parser = commands.add_parser("check", help="look for mistakes in the data: counts, damaged files, leaks between splits", description=__doc__)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `check`."""
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="folder of the datasets (default: ./data)")
     parser.add_argument("--folds", type=Path, metavar="DIR", help="folder of the split files (default: folds/ in the data root, else the project's)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="(default: all that lie in the data root)")
     parser.add_argument("--output", type=Path, default=Path("results/check"), metavar="DIR", help="for the contact sheets (default: %(default)s)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    parser.set_defaults(run=run)
 
 
-def run_check(arguments: argparse.Namespace) -> None:
-    """Run `check` with parsed arguments.
+def run(arguments: argparse.Namespace) -> None:
+    """Print what is there and what is wrong with it.
 
     Raises:
         UserError: something is wrong with the data; what it is was printed.
     """
+    from anomaly_detection.config.paths import find_catalog, find_folds
+    from anomaly_detection.data.catalog import read_catalog, unknown_dataset
+    from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
+    from anomaly_detection.data.splits import Splits
+    from anomaly_detection.system.files import whole_file
+
     root = arguments.data_root
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the folder that holds the folders of the datasets")
@@ -41,7 +39,7 @@ def run_check(arguments: argparse.Namespace) -> None:
     chosen = arguments.datasets or [name for name, spec in catalog.items() if (root / spec.root).is_dir()]
     if not chosen:
         raise UserError(f"{root}: holds no folder of a dataset; `prepare` makes them")
-    found = 0
+    wrong = 0
     for name in chosen:
         spec = catalog[name]
         groups = inspect(spec, root, [entry for entry in splits.entries if entry.dataset == name], arguments.workers)
@@ -52,10 +50,10 @@ def run_check(arguments: argparse.Namespace) -> None:
             print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
         for problem in problems(spec, root, groups):
             print(f"  wrong: {problem}")
-            found += 1
+            wrong += 1
         if groups:
             with whole_file(arguments.output / f"{name}.png") as partial:
                 contact_sheet(spec, root, groups).save(partial, "png")
             print(f"  a row of images for each line above: {arguments.output / f'{name}.png'}")
-    if found:
-        raise UserError(f"{found} {'thing is' if found == 1 else 'things are'} wrong with the data, see above")
+    if wrong:
+        raise UserError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong with the data, see above")

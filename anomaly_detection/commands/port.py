@@ -1,4 +1,4 @@
-"""python -m anomaly_detection port: put MADDR into a clone of DPA, GANomaly, MemAE or f-AnoGAN, as docs/porting.md says."""
+"""Put MADDR into a clone of DPA, GANomaly, MemAE or f-AnoGAN, as docs/porting.md says."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,6 @@ from anomaly_detection import porting
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `port`."""
-    parser.description = __doc__
     parser.add_argument("recipe", choices=porting.RECIPES, help="the codebase: %(choices)s")
     parser.add_argument("clone", type=Path, metavar="CLONE", help="the folder of a clone of its repository")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")

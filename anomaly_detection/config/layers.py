@@ -6,6 +6,7 @@ Settings come in layers (a file, what it extends, overrides); every value rememb
 
 import dataclasses
 import difflib
+import os
 import re
 import types
 import typing
@@ -65,7 +66,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_layers(path: Path, _seen: tuple[Path, ...] = ()) -> list[Layer]:
-    """The layers of a config file, the one it `extends:` (a path beside it) first."""
+    """The layers of a config file, the one it `extends:` (a path from its folder, such as base.yaml or ../common.yaml) first."""
     path = Path(path)
     if path.resolve() in _seen:
         raise UserError(f"{path}: extends itself")
@@ -73,7 +74,7 @@ def read_layers(path: Path, _seen: tuple[Path, ...] = ()) -> list[Layer]:
     base = values.pop("extends", None)
     if base is not None and not isinstance(base, str):
         raise UserError(f"{path}: extends: expected the path of a YAML file, got {base!r}")
-    below = [] if base is None else read_layers(path.parent / base, (*_seen, path.resolve()))
+    below = [] if base is None else read_layers(Path(os.path.normpath(path.parent / base)), (*_seen, path.resolve()))
     return [*below, Layer(str(path), values)]
 
 

@@ -1,4 +1,4 @@
-"""What an experiment is configured by: the keys of the YAML files under configs/ (each is commented in a base.yaml)."""
+"""What an experiment is configured by: the keys of the YAML files under configs/, whose common.yaml explains each of these."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -62,7 +62,7 @@ class Settings:
     iterations: int = 2000
     batch_size: int = 32
     lr: float = 0.001
-    lr_step: int | None = 10000
+    lr_step: int | None = None
     lr_gamma: float = 0.8
     mixup: MixupSettings | None = None
     bf16: bool = True
@@ -71,7 +71,7 @@ class Settings:
     early_stopping_patience: int | None = 6
     early_stopping_min_delta: float = 0.0
     log_iter: int = 100
-    val_iter: int = 200
+    val_iter: int = 100
     sample_iter: int = 1000
     checkpoint_iter: int = 200
     tensorboard: bool = False

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from anomaly_detection.data.catalog import mark_phantom
+from anomaly_detection.data.catalog import DatasetSpec, mark_phantom
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom_body import sample_patient
 from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
@@ -42,6 +42,12 @@ class Job(NamedTuple):
     abnormal: bool
     split: str
     images: dict[str, int]
+
+
+def phantom_catalog() -> dict[str, DatasetSpec]:
+    """The datasets by name, as the datasets.yaml beside them describes them."""
+    entries = ((name, dict(zip(("label", "organ", "modality"), values, strict=True))) for name, values in DATASETS.items())
+    return {name: DatasetSpec(name=name, root=name, **values) for name, values in entries}
 
 
 def plan_jobs(images: int | None = None) -> list[Job]:
@@ -184,7 +190,8 @@ def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, st
         file = folder / "folds" / "train_test_split" / kind / split
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join([header, *sorted(rows, key=lambda row: row.rsplit(" ", 1)[::-1])]) + "\n", encoding="utf-8")
-    entries = (f"{name}:\n  label: {v[0]}\n  organ: {v[1]}\n  modality: {v[2]}\n  root: {name}\n" for name, v in DATASETS.items())
+    specs = phantom_catalog().values()
+    entries = (f"{s.name}:\n  label: {s.label}\n  organ: {s.organ}\n  modality: {s.modality}\n  root: {s.root}\n" for s in specs)
     (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
     text = [f"Phantoms: {sum(map(len, written))} computed images of {len(jobs)} random bodies, no patient data."]
     text += [f"version {VERSION}", f"seed {seed}", f"size {size}"]

@@ -1,6 +1,5 @@
-"""python -m anomaly_detection predict: score new images with a trained network."""
+"""New images scored by a trained detector: predictions.csv and pictures of the anomaly maps."""
 
-import argparse
 import csv
 import itertools
 import logging
@@ -17,9 +16,9 @@ from tqdm import tqdm
 
 from anomaly_detection.data.formats.read import images_in
 from anomaly_detection.data.formats.sources import SourceFile, list_inputs
-from anomaly_detection.data.formats.window import Window, parse_window
+from anomaly_detection.data.formats.window import Window, WindowChoice
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.detector import Detector, Prediction, load
+from anomaly_detection.detector import Detector, Prediction
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -33,7 +32,7 @@ AHEAD = 32  # files that are decoded before it is their turn
 OVERLAY_SIDE = 256
 
 
-class Found(NamedTuple):
+class InputImage(NamedTuple):
     """An image of a file: its name, and its pixels as the network takes them or why there are none."""
 
     name: str
@@ -41,59 +40,50 @@ class Found(NamedTuple):
     error: str
 
 
-def add_predict_parser(commands) -> None:
-    """Add `predict`."""
-    parser = commands.add_parser(
-        "predict",
-        help="score new images with a trained network",
-        description=__doc__,
-        epilog="example: python -m anomaly_detection predict results/.../maddr/lits+covid_ct+covid_xray/seed_0 scans/ --output predictions",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN_OR_CHECKPOINT", help="the folder of an experiment, .../seed_0, or the checkpoint.pt in it")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
-    parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
-    text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
-    parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ... (default: auto)")
+def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, window: WindowChoice, overlays: bool) -> tuple[int, int]:
+    """Write `output`/predictions.csv, and below `output`/overlays/ each image with its anomaly map; only a few images are in memory at a time.
 
+    Args:
+        detector: scores the images.
+        inputs: files, folders and zip archives; a file that cannot be read is a line with its error.
+        output: a folder.
+        window: what is shown of more than 8 bits where training has not settled it; None: what the files say.
+        overlays: whether there are to be pictures.
 
-def run_predict(arguments: argparse.Namespace) -> None:
-    """Run `predict` with parsed arguments.
+    Returns:
+        How many images were scored, and how many files could not be read.
 
     Raises:
-        UserError: there is no such network or input, or not one image could be read.
+        UserError: there is no such input, no file in it, not one could be read, or the window is not that of training.
     """
-    window = parse_window(arguments.window)
-    detector = load(arguments.run, arguments.device)
     preprocessing = detector.preprocessing if window is None else _with_window(detector.preprocessing, window)
-    files = list_inputs(arguments.inputs)
+    files = list_inputs(inputs)
     if not files:
-        raise UserError(f"{', '.join(map(str, arguments.inputs))}: no file is there")
+        raise UserError(f"{', '.join(map(str, inputs))}: no file is there")
     good = bad = 0
     with (
-        whole_file(arguments.output / "predictions.csv") as partial,
+        whole_file(output / "predictions.csv") as partial,
         open(partial, "w", newline="", encoding="utf-8") as table,
         tqdm(total=len(files), desc="predicting", unit="file", disable=None, dynamic_ncols=True) as bar,
     ):
         writer = csv.DictWriter(table, COLUMNS, restval="")
         writer.writeheader()
         for batch in _in_batches(_decode_ahead(files, preprocessing, bar)):
-            readable = [found for found in batch if found.pixels is not None]
-            predictions = iter(detector.predict_batch(np.stack([found.pixels for found in readable])) if readable else [])
-            for found in batch:
-                if found.pixels is None:
+            readable = [image for image in batch if image.pixels is not None]
+            predictions = iter(detector.predict_batch(np.stack([image.pixels for image in readable])) if readable else [])
+            for image in batch:
+                if image.pixels is None:
                     bad += 1
-                    writer.writerow({"image": found.name, "error": found.error})
+                    writer.writerow({"image": image.name, "error": image.error})
                     continue
                 good += 1
                 prediction = next(predictions)
-                writer.writerow({"image": found.name, **_columns(prediction)})
-                if not arguments.no_overlays:
-                    _write_overlay(found, prediction, detector, arguments.output / "overlays")
+                writer.writerow({"image": image.name, **_columns(prediction)})
+                if overlays:
+                    _write_overlay(image, prediction, detector, output / "overlays")
         if not good:
             raise UserError(f"not one of {len(files)} files could be read; the first: {batch[0].error}")
-    print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))
+    return good, bad
 
 
 def _with_window(preprocessing: Preprocessing, window: Window | Literal["auto"]) -> Preprocessing:
@@ -110,7 +100,7 @@ def _words(window: Window | Literal["auto"]) -> str:
     return window if window == "auto" else f"{window.level:g} {window.width:g}"
 
 
-def _decode_ahead(files: Sequence[tuple[str, SourceFile]], preprocessing: Preprocessing, bar: tqdm) -> Iterator[Found]:
+def _decode_ahead(files: Sequence[tuple[str, SourceFile]], preprocessing: Preprocessing, bar: tqdm) -> Iterator[InputImage]:
     """The images of all files in their order; a few files are decoded in threads while the network works, and no more are held."""
     with ThreadPoolExecutor() as pool:
         waiting: deque[Future] = deque()
@@ -124,14 +114,14 @@ def _decode_ahead(files: Sequence[tuple[str, SourceFile]], preprocessing: Prepro
                 waiting.append(pool.submit(_read_file, name, file, preprocessing))
 
 
-def _read_file(name: str, file: SourceFile, preprocessing: Preprocessing) -> list[Found]:
+def _read_file(name: str, file: SourceFile, preprocessing: Preprocessing) -> list[InputImage]:
     try:
-        return [Found(name + number, preprocessing.apply(pixels), "") for number, pixels in images_in(file, preprocessing.window)]
+        return [InputImage(name + number, preprocessing.apply(pixels), "") for number, pixels in images_in(file, preprocessing.window)]
     except UserError as error:
-        return [Found(name, None, str(error))]
+        return [InputImage(name, None, str(error))]
 
 
-def _in_batches(images: Iterator[Found]) -> Iterator[list[Found]]:
+def _in_batches(images: Iterator[InputImage]) -> Iterator[list[InputImage]]:
     while batch := list(itertools.islice(images, BATCH)):
         yield batch
 
@@ -149,8 +139,8 @@ def _columns(prediction: Prediction) -> dict:
     }
 
 
-def _write_overlay(found: Found, prediction: Prediction, detector: Detector, folder: Path) -> None:
-    picture = Image.fromarray(overlay(found.pixels, prediction.anomaly_map, detector.map_scale))
-    path = folder / f"{found.name}.png"
+def _write_overlay(image: InputImage, prediction: Prediction, detector: Detector, folder: Path) -> None:
+    picture = Image.fromarray(overlay(image.pixels, prediction.anomaly_map, detector.map_scale))
+    path = folder / f"{image.name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.resize((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC).save(path, compress_level=1)  # a third of the time, a tenth more bytes

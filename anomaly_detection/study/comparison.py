@@ -32,8 +32,8 @@ class Difference:
 
 def scored(rows: Sequence[Mapping], dataset: str) -> Scored:
     """Those of a dataset out of the rows of a scores.csv."""
-    own = sorted((row["image"], row["label"], row["score"]) for row in rows if row["part"] == "test" and row["dataset"] == dataset)
-    return Scored(np.array([label for _, label, _ in own]), np.array([score for _, _, score in own]))
+    images = sorted((row["image"], row["label"], row["score"]) for row in rows if row["part"] == "test" and row["dataset"] == dataset)
+    return Scored(np.array([label for _, label, _ in images]), np.array([score for _, _, score in images]))
 
 
 def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]]) -> dict[str, Difference]:
@@ -44,12 +44,12 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
     Args:
         one, other: by dataset the scores of each seed, the same seeds in the same order.
     """
-    found, values, samples = {}, [], []
+    by_dataset, values, samples = {}, [], []
     for number, dataset in enumerate(one):
         pairs = list(zip(one[dataset], other[dataset], strict=True))
         values.append(mean(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores) for a, b in pairs))
         drawn = [auroc_samples(a.labels, a.scores, seed=number) - auroc_samples(b.labels, b.scores, seed=number) for a, b in pairs]
         samples.append(np.mean(drawn, axis=0))
-        found[dataset] = Difference(values[-1], *interval(samples[-1]))
-    found["mean"] = Difference(mean(values), *interval(np.mean(samples, axis=0)))
-    return found
+        by_dataset[dataset] = Difference(values[-1], *interval(samples[-1]))
+    by_dataset["mean"] = Difference(mean(values), *interval(np.mean(samples, axis=0)))
+    return by_dataset

@@ -12,18 +12,19 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from anomaly_detection import __version__
-from anomaly_detection.build import build_baseline
+from anomaly_detection.build import build_baseline, trained_settings
 from anomaly_detection.config.layers import Layer, read_yaml, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.scoring import write_scores
-from anomaly_detection.registry import build_settings, folder_of
+from anomaly_detection.registry import folder_of
+from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.distributed import rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
+from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train
 from anomaly_detection.training.reproducibility import seed_everything
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 # settings that may change between two runs of an experiment
 FREE_KEYS = ("threshold_quantile", "feature_cache_mib")
+REMEDY = "choose another --results, or delete that folder"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Experiment:
 
     Attributes:
         settings: everything that the result depends on beside the data.
-        regime: "separate", "united", "maddr", or the name of an ablation.
+        regime: the name of one of the `REGIMES`.
         folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, calibration.json,
             details.npz and metrics.json.
     """
@@ -53,7 +55,7 @@ class Experiment:
     def place(cls, settings: Settings, results: Path, regime: str | None = None) -> "Experiment":
         """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe."""
         if regime is None:
-            regime = "maddr" if settings.maddr.enabled else "united" if len(settings.datasets) > 1 else "separate"
+            regime = regime_of(len(settings.datasets), settings.maddr.enabled).name
         return cls(settings, regime, results / folder_of(settings.model) / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
 
     @property
@@ -63,7 +65,7 @@ class Experiment:
 
 
 @contextmanager
-def own_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
+def locked_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
     """Work in the folder of an experiment alone, and only if it is this experiment's; write config.yaml and provenance.json if it is new.
 
     Of several processes that train together the first does this for all.
@@ -78,7 +80,8 @@ def own_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            check_identity(experiment, source)
+            check_settings(experiment)
+            check_data(experiment, source)
             for stale in folder.glob(".*.partial"):  # of a process that was killed
                 stale.unlink()
             if not (folder / "provenance.json").exists():
@@ -94,7 +97,7 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
     Raises:
         UserError: the folder holds another experiment, another process works in it, or anything in the settings or the data is wrong.
     """
-    with own_folder(experiment, source):
+    with locked_folder(experiment, source):
         train_experiment(experiment, source, device)
         return evaluate_experiment(experiment, source, device)
 
@@ -105,21 +108,30 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def check_identity(experiment: Experiment, source: DataSource) -> None:
-    """Refuse a folder that was begun with other settings or other data: its results would be mixed with this experiment's.
+def check_settings(experiment: Experiment) -> None:
+    """Refuse a folder that was begun with other settings: its results would be mixed with this experiment's.
 
     Raises:
         UserError: what differs.
     """
+    path = experiment.folder / "config.yaml"
+    if not path.exists():
+        return
+    before, now = _flat(read_yaml(path)), _flat(to_plain(experiment.settings))
+    for key in [*now, *before]:
+        if key not in FREE_KEYS and before.get(key) != now.get(key):
+            raise UserError(f"{experiment.folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {REMEDY}")
+
+
+def check_data(experiment: Experiment, source: DataSource) -> None:
+    """Refuse a folder that was begun with other data.
+
+    Raises:
+        UserError: it was.
+    """
     folder = experiment.folder
-    remedy = "choose another --results, or delete that folder"
-    if (folder / "config.yaml").exists():
-        before, now = _flat(read_yaml(folder / "config.yaml")), _flat(to_plain(experiment.settings))
-        for key in [*now, *before]:
-            if key not in FREE_KEYS and before.get(key) != now.get(key):
-                raise UserError(f"{folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {remedy}")
     if (folder / "provenance.json").exists() and not same_data(experiment, source):
-        raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {remedy}")
+        raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {REMEDY}")
 
 
 def same_data(experiment: Experiment, source: DataSource) -> bool:
@@ -150,7 +162,7 @@ def _write_identity(experiment: Experiment, source: DataSource) -> None:
 
 
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
-    """Train the baseline from the start or from its checkpoint; to be called in `own_folder`."""
+    """Train the baseline from the start or from its checkpoint; to be called in `locked_folder`."""
     settings = experiment.settings
     domains = source.domains(settings.datasets)
     preprocessing = preprocessing_of(settings, source)
@@ -164,7 +176,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
-    """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `own_folder`."""
+    """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `locked_folder`."""
     settings = experiment.settings
     checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
     if not checkpoint["training"]["finished"]:
@@ -206,8 +218,7 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     Raises:
         UserError: there is none.
     """
-    settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
-    return Experiment(settings, folder.resolve().parent.parent.name, folder)
+    return Experiment(trained_settings(folder, overrides), folder.resolve().parent.parent.name, folder)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.scoring import read_scores
-from anomaly_detection.registry import BASELINES, find_baseline
+from anomaly_detection.registry import BASELINES, is_known
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
-from anomaly_detection.study.tables import COMPONENTS, REGIMES, Result, write_tables
-from anomaly_detection.system.errors import UserError
+from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.study.render import Document, to_html, to_markdown, write_csv
+from anomaly_detection.study.tables import Result, numbers_table, study_document
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
 
@@ -60,35 +60,40 @@ def write_study(results: Path, study: Study, source: DataSource) -> str | None:
     finished = all_finished(results, study.datasets, source)
     if not finished:
         return None
-    text = write_tables(
-        results, [_result(each) for each in finished], study.datasets, study.heading, provenance_lines(finished, source, study.datasets)
-    )
+    rows = [_result(each) for each in finished]
+    document = study_document(rows, study.datasets, study.heading, provenance_lines(finished, source, study.datasets))
+    text = to_markdown(document)
+    with whole_file(results / "table.md") as partial:
+        partial.write_text(text, encoding="utf-8")
+    write_csv(numbers_table(rows, study.datasets, study.heading), results / "table.csv")
     study.write(results)
-    write_report(results, finished, text)
+    write_report(results, finished, document)
     return text
 
 
 def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
     """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
 
-    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model that is not
-    to be had now, stays out.
+    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model or in a regime
+    that is not known now, stays out.
     """
-    found = []
-    for path in results.glob("*/*/*/seed_*/metrics.json"):
-        try:
-            find_baseline(read_yaml(path.parent / "config.yaml")["model"])
-        except UserError:
+    experiments = []
+    for path in sorted(results.glob("*/*/*/seed_*/metrics.json")):
+        if not is_known(read_yaml(path.with_name("config.yaml")).get("model")):
             continue
         experiment = load_experiment(path.parent)
-        chosen = experiment.settings.datasets
-        belongs = set(chosen) == set(datasets) or (experiment.regime == "separate" and set(chosen) <= set(datasets))
-        if belongs and same_data(experiment, source):
-            found.append(experiment)
-    models = [*BASELINES, *sorted({each.settings.model for each in found} - set(BASELINES))]
-    order = {name: place for place, name in enumerate([*models, *REGIMES, *COMPONENTS])}
-    found.sort(key=lambda each: (order[each.settings.model], order[each.regime], each.settings.seed, datasets.index(each.settings.datasets[0])))
-    return found
+        chosen, regime = set(experiment.settings.datasets), REGIMES.get(experiment.regime)
+        if regime is None:
+            continue
+        if (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))) and same_data(experiment, source):
+            experiments.append(experiment)
+    models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
+
+    def place(experiment: Experiment) -> tuple[int, ...]:
+        settings = experiment.settings
+        return models.index(settings.model), regimes.index(experiment.regime), settings.seed, datasets.index(settings.datasets[0])
+
+    return sorted(experiments, key=place)
 
 
 def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
@@ -128,43 +133,25 @@ def draw_experiment(folder: Path, parts: Sequence[int] | None) -> list[Path]:
 _ORDER = ("roc", "scores", "gallery", "latent", "training")
 
 
-def write_report(results: Path, experiments: Sequence[Experiment], table: str, workers: int | None = None) -> Path:
+def write_report(results: Path, experiments: Sequence[Experiment], document: Document, workers: int | None = None) -> Path:
     """Write report.html into the results folder: the tables, then the figures of each experiment, of its first seed.
 
     Args:
         results: the folder of the study.
         experiments: finished ones.
-        table: the text of table.md.
+        document: what table.md holds.
         workers: processes that draw.
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     jobs = [(experiment.folder, _parts(experiment)) for experiment in first]
     drawn = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
     sections = [_section(experiment, paths) for experiment, paths in zip(first, drawn, strict=True)]
-    title = html.escape(table.splitlines()[0].removeprefix("# "))
+    title = html.escape(document.heading)
     page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'
-    page += f"{to_html(table)}\n<h2>Figures</h2>\n{''.join(sections)}</body></html>\n"
+    page += f"{to_html(document)}\n<h2>Figures</h2>\n{''.join(sections)}</body></html>\n"
     with whole_file(results / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
     return results / "report.html"
-
-
-def to_html(markdown: str) -> str:
-    """Headings, paragraphs, lists and tables of a table.md, which holds nothing else."""
-    found = []
-    for block in markdown.strip().split("\n\n"):
-        lines = [html.escape(line) for line in block.splitlines()]
-        if match := re.match(r"(#+) (.*)", lines[0]):
-            found.append(f"<h{len(match[1])}>{match[2]}</h{len(match[1])}>")
-        elif lines[0].startswith("|"):
-            rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
-            head, *body = ("".join(f"<{tag}>{cell}</{tag}>" for cell in row) for tag, row in zip(["th", *["td"] * len(rows)], rows, strict=False))
-            found.append(f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>")
-        elif lines[0].startswith("- "):
-            found.append(f"<ul>{''.join(f'<li>{line[2:]}</li>' for line in lines)}</ul>")
-        else:
-            found.append(f"<p>{' '.join(lines)}</p>")
-    return "\n".join(found)
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:

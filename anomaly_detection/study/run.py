@@ -1,24 +1,144 @@
-"""Experiments side by side: in processes of this machine, or through dask or ray on several."""
+"""A study from its plan to its tables: what can go wrong is looked for first, then one experiment runs after the other, or several at a time."""
 
 import errno
 import logging
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-import joblib
 import torch
-from tqdm import tqdm
+from filelock import FileLock
 
-from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.study.experiment import Experiment, run_experiment
+from anomaly_detection.build import build_baseline
+from anomaly_detection.data.catalog import is_phantom
+from anomaly_detection.data.dataset import DataSource, Domains
+from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.study.experiment import Experiment, check_data, check_settings, finished_metrics, preprocessing_of, run_experiment
+from anomaly_detection.study.plan import StudyData, warn_of_unlike
+from anomaly_detection.study.report import Study, write_study
+from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.memory import keep_memory
-from anomaly_detection.system.processes import processors
+from anomaly_detection.training.log import tensorboard_writer
 
 logger = logging.getLogger(__name__)
 
-Job = tuple[Experiment, DataSource, torch.device]
-BACKENDS = ("loky", "dask", "ray")
+
+@dataclass(frozen=True)
+class Workers:
+    """What computes.
+
+    Attributes:
+        device: "cuda" are all GPUs in turn.
+        jobs: experiments at a time.
+        backend: what runs several at a time; see `BACKENDS`.
+    """
+
+    device: torch.device
+    jobs: int = 1
+    backend: str = "loky"
+
+
+def state_of(experiment: Experiment) -> str:
+    """As --dry-run lists it."""
+    if finished_metrics(experiment) is not None:
+        return "finished"
+    return "interrupted" if (experiment.folder / "checkpoint.pt").exists() else "to do"
+
+
+def run_study(
+    study: Study, results: Path, planned: Sequence[Experiment], experiments: Sequence[Experiment], data: StudyData, workers: Workers
+) -> int:
+    """Run experiments that are not finished, and write the tables when nothing of the study is left to do.
+
+    Args:
+        study: what its tables are about.
+        results: the folder that receives everything.
+        planned: all experiments of the study.
+        experiments: those of them that are run here.
+        data: the images; phantoms are rendered where they are not there.
+        workers: what computes.
+
+    Returns:
+        The exit code: 0, or 1 when an experiment failed.
+
+    Raises:
+        UserError: a mistake in the settings or the data, met before the first experiment begins.
+    """
+    check_without_images(experiments, data)
+    render(data)
+    source = DataSource(data.root)
+    check_images(experiments, source)
+    warn_of_unlike(planned)
+    study.write(results)
+
+    failed = run_all(experiments, source, workers)
+    elsewhere = [experiment for experiment in planned if experiment not in experiments and finished_metrics(experiment) is None]
+    if elsewhere:
+        print(f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables")
+    elif text := write_study(results, study, source):
+        print(text)
+        print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
+    for line in failed:
+        print(f"failed: {line}")
+    return 1 if failed else 0
+
+
+def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> None:
+    """Meet what can be met before images are rendered or read: folders of other settings, missing packages and backbones, impossible networks.
+
+    Raises:
+        UserError: the first such mistake.
+    """
+    built = []
+    for experiment in experiments:
+        settings = experiment.settings
+        check_settings(experiment)
+        if settings.tensorboard:
+            tensorboard_writer()
+        if (settings.model, settings.baseline, settings.maddr) not in built:
+            build_baseline(settings, Domains.of(data.datasets[name] for name in settings.datasets))
+            built.append((settings.model, settings.baseline, settings.maddr))
+
+
+def render(data: StudyData) -> None:
+    """Write phantoms where they are to be and are not there yet."""
+    if data.there:
+        return
+    data.root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(data.root.with_name(f".{data.root.name}.lock")):
+        if not is_phantom(data.root):  # another shard may have rendered them meanwhile
+            write_phantoms(data.root)
+
+
+def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
+    """Meet every mistake in the data before the first hour of training.
+
+    Raises:
+        UserError: images are missing or damaged, or an experiment was begun with others.
+    """
+    read = []
+    for experiment in experiments:
+        settings, preprocessing = experiment.settings, preprocessing_of(experiment.settings, source)
+        check_data(experiment, source)
+        for part in ("train", "val", "test"):
+            for dataset in settings.datasets:
+                if (preprocessing[dataset], dataset, part) not in read:
+                    source.load([dataset], part, preprocessing, settings.memory_mib)
+                    read.append((preprocessing[dataset], dataset, part))
+
+
+def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers) -> list[str]:
+    """Run what is not finished, going on past what fails; return a line for each failure."""
+    todo = [experiment for experiment in experiments if finished_metrics(experiment) is None]
+    calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
+    if workers.jobs > 1:
+        outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, "experiment")
+    else:
+        outcomes = []
+        for number, call in enumerate(calls, start=1 + len(experiments) - len(todo)):
+            logger.info("[%d/%d] %s", number, len(experiments), call[0].name)
+            outcomes.append(attempt(*call))
+    return [line for line in outcomes if line is not None]
 
 
 def attempt(experiment: Experiment, source: DataSource, device: torch.device) -> str | None:
@@ -34,43 +154,6 @@ def attempt(experiment: Experiment, source: DataSource, device: torch.device) ->
     return None
 
 
-def run_side_by_side(work: Sequence[Job], jobs: int, backend: str) -> list[str]:
-    """Run experiments, `jobs` at a time, the threads of this machine shared out evenly; the lines of those that failed.
-
-    dask and ray find their cluster by DASK_SCHEDULER_ADDRESS and RAY_ADDRESS; without, they start one on this machine.
-
-    Raises:
-        UserError: the package of the backend is not installed.
-    """
-    options = {"inner_max_num_threads": max(1, processors() // jobs)} if backend == "loky" else {}
-    return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
-    os.environ["TQDM_DISABLE"] = "1"  # the workers inherit it: their bars would write over each other
-    try:
-        _join_cluster(backend)
-        with joblib.parallel_config(backend, n_jobs=jobs, **options):
-            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_attempt_elsewhere)(*job) for job in work)
-            bar = tqdm(outcomes, total=len(work), unit="experiment", desc=f"experiments, {jobs} at a time", disable=False, dynamic_ncols=True)
-            return [line for line in bar if line is not None]
-    finally:
-        del os.environ["TQDM_DISABLE"]
-
-
-def _attempt_elsewhere(*job) -> str | None:
-    """`attempt`, in a worker: a process of its own, whose memory nobody has set yet."""
-    keep_memory()
-    return attempt(*job)
-
-
-def _join_cluster(backend: str) -> None:
-    try:
-        if backend == "dask":
-            from distributed import Client
-
-            Client()
-        elif backend == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
-    except ImportError:
-        package = {"dask": "dask[distributed]", "ray": "ray"}[backend]
-        raise UserError(f"--backend {backend} needs the package: pip install '{package}'") from None
+def _device_in_turn(device: torch.device, place: int) -> torch.device:
+    """The GPUs in turn, unless one was named."""
+    return torch.device("cuda", place % torch.cuda.device_count()) if device == torch.device("cuda") else device

@@ -210,7 +210,8 @@ def test_the_projects_split_of_shenzhen_is_what_prepare_makes(tmp_path):
 
 
 def test_the_projects_split_of_lits_volumes_is_what_prepare_makes():
-    from anomaly_detection.data.prepare.assign import Shares, order_patients, share_patients
+    from anomaly_detection.data.prepare.assign import order_patients, share_patients
+    from anomaly_detection.data.prepare.options import Shares
 
     lines = [line.split() for line in (PROJECT / "folds" / "lits_volumes").read_text().splitlines() if not line.startswith("#")]
     parts = share_patients(order_patients([f"volume-{number}" for number in range(131)], 0), Shares())

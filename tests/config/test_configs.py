@@ -17,15 +17,43 @@ def keys(values: dict, prefix: str = "") -> set[str]:
     return {prefix + key for key in values} | {each for key, value in nested.items() for each in keys(value, f"{prefix}{key}.")}
 
 
+def plain(values: dict, prefix: str = "") -> dict:
+    """The values of a YAML file by dotted key."""
+    nested = {key: value for key, value in values.items() if isinstance(value, dict) and value and all(isinstance(name, str) for name in value)}
+    below = {name: each for key, value in nested.items() for name, each in plain(value, f"{prefix}{key}.").items()}
+    return {prefix + key: value for key, value in values.items() if key not in nested} | below
+
+
+def keys_of(model: str) -> tuple[dict, dict, dict]:
+    """What common.yaml and base.yaml say, and the defaults of the dataclasses."""
+    common, base = read_yaml(CONFIGS / "common.yaml"), read_yaml(CONFIGS / model / "base.yaml")
+    assert base.pop("extends") == "../common.yaml"
+    return common, base, to_plain(build_settings([Layer("defaults", {"model": model, "datasets": common["datasets"]})]))
+
+
 @pytest.mark.parametrize("model", BASELINES)
-def test_base_lists_every_key_with_its_default_and_a_comment(model):
-    path = CONFIGS / model / "base.yaml"
-    listed = read_yaml(path)
-    defaults = to_plain(build_settings([Layer("defaults", {"model": model, "datasets": listed["datasets"]})]))
-    assert keys(listed) == keys(defaults)
-    settings = to_plain(build_settings(read_layers(path)))
-    assert settings["baseline"] == defaults["baseline"]
-    assert settings["maddr"] == defaults["maddr"]
+def test_common_and_base_list_every_key_with_its_default(model):
+    common, base, defaults = keys_of(model)
+    assert keys(common) | keys(base) == keys(defaults)
+    assert plain(base["baseline"]) == plain(defaults["baseline"])
+    assert plain(common) == {key: value for key, value in plain(defaults).items() if key != "model" and not key.startswith("baseline.")}
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_base_repeats_nothing_of_common(model):
+    common, base, _ = keys_of(model)
+    assert not {key for key, value in plain(base).items() if key in plain(common) and plain(common)[key] == value}
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_every_key_is_explained(model):
+    """By a comment in its line, or in that of a group that names it; what is explained of `enc` need not be of `dec`."""
+    lines = "".join((CONFIGS / path).read_text(encoding="utf-8") for path in ("common.yaml", f"{model}/base.yaml")).splitlines()
+    commented = [re.fullmatch(r" *(\w+):( .*?)? +# (.+)", line) for line in lines]
+    explained = {match[1] for match in commented if match}
+    explained |= {word for match in commented if match and not (match[2] or "").strip() for word in re.findall(r"\w+", match[3])}
+    defaults = keys_of(model)[2]
+    assert not {key for key in keys(defaults) if key.rpartition(".")[2] not in explained}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -52,6 +80,7 @@ def test_the_papers_datasets_run_the_published_schedule_at_full_width(model):
         assert settings.image_size == 64
         assert getattr(settings.baseline, "width", 64) == 64
         assert settings.maddr.enabled == (name == "universal")
+    assert build_settings(read_layers(CONFIGS / model / "paper.yaml")).iterations == SCHEDULES[model][2]
 
 
 def test_the_readme_names_what_exists():

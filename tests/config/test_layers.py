@@ -87,6 +87,18 @@ def test_extends_lays_the_file_over_its_base(tmp_path: Path):
     assert build(Outer, read_layers(tmp_path / "lits.yaml")) == Outer(lr=1.0, limit=3)
 
 
+def test_an_error_names_a_file_above_by_its_plain_path(tmp_path: Path):
+    (tmp_path / "dpa").mkdir()
+    (tmp_path / "common.yaml").write_text("lr: high\nlimit: 2\n")
+    (tmp_path / "dpa" / "base.yaml").write_text("extends: ../common.yaml\nlr: 2\n")
+    (tmp_path / "dpa" / "lits.yaml").write_text("extends: base.yaml\nlimit: 3\n")
+    assert build(Outer, read_layers(tmp_path / "dpa" / "lits.yaml")) == Outer(lr=2.0, limit=3)
+    (tmp_path / "dpa" / "base.yaml").write_text("extends: ../common.yaml\n")
+    with pytest.raises(UserError) as caught:
+        build(Outer, read_layers(tmp_path / "dpa" / "lits.yaml"))
+    assert str(caught.value).startswith(f"{tmp_path / 'common.yaml'}: lr: ")
+
+
 def test_extending_oneself_is_refused(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_detection.config.paths import find_catalog, find_folds
 from anomaly_detection.data.catalog import read_catalog
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
@@ -77,15 +76,3 @@ def test_a_mistake_is_told_in_one_line(tmp_path, text, parts):
 def test_a_missing_catalog_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "datasets.yaml"))):
         read_catalog(tmp_path / "datasets.yaml")
-
-
-def test_catalog_and_folds_of_the_data_go_first_each_on_its_own(tmp_path):
-    data, project = tmp_path / "data", tmp_path / "project"
-    data.mkdir()
-    assert find_catalog(data, project) == project / "configs" / "datasets.yaml"
-    assert find_folds(data, project) == project / "folds"
-    (data / "folds").mkdir()
-    assert find_catalog(data, project) == project / "configs" / "datasets.yaml"
-    assert find_folds(data, project) == data / "folds"
-    write(data, LITS)
-    assert find_catalog(data, project) == data / "datasets.yaml"

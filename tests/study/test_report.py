@@ -14,7 +14,6 @@ import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.evaluation.figures import draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
-from anomaly_detection.study.report import to_html
 from anomaly_detection.system.errors import UserError
 from tests.test_run_experiments import TOY_BASE
 
@@ -102,22 +101,11 @@ def test_training_runs_on_over_phases():
     assert {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in figure.axes} == {"loss": [[10, 1.0], [20, 0.5]], "rec": [[25, 0.2]]}
 
 
-def test_html_of_a_table():
-    text = to_html("# A & B\n\nwords <here>\n\n## one\n\n| a | b |\n| --- | --- |\n| 1 | – |\n\n- x\n- y\n")
-    assert text.splitlines() == [
-        "<h1>A &amp; B</h1>",
-        "<p>words &lt;here&gt;</p>",
-        "<h2>one</h2>",
-        "<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>–</td></tr></table>",
-        "<ul><li>x</li><li>y</li></ul>",
-    ]
-
-
 def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys):
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
     monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
-    monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
     results = tmp_path / "results"
     words = ["--models", "toy", "--regimes", "united", "maddr", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", "1"]
     assert run_experiments.main([*words, "--datasets", "liver_ct", "lung_xray"]) == 0

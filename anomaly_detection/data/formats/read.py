@@ -9,11 +9,10 @@ import numpy as np
 from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
-from anomaly_detection.data.formats.sources import SourceFile, list_inputs
+from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inputs
 from anomaly_detection.data.formats.window import WindowChoice, window_from
 from anomaly_detection.system.errors import UserError
 
-FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
 BLOCK = 32  # slices of a volume in memory
 
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from anomaly_detection.system.errors import UserError
 
+FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
 MAX_MEMBER = 8 * 2**30  # bytes; the largest public CT volumes unpack to 1 GiB
 MAX_MEMBERS = 2_000_000
 

@@ -3,34 +3,14 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from anomaly_detection.data.formats.nifti import spread
 from anomaly_detection.data.manifest import Row
+from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import SPLITS, Kind, Part
 from anomaly_detection.system.errors import UserError
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How patients are shared out.
-
-    Attributes:
-        train, val: shares of the patients who have normal images; the others are tested.
-        seed: another seed, other patients.
-        train_images: at most so many images to train on, spread over the patients; None: all.
-    """
-
-    train: float = 0.7
-    val: float = 0.1
-    seed: int = 0
-    train_images: int | None = None
-
-    def __post_init__(self):
-        if not (self.train > 0 and self.val > 0 and self.train + self.val < 1):
-            raise ValueError(f"train and val must be shares above 0 with a sum below 1, not {self.train:g} and {self.val:g}")
 
 
 class Assignment(NamedTuple):

@@ -7,11 +7,11 @@ from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import figure_of
+from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.data.splits import Part
 from anomaly_detection.system.errors import UserError
 
-DOWNLOAD = "the folders Images-processed and Data-split of github.com/UCSD-AI4H/COVID-CT (the papers keep the rights to the images)"
 KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal
 
 
@@ -28,7 +28,7 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
     images = [(file, found[-1]) for file, found in kinds if found]
     for name, abnormal in KINDS.items():
         if abnormal not in {kind for _, kind in images}:
-            raise UserError(f"{where}: no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOAD}")
+            raise UserError(f"{where}: no image of {name}.zip, or of a folder {name}, is there; what is needed is {DOWNLOADS['covid_ct']}")
     names = picture_names([file for file, _ in images])
     return [PictureJob((file,), name, figure_of(file.stem, abnormal), abnormal, window) for (file, abnormal), name in zip(images, names, strict=True)]
 

@@ -7,14 +7,9 @@ from pathlib import Path
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import WindowChoice
+from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.system.errors import UserError
-
-DOWNLOAD = (
-    "the Shenzhen chest X-ray set, kaggle.com/raddar/tuberculosis-chest-xrays-shenzhen or lhncbc.nlm.nih.gov (cite Jaeger et al. 2014 and "
-    "Candemir et al. 2014), with files CHNCXR_NNNN_0.png (normal) and CHNCXR_NNNN_1.png (tuberculosis); or X-rays in a folder `normal` and a "
-    "folder `covid`"
-)
 
 _SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
 
@@ -32,7 +27,7 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
     found = named or [(file, abnormal) for file in images if (abnormal := _kind_of_folder(file.folder)) is not None]
     for abnormal, kind in ((False, "normal"), (True, "abnormal")):
         if abnormal not in {own for _, own in found}:
-            raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOAD}")
+            raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOADS['covid_xray']}")
     names = picture_names([file for file, _ in found])
     return [PictureJob((file,), name, name, abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_detection.data.catalog import DatasetSpec
-from anomaly_detection.data.prepare.assign import Shares, assign_splits
+from anomaly_detection.data.prepare.assign import assign_splits
 from anomaly_detection.data.prepare.build import Job, build_dataset
 from anomaly_detection.data.prepare.lists import write_splits
+from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import Kind, Part
 
 

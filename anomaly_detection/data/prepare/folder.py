@@ -10,8 +10,8 @@ import numpy as np
 from anomaly_detection.data.formats.dicom import read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
 from anomaly_detection.data.formats.pictures import is_picture
-from anomaly_detection.data.formats.read import FORMATS, kind_of
-from anomaly_detection.data.formats.sources import SourceFile, unique_names
+from anomaly_detection.data.formats.read import kind_of
+from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob

@@ -12,29 +12,13 @@ from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.prepare.build import Picture
+from anomaly_detection.data.prepare.options import DOWNLOADS, Choice
 from anomaly_detection.system.errors import UserError
 
-DOWNLOAD = "the training set of LiTS, competitions.codalab.org/competitions/17094, for research only: volume-N.nii and segmentation-N.nii"
 VOLUMES = 131  # of the training set; the segmentations of the test set are not public
-TRAIN_IMAGES = 186  # as many as the MADDR authors train on
 LIVER, TUMOUR = 1, 2
 
 _NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which slices are taken.
-
-    Attributes:
-        min_liver: share of the slice that liver, tumour included, must cover.
-        min_tumour: share of the slice that tumour must cover where it is abnormal; with less, but some, it is left out.
-        max_slices: at most so many normal and so many abnormal slices of a volume, spread over those there are.
-    """
-
-    min_liver: float = 0.02
-    min_tumour: float = 0.0005
-    max_slices: int = 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: Windo
                 raise UserError(f"{file}: is there twice, the other one is {first}; take one away")
     numbers = sorted({number for _, number in found})
     if not any(kind == "volume" for kind, _ in found):
-        raise UserError(f"{where}: no volume-N.nii or volume-N.nii.gz is there; what is needed is {DOWNLOAD}")
+        raise UserError(f"{where}: no volume-N.nii or volume-N.nii.gz is there; what is needed is {DOWNLOADS['lits']}")
     jobs = []
     for number in numbers:
         pair = found.get(("volume", number)), found.get(("segmentation", number))

@@ -6,7 +6,8 @@ import pytest
 
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
-from anomaly_detection.data.prepare.lits import Choice, plan
+from anomaly_detection.data.prepare.lits import plan
+from anomaly_detection.data.prepare.options import Choice
 from anomaly_detection.system.errors import UserError
 
 

@@ -1,0 +1,35 @@
+"""Score the images again with a trained network."""
+
+import argparse
+from pathlib import Path
+
+from anomaly_detection.commands.arguments import add_device, add_set, override_layers
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `evaluate`."""
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the folder of an experiment: .../seed_0")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were in training)")
+    add_set(parser, "threshold_quantile=Q: another threshold")
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score validation and test images and write what an experiment leaves.
+
+    Raises:
+        UserError: the experiment is not trained, or was trained on other data.
+    """
+    from anomaly_detection.data.dataset import DataSource
+    from anomaly_detection.study.experiment import evaluate_experiment, load_experiment, locked_folder
+    from anomaly_detection.system.devices import choose_device
+    from anomaly_detection.system.files import read_json
+
+    device = choose_device(arguments.device)
+    experiment = load_experiment(arguments.folder, override_layers(arguments.set))
+    data_root = arguments.data_root or Path(read_json(arguments.folder / "provenance.json")["data_root"])
+    source = DataSource(data_root)
+    with locked_folder(experiment, source):
+        evaluate_experiment(experiment, source, device)
+    print(f"results in {experiment.folder}")

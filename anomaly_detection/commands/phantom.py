@@ -1,0 +1,30 @@
+"""Write three small rendered datasets in the layout of the real ones."""
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `phantom`."""
+    parser.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet or is empty")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other bodies (default: 0)")
+    parser.add_argument("--as-downloads", action="store_true", help="instead in the form of the public downloads, for `prepare`")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write them.
+
+    Raises:
+        UserError: the folder holds something.
+    """
+    from anomaly_detection.data.phantom import write_phantoms
+    from anomaly_detection.data.phantom_downloads import write_downloads
+
+    out = arguments.out
+    if arguments.as_downloads:
+        write_downloads(out, seed=arguments.seed)
+        print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
+    else:
+        write_phantoms(out, seed=arguments.seed)
+        print(f"phantoms written to {out}; try: python run_experiments.py --data-root {out}")

@@ -1,0 +1,35 @@
+"""Score new images with a trained network."""
+
+import argparse
+from pathlib import Path
+
+from anomaly_detection.commands.arguments import add_device, add_trained
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `predict`."""
+    parser.epilog = f"example: {parser.prog} results/.../maddr/lits+covid_ct+covid_xray/seed_0 scans/ --output predictions"
+    add_trained(parser)
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
+    parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
+    text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
+    parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write predictions.csv and the overlays.
+
+    Raises:
+        UserError: there is no such network or input, or not one image could be read.
+    """
+    from anomaly_detection.data.formats.window import parse_window
+    from anomaly_detection.detector import load
+    from anomaly_detection.evaluation.predictions import write_predictions
+
+    window = parse_window(arguments.window)
+    detector = load(arguments.trained, arguments.device)
+    good, bad = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays)
+    print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))

@@ -1,0 +1,45 @@
+"""Train one network."""
+
+import argparse
+from pathlib import Path
+
+from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `train`."""
+    add_arguments(parser)
+    parser.set_defaults(run=lambda arguments: train(arguments, then_evaluate=False))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `train` and of `train_eval`."""
+    parser.epilog = f"example: {parser.prog} configs/MADDR_dpa/universal.yaml"
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file such as configs/MADDR_dpa/lits.yaml")
+    add_experiment_arguments(parser)
+
+
+def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
+    """Train the network that a config describes, or go on with it; under torchrun together with the other processes.
+
+    Raises:
+        UserError: anything in the settings or the data is wrong, or the folder of the results holds another experiment.
+    """
+    from anomaly_detection.config.layers import read_layers
+    from anomaly_detection.data.dataset import DataSource
+    from anomaly_detection.registry import build_settings
+    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, train_experiment
+    from anomaly_detection.system.devices import choose_device
+    from anomaly_detection.system.distributed import process_group, rank
+
+    settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
+    device = choose_device(arguments.device)
+    source = DataSource(arguments.data_root or Path("data"))
+    experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
+    with process_group(device) as device_here, locked_folder(experiment, source):
+        train_experiment(experiment, source, device_here)
+        if rank() > 0:
+            return
+        if then_evaluate:
+            evaluate_experiment(experiment, source, device_here)
+    print(f"results in {experiment.folder}")

@@ -1,0 +1,125 @@
+"""What `prepare` has to do for each of the datasets it knows, and for anyone's images."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
+from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
+from anomaly_detection.data.formats.window import WindowChoice, plain_window
+from anomaly_detection.data.prepare import covid_ct, covid_xray, folder, lits
+from anomaly_detection.data.prepare.build import Job
+from anomaly_detection.data.prepare.lists import catalog_entry
+from anomaly_detection.data.prepare.options import DOWNLOADS, Choice
+from anomaly_detection.data.preprocessing import Aspect
+from anomaly_detection.data.splits import Part
+from anomaly_detection.system.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Catalog = Mapping[str, DatasetSpec]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a dataset is made.
+
+    Attributes:
+        spec: the dataset.
+        jobs: the files of the download.
+        settings: what the images depend on beside the files and their preprocessing; see `build_dataset`.
+        phantom: whether the files are phantoms.
+        healthy_first, published: see `assign_splits`.
+    """
+
+    spec: DatasetSpec
+    jobs: Sequence[Job]
+    settings: dict[str, Any]
+    phantom: bool
+    healthy_first: bool = True
+    published: Mapping[str, Part] | None = None
+
+    def stored(self, size: int, aspect: Aspect) -> "Work":
+        """The same with the form in which the images are stored."""
+        return replace(self, spec=replace(self.spec, size=size, aspect=aspect))
+
+
+def of_lits(src: Path, catalog: Catalog, choice: Choice) -> Work:
+    """The slices of the LiTS volumes; raises UserError where these are not there, as the functions below do."""
+    spec, files = _known("lits", catalog), _list(src, DOWNLOADS["lits"])
+    if spec.window is None:
+        raise UserError("datasets.yaml: lits: window: is needed to make grey of Hounsfield units; [40, 400] shows the liver")
+    jobs = lits.plan(src, files, choice, spec.preprocessing.window)
+    # the split of the 131 volumes follows from their names, whatever lesions are in them: folds/ lists it
+    return Work(spec, jobs, asdict(choice), _phantom(files), healthy_first=False)
+
+
+def of_covid_ct(src: Path, catalog: Catalog, follow_lists: bool) -> Work:
+    """The images of COVID-CT, split as the lists beside them say, or by patient and seed."""
+    spec, files = _known("covid_ct", catalog), _list(src, DOWNLOADS["covid_ct"])
+    published = covid_ct.published_split(files) if follow_lists else None
+    return Work(spec, covid_ct.plan(src, files, spec.preprocessing.window), {}, _phantom(files), published=published)
+
+
+def of_covid_xray(src: Path, catalog: Catalog) -> Work:
+    """The radiographs of the Shenzhen set, or of folders of normal and of COVID-19 X-rays."""
+    spec, files = _known("covid_xray", catalog), _list(src, DOWNLOADS["covid_xray"])
+    return Work(spec, covid_xray.plan(src, files, spec.preprocessing.window), {}, _phantom(files))
+
+
+class FolderSources(NamedTuple):
+    """Folders or zip archives of the normal images, of the abnormal ones, and of the masks of these, if there are any."""
+
+    normal: Path
+    abnormal: Path
+    masks: Path | None
+
+
+def of_folder(
+    sources: FolderSources, catalog: Catalog, words: tuple[str, str, str], window: WindowChoice, patient: str | None, max_slices: int
+) -> Work:
+    """Anyone's images.
+
+    Args:
+        sources: where they are.
+        catalog: the datasets there are; if the name is one of them, organ and modality must be its own.
+        words: name, organ and modality of the dataset.
+        window: what is shown of more than 8 bits; None: as the files say.
+        patient: a regular expression that names the patient in a path; None: by folder or file.
+        max_slices: of a volume.
+    """
+    name, organ, modality = words
+    spec = replace(catalog_entry(catalog, name, organ, modality), window=plain_window(window))
+    normal, abnormal = _list(sources.normal, FORMATS), _list(sources.abnormal, FORMATS)
+    masks = _list(sources.masks, FORMATS) if sources.masks else []
+    jobs, other = folder.plan(normal, abnormal, masks, window, patient, max_slices)
+    other = [file for file in other if file.name != PHANTOM]
+    if other:
+        logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], FORMATS)
+    return Work(spec, jobs, {"patient": patient, "max_slices": max_slices}, _phantom([*normal, *abnormal]))
+
+
+def check_mixture(data_root: Path, work: Work, catalog: Catalog) -> None:
+    """Phantoms and real images under one root would stand in one table: raises UserError where that is to be."""
+    others = [other for other in catalog.values() if other.name != work.spec.name and (data_root / other.root).is_dir()]
+    if others and is_phantom(data_root) != work.phantom:
+        kinds = ("phantoms", "real images") if work.phantom else ("real images", "phantoms")
+        raise UserError(f"{data_root}: {kinds[0]} among {kinds[1]} ({others[0].name}); give them a folder of their own: --data-root")
+
+
+def _list(source: Path, wanted: str) -> list[SourceFile]:
+    if not source.exists():
+        raise UserError(f"{source}: no such folder or zip archive; what is needed is {wanted}")
+    return list_source(source)
+
+
+def _known(name: str, catalog: Catalog) -> DatasetSpec:
+    if name not in catalog:
+        raise UserError(unknown_dataset(name, catalog))
+    return catalog[name]
+
+
+def _phantom(files: Sequence[SourceFile]) -> bool:
+    return any(file.name == PHANTOM for file in files)

@@ -1,0 +1,164 @@
+"""From what a study is asked to hold to its experiments. Nothing here reads an image."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomaly_detection.config.layers import Layer, read_layers, to_plain
+from anomaly_detection.config.paths import CONFIGS, find_config
+from anomaly_detection.data.catalog import DatasetSpec, is_phantom
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.phantom import phantom_catalog
+from anomaly_detection.data.prepare.options import DOWNLOADS
+from anomaly_detection.registry import build_settings, find_baseline, folder_of
+from anomaly_detection.study.experiment import Experiment
+from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.system.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SEEDS, PHANTOM_SEEDS = (0, 1, 2), (0,)
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The images of a study.
+
+    Attributes:
+        root: the data root.
+        datasets: in the order of their labels.
+        phantom: whether they are phantoms.
+        there: False of phantoms that must be rendered first.
+    """
+
+    root: Path
+    datasets: Mapping[str, DatasetSpec]
+    phantom: bool
+    there: bool = True
+
+
+def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None) -> StudyData:
+    """The datasets that lie in the data root; phantoms when asked for or when there is nothing else.
+
+    Args:
+        data_root: None: ./data.
+        phantom: whether it is to be phantoms, whatever lies there.
+        names: of the datasets; None: all.
+
+    Raises:
+        UserError: a data root was given but holds no dataset, a named dataset is not there, or images are there but no split lists them.
+    """
+    root = data_root or Path("data")
+    if not phantom and (data_root is not None or root.is_dir()):
+        source = DataSource(root)
+        available = {name: source.catalog[name] for name in source.available()}
+        missing = [name for name in names or [] if name not in available]
+        unlisted = [name for name, spec in source.catalog.items() if (root / spec.root).is_dir() and name not in available]
+        if missing:
+            raise UserError(f"{root}: no images or no split of {', '.join(missing)}; there are: {', '.join(available) or 'none'}")
+        if available:
+            return StudyData(root, _chosen(available, names), is_phantom(root))
+        if unlisted:
+            raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {source.splits.folds} as folds/README.md says")
+        if data_root is not None:
+            raise UserError(f"{root}: none of the datasets of datasets.yaml lies there; see the README on adding a dataset")
+    if not phantom:
+        downloads = "; ".join(f"{name}: {text}" for name, text in DOWNLOADS.items())
+        logger.info("no dataset under %s: the study runs on phantoms. The real ones, for `prepare`: %s", root, downloads)
+    return _find_phantoms(root / "phantom", names)
+
+
+def _find_phantoms(root: Path, names: Sequence[str] | None) -> StudyData:
+    there = is_phantom(root)
+    source = DataSource(root) if there else None
+    available = phantom_catalog() if source is None else {name: source.catalog[name] for name in source.available()}
+    missing = [name for name in names or [] if name not in available]
+    if missing:
+        raise UserError(f"there are no phantoms of {', '.join(missing)}; there are: {', '.join(available)}")
+    return StudyData(root, _chosen(available, names), True, there)
+
+
+def _chosen(available: Mapping[str, DatasetSpec], names: Sequence[str] | None) -> dict[str, DatasetSpec]:
+    return {name: spec for name, spec in available.items() if not names or name in names}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a study is asked to hold: every combination of these.
+
+    Attributes:
+        models, regimes: their names.
+        seeds: None: `SEEDS`, or `PHANTOM_SEEDS`.
+        ablation: whether the parts of MADDR are measured, too.
+        quick: whether it is a smoke run.
+        overrides: settings that go before those of the configs.
+    """
+
+    models: Sequence[str]
+    regimes: Sequence[str]
+    seeds: Sequence[int] | None = None
+    ablation: bool = False
+    quick: bool = False
+    overrides: Sequence[Layer] = ()
+
+    def __post_init__(self):
+        for model in self.models:
+            find_baseline(model)
+        for layer in self.overrides:
+            for key, instead in (("seed", "--seeds"), ("datasets", "--datasets"), ("model", "--models")):
+                if key in layer.values:
+                    raise UserError(f"{layer.source}: the study sets {key} itself; use {instead}")
+            if "enabled" in (layer.values.get("maddr") or {}):
+                raise UserError(f"{layer.source}: the regimes of the study set maddr.enabled; use --regimes")
+
+
+def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
+    """Every experiment of the study, in the order of seeds, models, regimes.
+
+    Raises:
+        UserError: the settings of one of them are wrong.
+    """
+    regimes = [REGIMES[name] for name in grid.regimes]
+    if grid.ablation:
+        regimes += [regime for regime in REGIMES.values() if regime.mixed]
+    presets = [name for name, wanted in (("phantom", data.phantom), ("quick", grid.quick)) if wanted]
+    experiments = []
+    for seed in dict.fromkeys(grid.seeds or (PHANTOM_SEEDS if data.phantom else SEEDS)):
+        for model in dict.fromkeys(grid.models):
+            above = [layer for name in presets for layer in _preset(model, name)]
+            for regime in dict.fromkeys(regimes):
+                for datasets in [list(data.datasets)] if regime.mixed else [[name] for name in data.datasets]:
+                    layers = [
+                        *_config(model, datasets),
+                        *above,
+                        *grid.overrides,
+                        Layer("the study", {"datasets": datasets, "seed": seed}),
+                        Layer(f"the regime {regime.name}", regime.settings()),
+                    ]
+                    experiments.append(Experiment.place(build_settings(layers), results, regime.name))
+    return experiments
+
+
+def _config(model: str, datasets: Sequence[str]) -> list[Layer]:
+    """The layers of the model's config for these datasets; common.yaml of a model that has none."""
+    path = find_config(CONFIGS, folder_of(model), datasets)
+    return read_layers(path) if path.exists() else [*read_layers(CONFIGS / "common.yaml"), Layer(f"--models {model}", {"model": model})]
+
+
+def _preset(model: str, name: str) -> list[Layer]:
+    """The layers of phantom.yaml or quick.yaml, where the model has one."""
+    path = CONFIGS / folder_of(model) / f"{name}.yaml"
+    return read_layers(path) if path.exists() else []
+
+
+def warn_of_unlike(experiments: Sequence[Experiment]) -> None:
+    """Say where the regimes of a model differ in more than their data and the constraint: then they are not compared like for like."""
+    by_model: dict[str, list[dict]] = {}
+    for experiment in experiments:
+        values = to_plain(experiment.settings)
+        by_model.setdefault(experiment.settings.model, []).append({k: v for k, v in values.items() if k not in ("datasets", "seed", "maddr")})
+    for model, settings in by_model.items():
+        unlike = [key for key in settings[0] if any(each[key] != settings[0][key] for each in settings)]
+        if unlike:
+            logger.warning("%s: the configs of these datasets differ in %s: the regimes are not compared like for like", model, ", ".join(unlike))

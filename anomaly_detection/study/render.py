@@ -1,0 +1,64 @@
+"""Tables as values, and as Markdown, HTML and CSV."""
+
+import csv
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anomaly_detection.system.files import whole_file
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells below a header; a cell is shown as `str` makes it."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What stands in a table.md: a heading, a note, tables, and a list of where they come from."""
+
+    heading: str
+    note: str
+    tables: Sequence[Table]
+    provenance: Sequence[str]
+
+
+def to_markdown(document: Document) -> str:
+    """The text of a Markdown file."""
+    blocks = [f"# {document.heading}", document.note]
+    for table in document.tables:
+        lines = (table.header, ["---"] * len(table.header), *table.rows)
+        blocks += [f"## {table.title}", "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)]
+    blocks += ["## Provenance", "\n".join(f"- {line}" for line in document.provenance)] if document.provenance else []
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_html(document: Document) -> str:
+    """The same as the inside of an HTML page's body."""
+    blocks = [_element("h1", document.heading), _element("p", document.note)]
+    for table in document.tables:
+        head, *body = ("".join(_element(tag, cell) for cell in row) for tag, row in _tagged(table))
+        blocks += [_element("h2", table.title), f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"]
+    items = "".join(_element("li", line) for line in document.provenance)
+    blocks += [_element("h2", "Provenance"), f"<ul>{items}</ul>"] if document.provenance else []
+    return "\n".join(blocks)
+
+
+def _tagged(table: Table) -> list[tuple[str, Sequence[Any]]]:
+    return [("th", table.header), *(("td", row) for row in table.rows)]
+
+
+def _element(tag: str, content: Any) -> str:
+    return f"<{tag}>{html.escape(str(content))}</{tag}>"
+
+
+def write_csv(table: Table, path: Path) -> None:
+    """A CSV file of header and rows; numbers keep all their digits."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([table.header, *table.rows])

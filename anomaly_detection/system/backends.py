@@ -1,0 +1,70 @@
+"""Calls side by side: in processes of this machine, or through dask or ray on several."""
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.processes import processors
+
+# name: the module that it needs, and what pip calls the package
+BACKENDS = {"loky": None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
+
+
+def check_backend(name: str) -> None:
+    """See that a backend can be had.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    if BACKENDS[name] is None:
+        return
+    module, package = BACKENDS[name]
+    if find_spec(module) is None:
+        raise UserError(f"--backend {name} needs the package: pip install '{package}'")
+
+
+def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str, unit: str) -> list[Any]:
+    """`function(*call)` of every call, `at_a_time` at a time, the threads of this machine shared out evenly; the results, in any order.
+
+    dask and ray find their cluster by DASK_SCHEDULER_ADDRESS and RAY_ADDRESS; without, they start one on this machine.
+
+    Args:
+        function: can be pickled, as its arguments and results.
+        calls: the arguments of each.
+        at_a_time: how many.
+        backend: one of `BACKENDS`.
+        unit: what the progress bar counts.
+    """
+    import joblib  # here and below: numpy comes with it, which --help need not wait for
+    from tqdm import tqdm
+
+    options = {"inner_max_num_threads": max(1, processors() // at_a_time)} if backend == "loky" else {}
+    return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
+    os.environ["TQDM_DISABLE"] = "1"  # the workers inherit it: their bars would write over each other
+    try:
+        _join_cluster(backend)
+        with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
+            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
+            return list(tqdm(outcomes, total=len(calls), unit=unit, desc=f"{unit}s, {at_a_time} at a time", disable=False, dynamic_ncols=True))
+    finally:
+        del os.environ["TQDM_DISABLE"]
+
+
+def _call(function: Callable, *arguments) -> Any:
+    """In a worker: a process of its own, whose memory nobody has set yet."""
+    keep_memory()
+    return function(*arguments)
+
+
+def _join_cluster(backend: str) -> None:
+    if backend == "dask":
+        from distributed import Client
+
+        Client()
+    elif backend == "ray":
+        from ray.util.joblib import register_ray
+
+        register_ray()
