@@ -212,12 +212,13 @@ class DataSource:
         specs = self._specs(datasets)
         key = (*((spec.name, preprocessing[spec.name]) for spec in specs), *parts)
         if key not in self._fingerprints:
-            content = [
-                [part, kind, spec.name, spec.organ, spec.modality, [entry.image for entry in entries], kept.array.shape, kept.digest]
-                for part in parts
-                for spec, kind, entries in self._groups(specs, part)
-                for kept in [self._kept((spec, kind, entries), preprocessing)]
-            ]
+            domains = Domains.of(specs)
+            content = []
+            for part in parts:
+                for spec, kind, entries in self._groups(specs, part):
+                    kept = self._kept((spec, kind, entries), preprocessing)
+                    ids = domains.organs.index(spec.organ), domains.modalities.index(spec.modality)
+                    content.append([part, kind, spec.name, *ids, [entry.image for entry in entries], kept.array.shape, kept.digest])
             self._fingerprints[key] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         return self._fingerprints[key]
 
