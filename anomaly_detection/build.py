@@ -1,6 +1,7 @@
-"""From settings to a network."""
+"""From settings to a network, and from a checkpoint to a trained detector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,92 @@ import torch
 from torch import Tensor
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.config.layers import Layer, read_yaml
+from anomaly_detection.config.layers import Layer, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Domains, ImageSet
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstraint
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
+from anomaly_detection.training.loop import runs_in_bf16
 
 
-def trained_settings(folder: Path, overrides: Sequence[Layer] = ()) -> Settings:
-    """The settings of the experiment whose results lie in a folder.
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network and all that is to be known of it: what one checkpoint.pt holds, wherever the file lies.
+
+    Attributes:
+        baseline: the network, in evaluation mode.
+        settings: it was trained with.
+        regime: it was trained in.
+        domains: the organs and modalities that its heads tell apart.
+        preprocessing: of each dataset.
+        calibration: of its scores; None before it was evaluated.
+        map_scale: what an anomaly map seldom exceeds in a normal image; None before it was evaluated.
+        best_iteration: of the last phase, the one whose weights these are.
+        validation: what `validate` said of them.
+    """
+
+    baseline: Baseline
+    settings: Settings
+    regime: str
+    domains: Domains
+    preprocessing: Mapping[str, Preprocessing]
+    calibration: Calibration | None
+    map_scale: float | None
+    best_iteration: int
+    validation: Mapping[str, float]
+
+
+def checkpoint_facts(settings: Settings, regime: str, domains: Domains, preprocessing: Mapping[str, Preprocessing]) -> dict[str, Any]:
+    """What training leaves in a checkpoint beside the weights, for `load_trained`."""
+    words = {"organs": list(domains.organs), "modalities": list(domains.modalities)}
+    plain = {name: each.to_plain() for name, each in preprocessing.items()}
+    return {"settings": to_plain(settings), "regime": regime, "domains": words, "preprocessing": plain}
+
+
+def load_trained(path: Path, device: torch.device) -> Trained:
+    """The trained network in a checkpoint, on a device.
+
+    Args:
+        path: the checkpoint.pt, or the folder that holds it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, it is damaged or of another version, training has not ended, or its baseline is not to be had.
     """
-    return build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
+    path = checkpoint_path(path)
+    content = load_checkpoint(path, device)
+    if not content["training"]["finished"]:
+        raise UserError(f"{path}: training has not ended; run the training command again, it continues")
+    settings = build_settings([Layer(str(path), content["settings"])])
+    domains = Domains(*(tuple(content["domains"][name]) for name in ("organs", "modalities")))
+    baseline = build_baseline(settings, domains).to(device)
+    try:
+        baseline.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights are not those of the network that {settings.model} builds now: {' '.join(str(error).split())}"
+        ) from None
+    baseline.bf16 = runs_in_bf16(settings, device)
+    told = content.get("calibration")
+    calibration, map_scale = (None, None) if told is None else (Calibration.from_plain(told["scores"]), told["map_scale"])
+    best = content["training"]["best"]
+    preprocessing = {name: Preprocessing.from_plain(each) for name, each in content["preprocessing"].items()}
+    facts = settings, content["regime"], domains, preprocessing
+    return Trained(baseline.eval(), *facts, calibration, map_scale, best["iteration"], best["validation"])
+
+
+def add_calibration(path: Path, calibration: Calibration, map_scale: float) -> None:
+    """Put into a finished checkpoint what validation normals tell of its scores and maps, in place of what it may hold already."""
+    path = checkpoint_path(path)
+    save_checkpoint(path, {**load_checkpoint(path), "calibration": {"scores": calibration.to_plain(), "map_scale": map_scale}})
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint that a path means: the file itself, or the one in a folder."""
+    return path / "checkpoint.pt" if path.is_dir() else path
 
 
 def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:

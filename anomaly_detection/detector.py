@@ -3,14 +3,13 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.build import build_baseline, trained_settings
+from anomaly_detection.build import load_trained
 from anomaly_detection.data.dataset import Domains, to_floats
 from anomaly_detection.data.formats.pictures import shown
 from anomaly_detection.data.formats.read import read_images
@@ -20,9 +19,6 @@ from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json
-from anomaly_detection.training.checkpoint import load_checkpoint
-from anomaly_detection.training.loop import runs_in_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -123,37 +119,21 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     """The detector of a finished experiment.
 
     Args:
-        path: the folder of the experiment (.../seed_0), or the checkpoint.pt in it, with config.yaml and calibration.json beside it.
+        path: its checkpoint.pt, which needs nothing beside it, or the folder of the experiment (.../seed_0).
         device: "auto" (the GPU where there is one), "cpu", "cuda:1" ...
 
     Raises:
-        UserError: something is missing, or the experiment is not finished.
+        UserError: there is no checkpoint, or the experiment is not finished.
     """
     path = Path(path)
-    folder = path.parent if path.is_file() else path
-    settings = trained_settings(folder)
-    if not (folder / "calibration.json").is_file():
-        raise UserError(f"{folder}: no calibration.json; `python -m anomaly_detection evaluate {folder}` writes it when training has ended")
-    values = read_json(folder / "calibration.json")
-    domains = Domains(tuple(values["organs"]), tuple(values["modalities"]))
-    target = choose_device(device)
-    checkpoint = load_checkpoint(path if path.is_file() else folder / "checkpoint.pt", target)
-    if not checkpoint["training"]["finished"]:
-        raise UserError(f"{folder}: training has not ended; run the training command again, it continues")
-    baseline = build_baseline(settings, domains).to(target)
-    baseline.load_state_dict(checkpoint["model"])
-    baseline.bf16 = runs_in_bf16(settings, target)
-    return Detector(baseline.eval(), Calibration.from_plain(values["scores"]), domains, _preprocessing(values, folder), values["map_scale"])
-
-
-def _preprocessing(values: dict[str, Any], folder: Path) -> Preprocessing:
-    try:
-        by_dataset = {name: Preprocessing.from_plain(each) for name, each in values["preprocessing"].items()}
-    except (ValueError, KeyError, TypeError):
-        advice = f"`python -m anomaly_detection evaluate {folder}` writes it again"
-        raise UserError(f"{folder / 'calibration.json'}: of another version, does not tell how images are prepared; {advice}") from None
-    windows = differences(by_dataset).get("window")
+    trained = load_trained(path, choose_device(device))
+    if trained.calibration is None:
+        raise UserError(
+            f"{path}: its scores are not calibrated yet; `python -m anomaly_detection evaluate` with the folder of the experiment does it"
+        )
+    windows = differences(trained.preprocessing).get("window")
     if windows:
         advice = "images of more than 8 bits are shown as their files say, or through --window"
-        logger.warning("%s: trained on datasets that are shown through different windows (%s); %s", folder, windows, advice)
-    return agreed(by_dataset, str(folder))
+        logger.warning("%s: trained on datasets that are shown through different windows (%s); %s", path, windows, advice)
+    preprocessing = agreed(trained.preprocessing, str(path))
+    return Detector(trained.baseline, trained.calibration, trained.domains, preprocessing, trained.map_scale)

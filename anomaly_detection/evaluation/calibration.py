@@ -44,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What validation normals tell of scores, domains and contents; as plain numbers it is `calibration.json` of an experiment.
+    """What validation normals tell of scores, domains and contents; as plain numbers a part of the checkpoint.
 
     Attributes:
         domains: (organ, modality) class numbers -> median and spread of the domain's scores.
@@ -106,7 +106,7 @@ class Calibration:
         return np.sqrt((((scores.content - np.array(self.center)) / np.array(self.deviation)) ** 2).mean(axis=1))
 
     def to_plain(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Dicts, lists and numbers, for a checkpoint."""
         domains = [{"organ": organ, "modality": modality, "median": m, "spread": s} for (organ, modality), (m, s) in self.domains.items()]
         return {**vars(self), "domains": domains}
 

@@ -20,13 +20,13 @@ DPI = 90
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], calibration: Mapping[str, Any], parts: Sequence[int] | None) -> list[Path]:
+def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Sequence[int] | None) -> list[Path]:
     """Draw all figures of an experiment into `folder`/figures and return their paths in the order in which they are looked at.
 
     Args:
         folder: of the experiment, with details.npz and log.csv.
         rows: of its scores.csv.
-        metrics, calibration: of its metrics.json and calibration.json.
+        metrics: of its metrics.json.
         parts: lengths of the organ and modality parts of the latent, of which the rest is content; None without MADDR.
     """
     with np.load(folder / "details.npz") as file:
@@ -37,7 +37,7 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], calibrati
             log = list(csv.DictReader(file))
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
     for name in metrics["datasets"]:
-        figures[f"gallery_{name}"] = draw_gallery(rows, details, name, calibration["map_scale"])
+        figures[f"gallery_{name}"] = draw_gallery(rows, details, name, float(details["map_scale"]))
     figures["latent"] = draw_latent(rows, details["latent"], parts)
     if log:
         figures["training"] = draw_training(log)

@@ -12,21 +12,20 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from anomaly_detection.build import build_baseline, trained_settings
+from anomaly_detection.build import add_calibration, build_baseline, checkpoint_facts, load_trained
 from anomaly_detection.config.layers import Layer, read_yaml, to_plain
 from anomaly_detection.config.settings import Settings
-from anomaly_detection.data.dataset import DataSource, Domains
+from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.scoring import write_scores
-from anomaly_detection.registry import folder_of
+from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.distributed import rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.version import __version__
-from anomaly_detection.training.checkpoint import load_checkpoint
-from anomaly_detection.training.loop import runs_in_bf16, train
+from anomaly_detection.training.loop import train
 from anomaly_detection.training.reproducibility import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -43,8 +42,8 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: the name of one of the `REGIMES`.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, calibration.json,
-            details.npz and metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, details.npz and
+            metrics.json.
     """
 
     settings: Settings
@@ -153,6 +152,7 @@ def _write_identity(experiment: Experiment, source: DataSource) -> None:
         partial.write_text(yaml.safe_dump(to_plain(experiment.settings), sort_keys=False), encoding="utf-8")
     provenance = {
         "experiment": experiment.name,
+        "regime": experiment.regime,
         "data": _fingerprint(experiment.settings, source),
         "data_root": str(source.data_root.resolve()),
         "package": __version__,
@@ -172,44 +172,32 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     if baseline.maddr is not None:
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
-    train(baseline, train_set, val_set, settings, experiment.folder, {"identity": _identity(domains)})
+    facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
+    train(baseline, train_set, val_set, settings, experiment.folder, facts)
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `locked_folder`."""
-    settings = experiment.settings
-    checkpoint = load_checkpoint(experiment.folder / "checkpoint.pt", device)
-    if not checkpoint["training"]["finished"]:
-        raise UserError(f"{experiment.folder}: training has not ended; run the training command again, it continues")
-    domains = source.domains(settings.datasets)
-    if checkpoint["identity"] != _identity(domains):
-        known = "; ".join(f"{name}: {' '.join(words)}" for name, words in checkpoint["identity"].items())
-        raise UserError(f"{experiment.folder}: trained with {known}; datasets.yaml numbers them otherwise now")
+    settings, folder = experiment.settings, experiment.folder
+    trained = load_trained(folder, device)
+    if trained.domains != source.domains(settings.datasets):
+        known = "; ".join(f"{name}: {' '.join(words)}" for name, words in vars(trained.domains).items())
+        raise UserError(f"{folder}: trained with {known}; datasets.yaml numbers them otherwise now")
     preprocessing = preprocessing_of(settings, source)
-    baseline = build_baseline(settings, domains).to(device)
-    baseline.load_state_dict(checkpoint["model"])
-    baseline.bf16 = runs_in_bf16(settings, device)
-    found = evaluate(baseline, source, preprocessing, settings.threshold_quantile, device, settings.memory_mib)
+    outcome = evaluate(trained.baseline, source, preprocessing, settings.threshold_quantile, device, settings.memory_mib)
     metrics = {
-        **found.metrics,
+        **outcome.metrics,
         "threshold_quantile": settings.threshold_quantile,
-        "validation": checkpoint["training"]["best"]["validation"],
-        "best_iteration": checkpoint["training"]["best"]["iteration"],
-        "baseline": baseline.describe(),
+        "validation": trained.validation,
+        "best_iteration": trained.best_iteration,
+        "baseline": trained.baseline.describe(),
     }
-    write_scores(experiment.folder / "scores.csv", found.rows)
-    with whole_file(experiment.folder / "details.npz") as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **found.details)
-    plain = {name: each.to_plain() for name, each in preprocessing.items()}
-    calibration = {"scores": found.calibration.to_plain(), "map_scale": found.map_scale, "preprocessing": plain, **_identity(domains)}
-    write_json(experiment.folder / "calibration.json", calibration)
-    write_json(experiment.folder / "metrics.json", metrics)
+    write_scores(folder / "scores.csv", outcome.rows)
+    with whole_file(folder / "details.npz") as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **outcome.details, map_scale=outcome.map_scale)
+    add_calibration(folder, outcome.calibration, outcome.map_scale)
+    write_json(folder / "metrics.json", metrics)
     return metrics
-
-
-def _identity(domains: Domains) -> dict[str, list[str]]:
-    """What the class numbers mean, for the checkpoint."""
-    return {"organs": list(domains.organs), "modalities": list(domains.modalities)}
 
 
 def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment:
@@ -218,7 +206,8 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     Raises:
         UserError: there is none.
     """
-    return Experiment(trained_settings(folder, overrides), folder.resolve().parent.parent.name, folder)
+    settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
+    return Experiment(settings, read_json(folder / "provenance.json")["regime"], folder)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -127,7 +127,7 @@ def draw_experiment(folder: Path, parts: Sequence[int] | None) -> list[Path]:
     newest = (folder / "metrics.json").stat().st_mtime
     if drawn.is_dir() and (paths := sorted(drawn.glob("*.png"))) and min(path.stat().st_mtime for path in paths) > newest:
         return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
-    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), read_json(folder / "calibration.json"), parts)
+    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
 
 
 _ORDER = ("roc", "scores", "gallery", "latent", "training")

@@ -9,12 +9,14 @@ import torch
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 
+VERSION = 2  # of the layout; raise it when what a checkpoint holds comes to be named or meant otherwise
+
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values to a file, whole or not at all."""
+    """Write tensors and plain values to a file, whole or not at all, marked with `VERSION`."""
     # Through memory: torch tells a full disk in a way of its own, a plain write as the OSError it is.
     buffer = BytesIO()
-    torch.save(content, buffer)
+    torch.save({**content, "version": VERSION}, buffer)
     with whole_file(path) as partial:
         partial.write_bytes(buffer.getbuffer())
 
@@ -23,11 +25,16 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """What `save_checkpoint` wrote; only tensors and plain values are unpickled.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or of another version.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; train first") from None
     except Exception as error:  # whatever a damaged file makes of the unpickler
         raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to train again from the start") from None
+    version = content.get("version", 1) if isinstance(content, dict) else None
+    if version != VERSION:
+        remedy = "train again into another --results, or use the version of this package that wrote it"
+        raise UserError(f"{path}: a checkpoint of layout {version}, where {VERSION} is read; {remedy}")
+    return content

@@ -1,12 +1,13 @@
 """New images through a trained network: from the command line and from Python."""
 
 import csv
-import json
 import zipfile
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anomaly_detection import load, read_images, registry
@@ -16,6 +17,7 @@ from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 from tests.test_baselines import count_passes
 
@@ -100,6 +102,29 @@ def test_a_path_may_lead_to_any_format_with_one_image(trained, tmp_path):
         detector.predict(tmp_path / "frames.dcm")
 
 
+def test_a_checkpoint_alone_predicts_and_is_exported(trained, data_root, tmp_path):
+    picture = data_root / "lung_ct" / "anomaly" / "test_1.png"
+    expected = load(trained[0], "cpu").predict(picture)
+    (tmp_path / "alone").mkdir()
+    (trained[0] / "checkpoint.pt").rename(tmp_path / "alone" / "moved.pt")
+    prediction = load(tmp_path / "alone" / "moved.pt", "cpu").predict(picture)
+    assert np.array_equal(prediction.anomaly_map, expected.anomaly_map)
+    assert replace(prediction, anomaly_map=None) == replace(expected, anomaly_map=None)
+    predict(tmp_path / "alone" / "moved.pt", picture, "--output", tmp_path / "out", "--no-overlays")
+    assert float(table(tmp_path / "out")[0]["score"]) == pytest.approx(expected.score, rel=1e-6)
+    assert main(["export", str(tmp_path / "alone" / "moved.pt"), str(tmp_path / "model.pt2")]) == 0
+
+
+def test_another_threshold_is_kept_in_the_checkpoint(trained, data_root):
+    before = load_checkpoint(trained[0] / "checkpoint.pt")
+    assert main(["evaluate", str(trained[0]), "--set", "threshold_quantile=0.5", "--device", "cpu"]) == 0
+    after = load_checkpoint(trained[0] / "checkpoint.pt")
+    assert after["calibration"]["scores"]["threshold"] < before["calibration"]["scores"]["threshold"]
+    assert load(trained[0], "cpu").calibration.threshold == after["calibration"]["scores"]["threshold"]
+    assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
+    assert (after["regime"], after["domains"]) == ("maddr", {"organs": ["liver", "lung"], "modalities": ["ct", "xray"]})
+
+
 def test_every_format_and_a_bad_file_is_a_row(trained, data_root, tmp_path):
     inputs = tmp_path / "in"
     inputs.mkdir()
@@ -132,11 +157,11 @@ def test_images_of_the_same_name_are_told_apart(trained, data_root, tmp_path):
 
 
 def set_preprocessing(run, **by_dataset):
-    """Write other values into the calibration, as if the datasets had been prepared so."""
-    values = json.loads((run / "calibration.json").read_text())
+    """Write other values into the checkpoint, as if the datasets had been prepared so."""
+    content = load_checkpoint(run / "checkpoint.pt")
     for name, changed in by_dataset.items():
-        values["preprocessing"][name] |= changed
-    (run / "calibration.json").write_text(json.dumps(values))
+        content["preprocessing"][name] |= changed
+    save_checkpoint(run / "checkpoint.pt", content)
 
 
 def test_the_window_of_training_is_used_and_no_other(trained, tmp_path, caplog):
@@ -244,14 +269,17 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
     set_preprocessing(run, lung_ct={"crop_size": 8})
     with pytest.raises(UserError, match=r"different crop_size \(liver_ct: None, lung_ct: 8, lung_xray: None\): how a new image"):
         load(run, "cpu")
-    values = json.loads((run / "calibration.json").read_text())
-    values["preprocessing"] = {name: {"crop_size": None, "equalize_hist": False, "window": None} for name in values["preprocessing"]}
-    (run / "calibration.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"of another version, does not tell how images are prepared; `python -m anomaly_detection evaluate"):
+    save_checkpoint(run / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | {"calibration": None})
+    with pytest.raises(UserError, match=r"not calibrated yet; `python -m anomaly_detection evaluate`"):
         load(run, "cpu")
-    (run / "calibration.json").unlink()
-    with pytest.raises(UserError, match=r"no calibration\.json; `python -m anomaly_detection evaluate"):
+    content = load_checkpoint(run / "checkpoint.pt")
+    save_checkpoint(run / "checkpoint.pt", content | {"training": content["training"] | {"finished": False}})
+    with pytest.raises(UserError, match=r"training has not ended; run the training command again"):
         load(run, "cpu")
+    torch.save({"model": content["model"], "state": {"finished": True}}, run / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt: a checkpoint of layout 1, where 2 is read; train again") as caught:
+        load(run, "cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_overlay_tints_what_is_beyond_the_usual():

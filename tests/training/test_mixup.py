@@ -6,6 +6,7 @@ import torch
 
 from anomaly_detection.__main__ import main
 from anomaly_detection.config.layers import Layer, read_layers
+from anomaly_detection.config.paths import CONFIGS
 from anomaly_detection.data.dataset import Batch
 from anomaly_detection.MADDR_dpa.dpa import DPA, DPASettings
 from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSettings
@@ -14,7 +15,6 @@ from anomaly_detection.registry import build_settings
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.mixup import draw_mixture
 from tests.MADDR_dpa.plain import Plain
-from tests.test_configs import CONFIGS
 from tests.toy import toy_baseline, toy_settings
 
 ORGANS, MODALITIES = [0, 1, 1, 0, 1], [0, 0, 1, 1, 0]
