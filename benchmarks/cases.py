@@ -14,7 +14,7 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.training.loop import EVALUATION_BATCH, Progress, runs_in_bf16, steps

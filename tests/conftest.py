@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from anomaly_detection.system.memory import keep_memory
-from tests.toy import toy_images
+from tests.helpers import toy_images
 
 
 @pytest.fixture(autouse=True, scope="session")

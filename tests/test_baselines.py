@@ -11,8 +11,8 @@ from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import BASELINES, build_settings, find_baseline
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train, validate
-from anomaly_detection.training.reproducibility import seed_everything
-from tests.toy import die_at, toy_images
+from anomaly_detection.training.seed import seed_everything
+from tests.helpers import die_at, toy_images
 
 SMALL = {
     "MADDR_dpa": {"rec_loss": {"l1": 1.0}},

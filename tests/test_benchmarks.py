@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.data.phantom.datasets import write_phantoms
 from benchmarks import scaling, throughput, train_step
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations

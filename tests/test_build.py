@@ -11,9 +11,9 @@ from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import train
-from anomaly_detection.training.reproducibility import seed_everything
+from anomaly_detection.training.seed import seed_everything
+from tests.helpers import die_at, toy_images
 from tests.test_baselines import settings_of
-from tests.toy import die_at, toy_images
 
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 

@@ -18,8 +18,8 @@ from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.export import export
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
+from tests.helpers import toy_images
 from tests.test_baselines import built, settings_of
-from tests.toy import toy_images
 
 PERCEPTUAL = {"rec_loss": {"relative_perceptual_L1": 1.0, "l1": 1.0}, "backbone": "efficientnet_lite0", "backbone_weights": "random:1"}
 

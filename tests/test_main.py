@@ -20,7 +20,7 @@ CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct]\nimage_size: 16\niterations:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     (tmp_path / "mine.yaml").write_text(CONFIG, encoding="utf-8")
     return tmp_path / "mine.yaml"
 

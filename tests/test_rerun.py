@@ -13,10 +13,10 @@ from anomaly_detection.data.preprocessing import Preprocessing
 
 
 def test_a_finished_study_decodes_and_hashes_no_image(monkeypatch, tmp_path, data_root):
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text("model: toy\ndatasets: [liver_ct]\nimage_size: 16\niterations: 2\nbatch_size: 8\n")
-    monkeypatch.setattr(run_experiments, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
     monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
     decoded, hashed, read = [], [], Preprocessing.read
 

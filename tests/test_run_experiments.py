@@ -43,7 +43,7 @@ def toy_model(monkeypatch, tmp_path):
     """A fifth baseline: its class, one YAML file, and one line in the registry."""
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
     return tmp_path
 
@@ -368,7 +368,7 @@ def test_a_model_without_a_config_runs_on_the_common_keys(toy_model, data_root, 
 def test_a_model_that_is_not_known_now_stays_out_of_the_table(toy_model, data_root, monkeypatch, capsys):
     assert study(data_root, "--regimes", "united") == 0
     monkeypatch.delitem(registry.BASELINES, "toy")
-    monkeypatch.setitem(registry.BASELINES, "other", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "other", "tests.helpers:ToyBaseline")
     (toy_model / "configs" / "common.yaml").write_text(TOY_BASE.replace("model: toy\n", ""), encoding="utf-8")
     assert study(data_root, "--regimes", "united", "--models", "other") == 0
     table = capsys.readouterr().out.split("tables in")[1]

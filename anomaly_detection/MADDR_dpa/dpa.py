@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
+from anomaly_detection.components.adversarial import AdversarialSettings, adversarial_loss
+from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.MADDR_dpa.growing import Stage, growing_stages, mix_resolution
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import DEFAULT_FEATURE_WEIGHTS, RECONSTRUCTION_LOSSES, ComposeLoss, PerceptualLoss, ReconstructionLossType
-from anomaly_detection.target_cache import TargetCache
 
 LossName = Literal["relative_perceptual_L1", "perceptual", "l1", "l2"]
 

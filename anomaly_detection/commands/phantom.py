@@ -18,8 +18,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: the folder holds something.
     """
-    from anomaly_detection.data.phantom import write_phantoms
-    from anomaly_detection.data.phantom_downloads import write_downloads
+    from anomaly_detection.data.phantom.datasets import write_phantoms
+    from anomaly_detection.data.phantom.downloads import write_downloads
 
     out = arguments.out
     if arguments.as_downloads:

@@ -14,8 +14,8 @@ from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
+from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
 from anomaly_detection.evaluation.scores import Scores, assessments
-from anomaly_detection.evaluation.scoring import check_finite, metrics_of, score_rows
 
 USUAL = 0.995
 

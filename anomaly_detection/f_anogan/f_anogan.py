@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
-from anomaly_detection.adversarial import gradient_norm_between
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
+from anomaly_detection.components.adversarial import gradient_norm_between
+from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator
-from anomaly_detection.target_cache import TargetCache
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Source: Akcay et al., GANomaly: Semi-Supervised Anomaly Detection via Adversaria
 
 from torch import Tensor, nn
 
-from anomaly_detection.convolutional import halvings_to_4, initialise_dcgan
+from anomaly_detection.components.dcgan import halvings_to_4, initialise_dcgan
 
 
 def _pyramid(image_size: int, channels: int, width: int, extra_layers: int = 0) -> list[nn.Module]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anomaly_detection.convolutional import halvings_to_4, initialise_dcgan
+from anomaly_detection.components.dcgan import halvings_to_4, initialise_dcgan
 
 
 def _widths(image_size: int, width: int) -> list[int]:

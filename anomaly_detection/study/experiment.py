@@ -18,7 +18,7 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.evaluate import evaluate
-from anomaly_detection.evaluation.scoring import write_scores
+from anomaly_detection.evaluation.rows import write_scores
 from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.distributed import rank
@@ -26,7 +26,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.loop import train
-from anomaly_detection.training.reproducibility import seed_everything
+from anomaly_detection.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 

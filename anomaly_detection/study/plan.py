@@ -9,7 +9,7 @@ from anomaly_detection.config.layers import Layer, read_layers, to_plain
 from anomaly_detection.config.paths import CONFIGS, find_config
 from anomaly_detection.data.catalog import DatasetSpec, is_phantom
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.data.phantom import phantom_catalog
+from anomaly_detection.data.phantom.datasets import phantom_catalog
 from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.registry import build_settings, find_baseline, folder_of
 from anomaly_detection.study.experiment import Experiment

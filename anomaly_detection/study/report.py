@@ -10,7 +10,7 @@ from pathlib import Path
 from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
-from anomaly_detection.evaluation.scoring import read_scores
+from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.registry import BASELINES, is_known
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
 from anomaly_detection.study.regimes import REGIMES

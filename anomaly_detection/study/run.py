@@ -12,7 +12,7 @@ from filelock import FileLock
 from anomaly_detection.build import build_baseline
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, Domains
-from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.study.experiment import Experiment, check_data, check_settings, finished_metrics, preprocessing_of, run_experiment
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.report import Study, write_study

@@ -25,7 +25,7 @@ from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
-from anomaly_detection.training.reproducibility import random_state, set_random_state
+from anomaly_detection.training.seed import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomaly_detection.adversarial import AdversarialSettings
 from anomaly_detection.baseline import Batch, Phase
+from anomaly_detection.components.adversarial import AdversarialSettings
 from anomaly_detection.MADDR_dpa.dpa import DPA, DiscriminatorSettings, DPASettings, FeatureWeights
 from anomaly_detection.MADDR_dpa.networks import DecoderSettings, EncoderSettings
 from anomaly_detection.MADDR_dpa.rec_losses import L1Loss, MADDRConstraint
 from anomaly_detection.training.loop import train
-from anomaly_detection.training.reproducibility import seed_everything
-from tests.toy import die_at, toy_images, toy_settings
+from anomaly_detection.training.seed import seed_everything
+from tests.helpers import die_at, toy_images, toy_settings
 
 SMALL = DPASettings(
     enc=EncoderSettings(type="residual9", inner_dims=[4, 4, 8]),

@@ -27,7 +27,7 @@ CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct, lung_xray]\nimage_size: 16\n
 @pytest.fixture
 def trained(monkeypatch, tmp_path, data_root):
     """A run of the toy baseline with MADDR, and its scores by (dataset, image)."""
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     (tmp_path / "mine.yaml").write_text(CONFIG, encoding="utf-8")
     arguments = ["--data-root", str(data_root), "--results", str(tmp_path / "r"), "--set", "maddr.enabled=true", "--device", "cpu"]
     assert main(["train_eval", str(tmp_path / "mine.yaml"), *arguments]) == 0
@@ -225,7 +225,7 @@ def sources(root):
 )
 def test_predict_sees_what_training_saw(monkeypatch, tmp_path, options, channels):
     """Of the very files that were prepared every score is that of the evaluation."""
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     sources(tmp_path / "in")
     data = tmp_path / "data"
     folders = ["--normal", tmp_path / "in" / "normal", "--abnormal", tmp_path / "in" / "abnormal", "--data-root", data, "--folds", data / "folds"]

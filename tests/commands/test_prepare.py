@@ -12,7 +12,7 @@ from PIL import Image
 from anomaly_detection.__main__ import main
 from anomaly_detection.data.catalog import is_phantom, read_catalog
 from anomaly_detection.data.manifest import read_manifest
-from anomaly_detection.data.phantom_downloads import write_downloads
+from anomaly_detection.data.phantom.downloads import write_downloads
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
 from run_experiments import main as run_experiments

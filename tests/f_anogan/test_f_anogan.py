@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator, ResidualDown, ResidualUp
+from tests.helpers import toy_images
 from tests.test_baselines import batch_of, built, same_weights, settings_of
-from tests.toy import toy_images
 
 
 def phase_of(baseline, name):

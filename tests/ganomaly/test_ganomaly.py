@@ -3,8 +3,8 @@ import torch
 
 from anomaly_detection.ganomaly import ganomaly as module
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
+from tests.helpers import toy_images
 from tests.test_baselines import batch_of, built, settings_of
-from tests.toy import toy_images
 
 
 def test_full_size_networks_have_the_published_shapes():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from anomaly_detection.memae.networks import Decoder, Encoder, Memory
+from tests.helpers import toy_images
 from tests.test_baselines import batch_of, built, settings_of
-from tests.toy import toy_images
 
 
 def addressed(query, items, shrinkage, temperature=None):

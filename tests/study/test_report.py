@@ -104,7 +104,7 @@ def test_training_runs_on_over_phases():
 def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys):
     (tmp_path / "configs" / "toy").mkdir(parents=True)
     (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
-    monkeypatch.setitem(registry.BASELINES, "toy", "tests.toy:ToyBaseline")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
     monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
     results = tmp_path / "results"
     words = ["--models", "toy", "--regimes", "united", "maddr", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", "1"]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from anomaly_detection.data.phantom import write_phantoms
+from anomaly_detection.data.phantom.datasets import write_phantoms
 
 OWN = {
     "MADDR_dpa": {

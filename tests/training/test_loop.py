@@ -15,8 +15,8 @@ from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
-from anomaly_detection.training.reproducibility import random_state, seed_everything, set_random_state
-from tests.toy import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
+from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
+from tests.helpers import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
 
 
 def run(folder: Path, stop_at: int | None = None, maddr: bool = True, **options) -> ToyBaseline:

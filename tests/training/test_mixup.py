@@ -14,8 +14,8 @@ from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import build_settings
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.mixup import draw_mixture
+from tests.helpers import toy_baseline, toy_settings
 from tests.MADDR_dpa.plain import Plain
-from tests.toy import toy_baseline, toy_settings
 
 ORGANS, MODALITIES = [0, 1, 1, 0, 1], [0, 0, 1, 1, 0]
 PARTNERS, SHARE = [3, 0, 2, 4, 1], 0.3

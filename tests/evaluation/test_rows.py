@@ -6,11 +6,11 @@ import torch
 
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.rows import check_finite, metrics_of, read_scores, score_rows, write_scores
 from anomaly_detection.evaluation.scores import score_images
-from anomaly_detection.evaluation.scoring import check_finite, metrics_of, read_scores, score_rows, write_scores
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import write_json
-from tests.toy import toy_baseline, toy_images, toy_settings
+from tests.helpers import toy_baseline, toy_images, toy_settings
 
 
 @pytest.fixture

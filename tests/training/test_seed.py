@@ -1,6 +1,6 @@
 import torch
 
-from anomaly_detection.training.reproducibility import random_state, seed_everything, set_random_state
+from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
 
 
 def test_the_random_state_comes_back():

@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from anomaly_detection.data.phantom_body import cavity_depth, probe
-from anomaly_detection.data.phantom_patient import Patient
-from anomaly_detection.data.phantom_shapes import Box, Canvas, Ellipsoid
+from anomaly_detection.data.phantom.body import cavity_depth, probe
+from anomaly_detection.data.phantom.patient import Patient
+from anomaly_detection.data.phantom.shapes import Box, Canvas, Ellipsoid
 
 
 class Lesion(NamedTuple):

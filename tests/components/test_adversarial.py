@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from anomaly_detection.adversarial import AdversarialSettings, adversarial_loss, squared_gradient_norm
+from anomaly_detection.components.adversarial import AdversarialSettings, adversarial_loss, squared_gradient_norm
 from anomaly_detection.config.layers import Layer, build
 from anomaly_detection.MADDR_dpa.networks import Encoder, EncoderSettings
 from anomaly_detection.system.errors import UserError

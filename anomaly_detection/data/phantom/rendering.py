@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from anomaly_detection.data.phantom_body import paint_body
-from anomaly_detection.data.phantom_lesions import Lesion, apply_lesions
-from anomaly_detection.data.phantom_patient import Patient
-from anomaly_detection.data.phantom_shapes import AIR, Canvas, Tubes
+from anomaly_detection.data.phantom.body import paint_body
+from anomaly_detection.data.phantom.lesions import Lesion, apply_lesions
+from anomaly_detection.data.phantom.patient import Patient
+from anomaly_detection.data.phantom.shapes import AIR, Canvas, Tubes
 
 LIVER_WINDOW, LUNG_WINDOW = (50.0, 400.0), (-600.0, 1500.0)  # level, width in HU
 WATER_PER_MM = 0.02  # attenuation of water at the mean energy of a chest radiograph, 1/mm

@@ -18,10 +18,18 @@ from PIL import Image
 
 from anomaly_detection.data.catalog import DatasetSpec, mark_phantom
 from anomaly_detection.data.masks import mask_path
-from anomaly_detection.data.phantom_body import sample_patient
-from anomaly_detection.data.phantom_lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
-from anomaly_detection.data.phantom_patient import Patient
-from anomaly_detection.data.phantom_render import LIVER_WINDOW, LUNG_WINDOW, render_radiograph, render_slice, sample_exposure, sample_scan, window_hu
+from anomaly_detection.data.phantom.body import sample_patient
+from anomaly_detection.data.phantom.lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
+from anomaly_detection.data.phantom.patient import Patient
+from anomaly_detection.data.phantom.rendering import (
+    LIVER_WINDOW,
+    LUNG_WINDOW,
+    render_radiograph,
+    render_slice,
+    sample_exposure,
+    sample_scan,
+    window_hu,
+)
 from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_folder

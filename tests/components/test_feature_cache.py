@@ -2,7 +2,7 @@
 
 import torch
 
-from anomaly_detection.target_cache import TargetCache
+from anomaly_detection.components.feature_cache import TargetCache
 
 
 def features_of(x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from anomaly_detection.data.phantom_patient import Patient, draw_patient
-from anomaly_detection.data.phantom_shapes import AIR, EVERYWHERE, Box, Canvas, Column, Ellipsoid, Rod
+from anomaly_detection.data.phantom.patient import Patient, draw_patient
+from anomaly_detection.data.phantom.shapes import AIR, EVERYWHERE, Box, Canvas, Column, Ellipsoid, Rod
 
 # HU, where it does not differ between patients
 FAT, MARROW, CORTEX, CARTILAGE = -100.0, 180.0, 650.0, 90.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anomaly_detection.data.phantom_shapes import Column, Ellipsoid, Rod, Tubes
+from anomaly_detection.data.phantom.shapes import Column, Ellipsoid, Rod, Tubes
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from anomaly_detection.data import phantom, phantom_render
-from anomaly_detection.data.phantom import DATASETS, LIVER_WINDOW, LUNG_WINDOW, write_phantoms
-from anomaly_detection.data.phantom_body import paint_body, probe, sample_patient
-from anomaly_detection.data.phantom_lesions import draw_liver_lesions, draw_lung_lesions
-from anomaly_detection.data.phantom_shapes import Canvas, Column, Ellipsoid, Rod
+from anomaly_detection.data.phantom import datasets, rendering
+from anomaly_detection.data.phantom.body import paint_body, probe, sample_patient
+from anomaly_detection.data.phantom.datasets import DATASETS, LIVER_WINDOW, LUNG_WINDOW, write_phantoms
+from anomaly_detection.data.phantom.lesions import draw_liver_lesions, draw_lung_lesions
+from anomaly_detection.data.phantom.shapes import Canvas, Column, Ellipsoid, Rod
 from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.system.errors import UserError
 
@@ -138,7 +138,7 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(phantom, "_write_lists", fail)
+    monkeypatch.setattr(datasets, "_write_lists", fail)
     with pytest.raises(OSError, match="disk full"):
         write_phantoms(tmp_path / "out", images=12, size=64, workers=1)
     assert not list(tmp_path.iterdir())
@@ -153,12 +153,12 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 @pytest.mark.parametrize("images", [None, 12, 13, 100, 5000])
 def test_images_are_shared_out_as_asked(images):
-    jobs = phantom.plan_jobs(images)
-    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(phantom.IMAGES.values()))
+    jobs = datasets.plan_jobs(images)
+    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(datasets.IMAGES.values()))
     assert [job.patient for job in jobs] == list(range(len(jobs)))
     for name, (_, _, modality) in DATASETS.items():
         taken = [job.images[name] for job in jobs]
-        assert max(taken) <= (phantom.SLICES if modality == "ct" else 1)
+        assert max(taken) <= (datasets.SLICES if modality == "ct" else 1)
 
 
 # ---- physics
@@ -166,9 +166,9 @@ def test_images_are_shared_out_as_asked(images):
 
 def test_windows_map_hu_to_grey():
     hu = np.array([-1000, -150, 50, 150, 250, 1000])
-    assert phantom.window_hu(hu, *LIVER_WINDOW).tolist() == [0, 0, 128, 191, 255, 255]
+    assert datasets.window_hu(hu, *LIVER_WINDOW).tolist() == [0, 0, 128, 191, 255, 255]
     hu = np.array([-1350, -1000, -850, -600, 150, 400])
-    assert phantom.window_hu(hu, *LUNG_WINDOW).tolist() == [0, 60, 85, 128, 255, 255]
+    assert datasets.window_hu(hu, *LUNG_WINDOW).tolist() == [0, 60, 85, 128, 255, 255]
 
 
 def test_a_slice_shows_textbook_attenuation(patient):
@@ -184,8 +184,8 @@ def test_a_slice_shows_textbook_attenuation(patient):
 
 def test_thickness_of_a_radiograph_is_that_of_the_body(patient):
     """Lung lets more through than heart or belly; beside the neck there is air alone."""
-    exposure = phantom_render.Exposure(380, (0, 88), 0, 0, 0.1, 0.01, 1, 0, 0)
-    thickness, added = phantom_render.project(patient, exposure, SIZE)
+    exposure = rendering.Exposure(380, (0, 88), 0, 0, 0.1, 0.01, 1, 0, 0)
+    thickness, added = rendering.project(patient, exposure, SIZE)
     assert not added.any()
 
     def at(x, z):
@@ -198,9 +198,9 @@ def test_thickness_of_a_radiograph_is_that_of_the_body(patient):
 
 
 def test_denser_is_brighter_in_a_radiograph():
-    exposure = phantom.sample_exposure(np.random.default_rng(0))._replace(noise=0.0, scatter=0.0)
+    exposure = datasets.sample_exposure(np.random.default_rng(0))._replace(noise=0.0, scatter=0.0)
     ramp = np.tile(np.linspace(0, 250, SIZE, dtype=np.float32), (SIZE, 1))
-    grey = phantom_render.develop(ramp, exposure, ramp, [0]).astype(int)
+    grey = rendering.develop(ramp, exposure, ramp, [0]).astype(int)
     assert grey[:, 0].max() < 60
     assert grey[:, -1].min() > 200
     assert (np.diff(grey[SIZE // 2, SIZE // 4 : -SIZE // 4]) >= 0).all()
@@ -245,11 +245,11 @@ def test_painting_replaces_tissue_in_proportion():
 
 def render_pair(patient, organ: str, lesions: list, level: float):
     """A slice with and without lesions, the share that is lesion and the share that is the organ."""
-    scan = phantom.sample_scan(np.random.default_rng(0), 128, organ)
-    diseased, _, share = phantom.render_slice(patient, scan, level, organ, [1], 128, lesions)
-    healthy, organ_share, nothing = phantom.render_slice(patient, scan, level, organ, [1], 128)
+    scan = datasets.sample_scan(np.random.default_rng(0), 128, organ)
+    diseased, _, share = datasets.render_slice(patient, scan, level, organ, [1], 128, lesions)
+    healthy, organ_share, nothing = datasets.render_slice(patient, scan, level, organ, [1], 128)
     assert not nothing.any()
-    canvas = phantom_render.slice_canvas(patient, scan, level, 128)
+    canvas = rendering.slice_canvas(patient, scan, level, 128)
     paint_body(canvas, patient, erect=False)
     assert np.array_equal(organ_share, getattr(canvas, organ)[0])
     return diseased, healthy, share, organ_share
@@ -259,7 +259,7 @@ def render_pair(patient, organ: str, lesions: list, level: float):
 def test_lesions_change_their_organ_and_nothing_else(patient, organ, draw):
     rng = np.random.default_rng(5)
     lesions = draw(patient, rng)
-    for level in phantom.draw_levels(patient, organ, lesions, 2, rng):
+    for level in datasets.draw_levels(patient, organ, lesions, 2, rng):
         diseased, healthy, share, organ_share = render_pair(patient, organ, lesions, level)
         change = diseased - healthy
         assert share.max() >= 0.5
@@ -296,13 +296,13 @@ def test_lesions_stay_within_the_reported_ranges():
 def test_opacities_brighten_a_radiograph_where_the_mask_is(patient):
     rng = np.random.default_rng(8)
     lesions = draw_lung_lesions(patient, rng, projected=True)
-    exposure = phantom.sample_exposure(rng)
-    diseased, added = phantom.render_radiograph(patient, exposure, [1], SIZE, lesions)
-    healthy, nothing = phantom.render_radiograph(patient, exposure, [1], SIZE)
+    exposure = datasets.sample_exposure(rng)
+    diseased, added = datasets.render_radiograph(patient, exposure, [1], SIZE, lesions)
+    healthy, nothing = datasets.render_radiograph(patient, exposure, [1], SIZE)
     assert not nothing.any()
     assert added.min() >= 0
     change = diseased.astype(float) - healthy
-    marked, clear = added >= phantom.THIN_MM, added == 0
+    marked, clear = added >= datasets.THIN_MM, added == 0
     assert marked.any()
     assert clear.any()
     assert change[marked].mean() > 2
