@@ -27,11 +27,14 @@ class Phase:
         name: stands in the log and in the file names of samples.
         iterations: calls of `training_step`.
         batch_size: images that each call is given.
+        shared: neither the constraint nor its heads have a part in it. A first phase like this is the same with and without MADDR: of the
+            experiments that differ in MADDR alone one trains it, and the others go on from there.
     """
 
     name: str
     iterations: int
     batch_size: int
+    shared: bool = False
 
 
 @dataclass(frozen=True)

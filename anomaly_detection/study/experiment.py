@@ -1,5 +1,7 @@
 """An experiment: one baseline trained on one selection of data with one seed, and scored. Its folder is all that it leaves."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +23,12 @@ from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.rows import write_scores
 from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study.regimes import regime_of
-from anomaly_detection.system.distributed import rank
+from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.version import __version__
-from anomaly_detection.training.loop import train
+from anomaly_detection.training.checkpoint import VERSION
+from anomaly_detection.training.loop import runs_in_bf16, train
 from anomaly_detection.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -173,7 +176,22 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
     facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
-    train(baseline, train_set, val_set, settings, experiment.folder, facts)
+    train(baseline, train_set, val_set, settings, experiment.folder, facts, _shared_file(experiment, device))
+
+
+def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:
+    """Where first phases without MADDR lie for all experiments of the model that differ in MADDR alone; None in several processes.
+
+    RESULTS/model/shared/KEY.pt, the key being a hash of everything else that the result depends on.
+    """
+    if processes() > 1:
+        return None
+    settings = {key: value for key, value in to_plain(experiment.settings).items() if key not in ("maddr", *FREE_KEYS)}
+    data = read_json(experiment.folder / "provenance.json")["data"]
+    versions = [VERSION, __version__, torch.__version__]
+    content = [settings, data, versions, device.type, runs_in_bf16(experiment.settings, device)]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return experiment.folder.parents[2] / "shared" / f"{key}.pt"
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:

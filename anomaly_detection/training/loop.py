@@ -118,7 +118,13 @@ def _next_batch(images: ImageSet, indices: ShuffledIndices, phase: Phase, mixes_
 
 
 def train(
-    baseline: Baseline, train_set: ImageSet, val_set: ImageSet, settings: Settings, folder: Path, facts: Mapping[str, Any] | None = None
+    baseline: Baseline,
+    train_set: ImageSet,
+    val_set: ImageSet,
+    settings: Settings,
+    folder: Path,
+    facts: Mapping[str, Any] | None = None,
+    shared: Path | None = None,
 ) -> None:
     """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
 
@@ -131,6 +137,8 @@ def train(
         settings: of the experiment.
         folder: receives checkpoint.pt, log.csv and samples/.
         facts: plain values that the checkpoint carries along, such as the settings and what the class numbers of the heads mean.
+        shared: a file for the first phases if they are `Phase.shared`, common to the experiments that differ from this one in MADDR alone: where it
+            exists, training goes on from it, and ends with the weights of one that did not; otherwise it is written.
 
     Raises:
         UserError: no optimizer trains the heads of the constraint, or a loss is no longer a number.
@@ -139,10 +147,14 @@ def train(
     phases = baseline.phases()
     baseline.bf16 = runs_in_bf16(settings, device)
     progress, best, rows = Progress(), None, []
-    if path.exists():
-        checkpoint = load_checkpoint(path, device)
-        baseline.load_state_dict(checkpoint["model"])
-        saved = checkpoint["training"]
+    start = path if path.exists() or shared is None or not shared.exists() else shared
+    if start.exists():
+        checkpoint = load_checkpoint(start, device)
+        saved, weights = checkpoint["training"], checkpoint["model"]
+        if start == shared:
+            logger.info("the first phases are those of %s", shared)
+            weights = {**baseline.state_dict(), **weights}  # its heads stay as they were drawn
+        baseline.load_state_dict(weights)
         if saved["finished"]:
             return
         progress, best, rows = Progress.from_plain(saved["progress"]), saved["best"], saved["rows"]
@@ -164,7 +176,7 @@ def train(
         validates = ends or iteration % settings.val_iter == 0
         saves = ends or iteration % settings.checkpoint_iter == 0
         if iteration % settings.log_iter == 0 or validates or saves:
-            validation = told_by_first(validate(baseline, val_set) if rank() == 0 else None) if validates else {}
+            validation = told_by_first(validate(baseline, val_set, not phase.shared) if rank() == 0 else None) if validates else {}
             row = {"phase": phase.name, "iteration": iteration, **means.take(phase.batch_size)}
             row |= {"lr": next(iter(progress.optimizers.values())).param_groups[0]["lr"], **validation}
             _check_finite(row, path)
@@ -185,6 +197,9 @@ def train(
             random = list(told_by_all(random_state()))
             training = {"finished": False, "progress": progress.to_plain(), "best": best, "rows": rows, "random": random}
             _save(path, baseline, training, facts)
+            if ends and shared is not None and all(each.shared for each in phases[: progress.phase + 1]):
+                model = {name: value for name, value in baseline.state_dict().items() if not name.startswith("maddr.")}
+                save_checkpoint(shared, {"model": model, "training": training})
     bar.close()
 
     baseline.phase, baseline.progress = None, 1.0
@@ -226,8 +241,8 @@ def check_constraint(baseline: Baseline) -> None:
 
 
 @torch.inference_mode()
-def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
-    """Mean validation loss; with MADDR also the accuracy of its heads and the variance of the parts of the latent."""
+def validate(baseline: Baseline, images: ImageSet, with_heads: bool = True) -> dict[str, float]:
+    """Mean validation loss; with MADDR, unless its heads are left out, also their accuracy and the variance of the parts of the latent."""
     baseline.eval()
     losses, latents = [], []
     for batch in images.batches(EVALUATION_BATCH):
@@ -235,7 +250,7 @@ def validate(baseline: Baseline, images: ImageSet) -> dict[str, float]:
         losses.append(baseline.validation_loss(batch.image, assessment))
         latents.append(assessment.latent)
     result = {"val_loss": torch.cat(losses).double().mean().item()}
-    if baseline.maddr is not None:
+    if baseline.maddr is not None and with_heads:
         z = torch.cat(latents)
         accuracy = baseline.maddr.accuracy(z, images.organ, images.modality)
         result |= {f"val_{name}_accuracy": value.item() for name, value in accuracy.items()}

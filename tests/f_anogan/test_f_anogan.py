@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import run_experiments
+from anomaly_detection.f_anogan.f_anogan import FAnoGAN
 from anomaly_detection.f_anogan.networks import Critic, Encoder, Generator, ResidualDown, ResidualUp
+from anomaly_detection.training.checkpoint import load_checkpoint
 from tests.helpers import toy_images
 from tests.test_baselines import batch_of, built, same_weights, settings_of
 
@@ -154,3 +157,27 @@ def test_the_latent_of_the_encoder_lies_within_1():
 def test_same_weights_tells_apart():
     a, b = built(settings_of("f_anogan")), built(settings_of("f_anogan", seed=1))
     assert not same_weights(a.state_dict(), b.state_dict())
+
+
+def test_united_and_maddr_share_the_first_phase_and_end_as_if_they_did_not(data_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    steps, critic_step = [], FAnoGAN._critic_step
+    monkeypatch.setattr(FAnoGAN, "_critic_step", lambda self, *arguments: (steps.append(self.maddr is not None), critic_step(self, *arguments))[1])
+
+    def study(results, *regimes):
+        steps.clear()
+        small = {"image_size": 16, "batch_size": 4, "iterations": 4, "val_iter": 2, "checkpoint_iter": 2, "log_iter": 2, "bf16": "false"}
+        small |= {"baseline.width": 2, "baseline.gan_iterations": 4, "baseline.critic_steps": 2, "baseline.latent_dim": 24}
+        arguments = ["--models", "f_anogan", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", "--regimes", *regimes]
+        assert run_experiments.main([*arguments, *(word for key, value in small.items() for word in ("--set", f"{key}={value}"))]) == 0
+        return list(steps)
+
+    assert study(tmp_path / "together", "united", "maddr") == [False] * 8
+    assert study(tmp_path / "alone", "maddr") == [True] * 8
+    together, alone = (tmp_path / name / "f_anogan" / "maddr" / "liver_ct+lung_ct+lung_xray" / "seed_0" for name in ("together", "alone"))
+    one, other = (load_checkpoint(run / "checkpoint.pt") for run in (together, alone))
+    assert same_weights(one["model"], other["model"])
+    assert (together / "scores.csv").read_text() == (alone / "scores.csv").read_text()
+    rows = [[{**row, "images_per_second": None} for row in content["training"]["rows"]] for content in (one, other)]
+    assert rows[0] == rows[1]
+    assert {row["phase"] for row in rows[0]} == {"gan", "encoder"}

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -309,3 +310,35 @@ def test_a_phase_that_is_behind_is_not_begun_again(tmp_path, monkeypatch):
     for _ in steps(baseline, toy_images(30), settings, Progress(phase=0, iteration=2)):
         pass
     assert begun == [("main", 30, 1)]
+
+
+class SharingToy(ToyBaseline):
+    """Its warm-up, which trains the decoder's bias alone, is the same with and without MADDR."""
+
+    def phases(self):
+        return [replace(phase, shared=phase.name == "warm_up") for phase in super().phases()]
+
+
+def test_a_shared_first_phase_is_gone_on_from_to_the_same_weights(tmp_path):
+    def run(folder, maddr, shared):
+        settings = toy_settings(warm_up=5, iterations=7, checkpoint_iter=3)
+        seed_everything(0)
+        baseline = SharingToy(settings)
+        if maddr:
+            baseline.attach(MADDRConstraint(baseline.latent_dim))
+        seed_everything(1)  # for the noise of the steps, with heads and without
+        step, calls = baseline.training_step, []
+        baseline.training_step = lambda *arguments: (calls.append(baseline.phase.name), step(*arguments))[1]
+        train(baseline, toy_images(30), toy_images(9, seed=1), settings, tmp_path / folder, shared=shared)
+        return baseline, calls
+
+    alone, _ = run("alone", True, None)
+    _, calls = run("united", False, tmp_path / "shared.pt")
+    assert calls == ["warm_up"] * 5 + ["main"] * 7
+    assert not [name for name in load_checkpoint(tmp_path / "shared.pt")["model"] if "maddr" in name]
+    together, calls = run("maddr", True, tmp_path / "shared.pt")
+    assert calls == ["main"] * 7
+    assert_same_weights(alone, together)
+    logs = [[row for row in log_of(tmp_path / name) if row["phase"] == "main"] for name in ("alone", "maddr")]
+    assert logs[0] == logs[1]
+    assert [row["phase"] for row in log_of(tmp_path / "maddr")].count("warm_up") == 3, "the rows of the shared phase are kept"
