@@ -51,15 +51,6 @@ def folder_of(model: str) -> str:
     return model.replace(":", ".")
 
 
-def is_known(name: str) -> bool:
-    """Whether there is a baseline of that name."""
-    try:
-        find_baseline(name)
-    except UserError:
-        return False
-    return True
-
-
 def settings_schema(model: str) -> type[Settings]:
     """`Settings` whose `baseline` is typed as that model needs it."""
     keys = find_baseline(model).Settings

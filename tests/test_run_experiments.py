@@ -197,6 +197,17 @@ def test_other_images_need_another_folder(toy_model, data_root, capsys, monkeypa
     assert "other images or splits" in error
 
 
+def test_what_an_older_version_began_is_said(toy_model, data_root, capsys, monkeypatch):
+    assert study(data_root, "--regimes", "united") == 0
+    (path,) = (data_root.parent / "results").glob("toy/united/*/seed_0/provenance.json")
+    provenance = json.loads(path.read_text())
+    del provenance["regime"]
+    path.write_text(json.dumps(provenance))
+    arguments = ["--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "results"), "--seeds", "0"]
+    code, error = code_and_error(capsys, monkeypatch, *arguments, "--regimes", "united")
+    assert (code, "was begun by an older version of this package; choose another --results" in error) == (2, True)
+
+
 def break_split(root: Path, text: str) -> None:
     (root / "folds" / "train_test_split" / "normal" / "val").write_text(text, encoding="utf-8")
 

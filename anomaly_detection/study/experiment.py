@@ -45,8 +45,7 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: the name of one of the `REGIMES`.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, details.npz and
-            metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, details.npz, metrics.json.
     """
 
     settings: Settings
@@ -132,6 +131,8 @@ def check_data(experiment: Experiment, source: DataSource) -> None:
         UserError: it was.
     """
     folder = experiment.folder
+    if (folder / "provenance.json").exists() and "regime" not in read_json(folder / "provenance.json"):
+        raise UserError(f"{folder} was begun by an older version of this package; {REMEDY}")
     if (folder / "provenance.json").exists() and not same_data(experiment, source):
         raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {REMEDY}")
 
@@ -222,10 +223,13 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     """The experiment whose results lie in a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or an older version of this package wrote it.
     """
+    regime = read_json(folder / "provenance.json").get("regime")
+    if regime is None:
+        raise UserError(f"{folder} was written by an older version of this package; run the experiment again into another --results")
     settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
-    return Experiment(settings, read_json(folder / "provenance.json")["regime"], folder)
+    return Experiment(settings, regime, folder)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,21 +3,24 @@
 import base64
 import hashlib
 import html
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.rows import read_scores
-from anomaly_detection.registry import BASELINES, is_known
+from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, to_html, to_markdown, write_csv
 from anomaly_detection.study.tables import Result, numbers_table, study_document
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
+
+logger = logging.getLogger(__name__)
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -74,14 +77,16 @@ def write_study(results: Path, study: Study, source: DataSource) -> str | None:
 def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
     """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
 
-    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model or in a regime
-    that is not known now, stays out.
+    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
+    with a version of this package that is not to be had now, stays out.
     """
     experiments = []
     for path in sorted(results.glob("*/*/*/seed_*/metrics.json")):
-        if not is_known(read_yaml(path.with_name("config.yaml")).get("model")):
+        try:
+            experiment = load_experiment(path.parent)
+        except UserError as error:
+            logger.warning("left out of the tables: %s", error)
             continue
-        experiment = load_experiment(path.parent)
         chosen, regime = set(experiment.settings.datasets), REGIMES.get(experiment.regime)
         if regime is None:
             continue

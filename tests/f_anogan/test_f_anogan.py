@@ -160,7 +160,7 @@ def test_same_weights_tells_apart():
 
 
 def test_united_and_maddr_share_the_first_phase_and_end_as_if_they_did_not(data_root, tmp_path, monkeypatch):
-    monkeypatch.setattr("anomaly_detection.report.write_report", lambda *_: None)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
     steps, critic_step = [], FAnoGAN._critic_step
     monkeypatch.setattr(FAnoGAN, "_critic_step", lambda self, *arguments: (steps.append(self.maddr is not None), critic_step(self, *arguments))[1])
 
