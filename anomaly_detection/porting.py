@@ -102,8 +102,8 @@ def read_recipes() -> dict[str, Recipe]:
 def parse_recipes(page: str) -> list[Recipe]:
     """The sections of the page whose heading is ``TITLE (`port NAME`)``.
 
-    Each holds a line ``Repository: ADDRESS, commit `HASH`.``, one ``Copy `...rec_losses.py` to `PATH`.``, one ``Then: ...``, and ```diff blocks,
-    each below a line that is the path of its file in backquotes and a colon.
+    Each holds a line ``Repository: ADDRESS, commit `HASH`.``, one ``Copy `...rec_losses.py` to `PATH`.``, a paragraph ``Then: ...``, and ```diff
+    blocks, each below a line that is the path of its file in backquotes and a colon.
 
     Raises:
         ValueError: a section lacks one of these, or a block does not stand below a path.
@@ -115,12 +115,12 @@ def parse_recipes(page: str) -> list[Recipe]:
 def _parse_recipe(name: str, text: str) -> Recipe:
     repository = re.search(r"^Repository: (\S+), commit `(\w+)`", text, re.MULTILINE)
     copy = re.search(r"^Copy `\S*rec_losses\.py` to `([^`]+)`\.$", text, re.MULTILINE)
-    then = re.search(r"^Then: (.+)$", text, re.MULTILINE)
+    then = re.search(r"^Then: (.+?)\n\n", text, re.MULTILINE | re.DOTALL)
     blocks = re.findall(r"^`([^`\n]+)`:\n\n```diff\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     if not (repository and copy and then and blocks) or len(blocks) != text.count("```diff"):
         raise ValueError(f"recipe {name}: lacks its repository, copy or then line, or a block does not stand below the path of its file")
     hunks = tuple(hunk for file, block in blocks for hunk in _parse_block(file, block))
-    return Recipe(name, repository[1], repository[2], copy[1], hunks, then[1])
+    return Recipe(name, repository[1], repository[2], copy[1], hunks, " ".join(then[1].split()))
 
 
 def _parse_block(file: str, block: str) -> list[Hunk]:

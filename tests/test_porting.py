@@ -119,10 +119,14 @@ def test_the_page_holds_four_recipes_and_nothing_beside_them():
     assert "docs/porting.md" in (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_recipe_that_cannot_be_read_is_an_error():
-    for old, new in (("`lib/model.py`:", "lib/model.py:"), ("Then: name", "Name"), ("Repository: ", ""), ("Copy `", "Put `")):
-        with pytest.raises(ValueError, match="recipe ganomaly: lacks"):
-            porting.parse_recipes("## GANomaly (`port ganomaly`)" + section("ganomaly").partition(")")[2].replace(old, new, 1))
+@pytest.mark.parametrize(
+    ("old", "new"), [("`models/memae_3dconv.py`:", "models/memae_3dconv.py:"), ("Then: ", ""), ("Repository: ", ""), ("Copy `", "Put `")]
+)
+def test_a_recipe_that_cannot_be_read_is_an_error(old, new):
+    text = "## MemAE " + section("memae")
+    assert [recipe.name for recipe in porting.parse_recipes(text)] == ["memae"]
+    with pytest.raises(ValueError, match="recipe memae: lacks"):
+        porting.parse_recipes(text.replace(old, new, 1))
 
 
 def test_the_page_out_of_reach_is_told(monkeypatch, clones):
@@ -185,6 +189,13 @@ def test_a_class_that_is_there_twice_is_no_place(clones):
     port("dpa", root, "--dry-run")  # another name is another class
     file.write_text(file.read_text() + "\n\nclass NIHDataset:\n    pass\n")
     refused("dpa", root, words="does not stand there in class NIHDataset")
+
+
+def test_a_place_does_not_reach_beyond_its_class(clones):
+    hunk = porting.Hunk("a.py", "class A", ("     x = 1", " y = 2", "+z = 3"))
+    recipe = replace(porting.read_recipes()["f_anogan"], hunks=(hunk,))
+    with pytest.raises(UserError, match="the line `y = 2` does not stand there in class A"):
+        porting.port(clones("f_anogan", **{"a.py": "class A:\n    x = 1\ny = 2\n"}), recipe)
 
 
 def test_lines_that_stand_apart_are_no_place(clones):
@@ -352,6 +363,14 @@ def test_undo_refuses_an_edited_copy(clones):
     refused("memae", root, "--undo", words=r"rec_losses\.py: was edited after the port")
 
 
+def test_a_deleted_copy_is_told(clones):
+    root = clones("ganomaly")
+    port("ganomaly", root)
+    (root / "lib/rec_losses.py").unlink()
+    refused("ganomaly", root, words="holds the recipe already")
+    refused("ganomaly", root, "--undo", words=r"rec_losses\.py: No such file")
+
+
 def test_undo_needs_a_port(clones):
     root = clones("memae")
     refused("memae", root, "--undo", words=r"without the record of its port, \.maddr_port\.json; there is none")
@@ -360,13 +379,15 @@ def test_undo_needs_a_port(clones):
     refused("memae", root, "--undo", words=r"\.maddr_port\.json: damaged")
 
 
-def test_undo_does_not_need_the_recipe_that_was_applied(clones, monkeypatch, tmp_path):
-    """A later page does not keep a clone from being taken back."""
+def test_a_later_page_neither_ports_again_nor_keeps_from_undoing(clones, monkeypatch, tmp_path):
     root = clones("ganomaly")
     before = tree(root)
     port("ganomaly", root)
     (tmp_path / "porting.md").write_text(PAGE.replace("0.1 * self.maddr(", "0.2 * self.maddr("), encoding="utf-8")
     monkeypatch.setattr(porting, "_PAGE", tmp_path / "porting.md")
+    ported = tree(root)
+    port("ganomaly", root)
+    assert tree(root) == ported
     port("ganomaly", root, "--undo")
     assert tree(root) == before
 
