@@ -95,3 +95,9 @@ def test_a_name_that_names_no_baseline_is_told_in_one_line(name, message):
     with pytest.raises(UserError, match=message) as caught:
         find_baseline(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_that_would_leave_the_heads_untrained_is_refused_before_anything_begins(data_root, tmp_path):
+    with pytest.raises(UserError, match=r"^Forgetful: no optimizer holds maddr\.heads\.organ\.bias"):
+        study(data_root, tmp_path / "results", "tests.training.test_loop:Forgetful")
+    assert not (tmp_path / "results").exists()

@@ -19,6 +19,7 @@ from anomaly_detection.study.report import Study, write_study
 from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.log import tensorboard_writer
+from anomaly_detection.training.loop import check_constraint
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ def run_study(
 
 
 def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> None:
-    """Meet what can be met before images are rendered or read: folders of other settings, missing packages and backbones, impossible networks.
+    """Meet what can be met before images are rendered or read: folders of other settings, missing packages and backbones, impossible networks,
+    heads that nothing would train.
 
     Raises:
         UserError: the first such mistake.
@@ -96,7 +98,7 @@ def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> 
         if settings.tensorboard:
             tensorboard_writer()
         if (settings.model, settings.baseline, settings.maddr) not in built:
-            build_baseline(settings, Domains.of(data.datasets[name] for name in settings.datasets))
+            check_constraint(build_baseline(settings, Domains.of(data.datasets[name] for name in settings.datasets)))
             built.append((settings.model, settings.baseline, settings.maddr))
 
 
