@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from anomaly_detection.data.dataset import Batch
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.system.distributed import average_gradients, gathered
+from anomaly_detection.system.distributed import all_gather, average_gradients
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Baseline(nn.Module, ABC):
 
     def _constraint(self, z: Tensor, labels: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         # The center is that of the whole batch, also where several processes share it.
-        z, organ, modality = gathered(z, labels.organ, labels.modality)
+        z, organ, modality = all_gather(z, labels.organ, labels.modality)
         terms = self.maddr(z, organ, modality)
         accuracy = self.maddr.accuracy(z, organ, modality)
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}

@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.ganomaly.networks import Decoder, Discriminator, Encoder
-from anomaly_detection.system.distributed import averaged, equalise
+from anomaly_detection.system.distributed import averaged, broadcast
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class GANomaly(Baseline):
         if collapsed:
             logger.warning("the discriminator's loss fell below %g: it is drawn anew (a run where this happens often has failed)", COLLAPSED_LOSS)
             self.discriminator.initialise()
-            equalise(self.discriminator)
+            broadcast(self.discriminator)
             optimizers["discriminator"].state.clear()
         return {
             "loss": (loss + constraint).detach(),

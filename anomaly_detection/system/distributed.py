@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
+from torch.distributed.nn.functional import all_gather as gather_with_gradients
 
 from anomaly_detection.system.errors import UserError
 
@@ -74,14 +74,14 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def gathered(*tensors: Tensor) -> tuple[Tensor, ...]:
+def all_gather(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors (B, ...) of all processes as (processes * B, ...); gradients find their way back.
 
     A loss of what is gathered, computed by every process, gets from `average_gradients` the gradient that one process with the whole batch has.
     """
     if processes() == 1:
         return tensors
-    return tuple(torch.cat(all_gather(tensor.contiguous())) for tensor in tensors)
+    return tuple(torch.cat(gather_with_gradients(tensor.contiguous())) for tensor in tensors)
 
 
 def averaged(values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -93,7 +93,7 @@ def averaged(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, (means / processes()).tolist(), strict=True))
 
 
-def told_by_first(value: Any) -> Any:
+def broadcast_object(value: Any) -> Any:
     """What process 0 passes, in every process."""
     if processes() == 1:
         return value
@@ -102,7 +102,7 @@ def told_by_first(value: Any) -> Any:
     return box[0]
 
 
-def told_by_all(value: Any) -> Sequence[Any]:
+def all_gather_object(value: Any) -> Sequence[Any]:
     """What each process passes, in every process."""
     if processes() == 1:
         return [value]
@@ -111,7 +111,7 @@ def told_by_all(value: Any) -> Sequence[Any]:
     return box
 
 
-def equalise(module: nn.Module) -> None:
+def broadcast(module: nn.Module) -> None:
     """Give every process the weights and running averages of process 0."""
     if processes() > 1:
         for value in module.state_dict().values():

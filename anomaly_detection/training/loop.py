@@ -19,7 +19,7 @@ from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Batch, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.system.distributed import equalise, rank, share, told_by_all, told_by_first
+from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, rank, share
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
@@ -90,7 +90,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         mixup = settings.mixup if progress.phase == len(phases) - 1 else None
         if progress.iteration < phase.iterations:
             progress.begin(baseline, phase, settings)
-            equalise(baseline)
+            broadcast(baseline)
             baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
             baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
         while progress.iteration < phase.iterations:
@@ -176,7 +176,7 @@ def train(
         validates = ends or iteration % settings.val_iter == 0
         saves = ends or iteration % settings.checkpoint_iter == 0
         if iteration % settings.log_iter == 0 or validates or saves:
-            validation = told_by_first(validate(baseline, val_set, not phase.shared) if rank() == 0 else None) if validates else {}
+            validation = broadcast_object(validate(baseline, val_set, not phase.shared) if rank() == 0 else None) if validates else {}
             row = {"phase": phase.name, "iteration": iteration, **means.take(phase.batch_size)}
             row |= {"lr": next(iter(progress.optimizers.values())).param_groups[0]["lr"], **validation}
             _check_finite(row, path)
@@ -194,7 +194,7 @@ def train(
             logger.info("stopped early at iteration %d: best validation loss at %d", iteration, best["iteration"])
             break
         if saves and not (last and ends):
-            random = list(told_by_all(random_state()))
+            random = list(all_gather_object(random_state()))
             training = {"finished": False, "progress": progress.to_plain(), "best": best, "rows": rows, "random": random}
             _save(path, baseline, training, facts)
             if ends and shared is not None and all(each.shared for each in phases[: progress.phase + 1]):
@@ -204,7 +204,7 @@ def train(
 
     baseline.phase, baseline.progress = None, 1.0
     if not phases:
-        best = _best(baseline, 0, told_by_first(validate(baseline, val_set) if rank() == 0 else None))
+        best = _best(baseline, 0, broadcast_object(validate(baseline, val_set) if rank() == 0 else None))
     baseline.load_state_dict(best.pop("model"))
     _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
     if log is not None:
