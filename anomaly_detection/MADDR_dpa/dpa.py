@@ -101,14 +101,28 @@ class GrowingPerceptualLoss(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None = None) -> Tensor:
         """x, y (B, C, R, R) at the resolution R of the stage; target: what `at(R).target(x)` said."""
-        resolution = x.shape[-1]
-        value = self.at(resolution)(x, y, target)
-        if not (self.smooth and self.stage is not None and self.stage.kind == "trns" and self.progress < 1):
-            return value
-        low = self.at(resolution // 2)(*(F.interpolate(each, scale_factor=0.5, mode="bilinear", align_corners=False) for each in (x, y)))
+        value = self.at(x.shape[-1])(x, y, target)
+        return self._faded(x, value, self.at(x.shape[-1] // 2)(*_halved(x, y))) if self._fades() else value
+
+    def score_and_map(self, x: Tensor, y: Tensor, target: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """What the reductions none and pixelwise give, from one look at the images."""
+        score, pixels = self.at(x.shape[-1]).score_and_map(x, y, target)
+        if not self._fades():
+            return score, pixels
+        low_score, low_pixels = self.at(x.shape[-1] // 2).score_and_map(*_halved(x, y))
+        return self._faded(x, score, low_score), self._faded(x, pixels, low_pixels)
+
+    def _fades(self) -> bool:
+        return self.smooth and self.stage is not None and self.stage.kind == "trns" and self.progress < 1
+
+    def _faded(self, x: Tensor, value: Tensor, low: Tensor) -> Tensor:
         if low.ndim == 4:
             low = F.interpolate(low, x.shape[2:], mode="bilinear", align_corners=False)
         return self.progress * value + (1 - self.progress) * low
+
+
+def _halved(*images: Tensor) -> list[Tensor]:
+    return [F.interpolate(each, scale_factor=0.5, mode="bilinear", align_corners=False) for each in images]
 
 
 class DPA(Baseline):
@@ -235,12 +249,14 @@ class DPA(Baseline):
         with self.autocast():
             z = self._encode(seen)
             y = self._decode(z)
-            target = self._features(seen)
-            score = self._reconstruction_loss(seen, y, "none", target).float()
-            places = self._reconstruction_loss(seen, y, "pixelwise", target).float() if with_map else None
-        if places is not None:
-            places = F.interpolate(places, x.shape[2:], mode="bilinear", align_corners=False)
-        return Assessment(_pooled(z).float(), score, places, y.float())
+            if with_map:
+                self._tell_stage()
+                score, pixels = self.rec_loss.score_and_map(seen, y)
+            else:
+                score, pixels = self._reconstruction_loss(seen, y, "none"), None
+        if pixels is not None:
+            pixels = F.interpolate(pixels.float(), x.shape[2:], mode="bilinear", align_corners=False)
+        return Assessment(_pooled(z).float(), score.float(), pixels, y.float())
 
     def describe(self) -> dict[str, Any]:
         terms = " + ".join(f"{weight:g} {name}" for name, weight in self.options.rec_loss.items())
@@ -278,17 +294,17 @@ class DPA(Baseline):
     def _target(self, x: Tensor) -> dict[str, Tensor]:
         """{layer: features} of training images, as the perceptual losses compare them at the resolution of the stage."""
         with self.autocast():
-            return self._features(self._at_stage(x))
-
-    def _features(self, x: Tensor) -> dict[str, Tensor]:
-        """{layer: features} of images at the resolution of the stage."""
-        return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
+            x = self._at_stage(x)
+            return {layer: features for loss in self._perceptual_losses() for layer, features in loss.at(x.shape[-1]).target(x).items()}
 
     def _reconstruction_loss(self, x: Tensor, y: Tensor, reduction: str, target: Mapping[str, Tensor] | None = None) -> Tensor:
-        for loss in self._perceptual_losses():
-            loss.stage, loss.progress = self.stage, self.progress
+        self._tell_stage()
         self.rec_loss.set_reduction(reduction)
         return self.rec_loss(x, y, target=target)
+
+    def _tell_stage(self) -> None:
+        for loss in self._perceptual_losses():
+            loss.stage, loss.progress = self.stage, self.progress
 
 
 def _pooled(z: Tensor) -> Tensor:

@@ -78,6 +78,8 @@ class _UnavailableLoss(nn.Module):
     def forward(self, x: Tensor, y: Tensor, target: object = None) -> Tensor:
         raise BackboneError(self.reason)
 
+    score_and_map = forward
+
 
 def _read(path: Path) -> Mapping[str, Any]:
     number = np.float64(0)

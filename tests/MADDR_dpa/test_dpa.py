@@ -145,8 +145,31 @@ def test_smooth_growing_mixes_the_losses_of_both_resolutions():
     loss.set_new_weights(0.0, {"r22": 1.0})
     low = loss(F.avg_pool2d(x, 2), F.avg_pool2d(y, 2))  # bilinear halving is the mean of four pixels
     torch.testing.assert_close(mixed, 0.25 * high + 0.75 * low)
+    growing = baseline.rec_loss.losses[0]
+    score, pixels = growing.score_and_map(x, y)
+    torch.testing.assert_close(score, mixed)
+    growing.set_reduction("pixelwise")
+    torch.testing.assert_close(pixels, growing(x, y))
     baseline.phase = Phase("stab_16", 4, 8)
     torch.testing.assert_close(baseline._reconstruction_loss(x, y, "none"), high)
+
+
+@pytest.mark.parametrize("with_map", [True, False])
+def test_an_assessment_sends_image_and_reconstruction_through_the_backbone_once(with_map):
+    features = FeatureWeights(0.0, {"r12": 1.0})
+    own = replace(SMALL, rec_loss={"perceptual": 1.0, "l1": 0.1}, backbone="vgg19", backbone_weights="random:0", features=features)
+    baseline, x, passes = dpa(own).eval(), batch().image, []
+    (perceptual,) = baseline._perceptual_losses()
+    perceptual.loss.backbone.layers["c11"].register_forward_hook(lambda *_: passes.append(1))
+    with torch.inference_mode():
+        assessment = baseline.assess(x, with_map)
+        assert len(passes) == 2
+        score, pixels = baseline.anomaly_score(x), baseline.anomaly_map(x)
+    torch.testing.assert_close(assessment.score, score)
+    if with_map:
+        torch.testing.assert_close(assessment.map, pixels)
+        expected = baseline._reconstruction_loss(x, assessment.reconstruction, "pixelwise")
+        torch.testing.assert_close(assessment.map, expected)
 
 
 def test_a_latent_of_several_places_is_averaged_for_maddr():
