@@ -186,6 +186,10 @@ def test_other_settings_need_another_folder(toy_model, data_root, capsys, monkey
     code, error = code_and_error(capsys, monkeypatch, *arguments, "--regimes", "united", "--set", "lr=0.02")
     assert code == 2
     assert "was begun with lr: 0.01, now it is 0.02; choose another --results" in error
+    capsys.readouterr()
+    assert study(data_root, "--regimes", "united", "maddr", "--set", "lr=0.02", "--dry-run") == 0
+    states = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert states == [["refused", "toy", "united"], ["to", "do", "toy"]]
 
 
 def test_other_images_need_another_folder(toy_model, data_root, capsys, monkeypatch):
@@ -206,6 +210,8 @@ def test_what_an_older_version_began_is_said(toy_model, data_root, capsys, monke
     arguments = ["--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "results"), "--seeds", "0"]
     code, error = code_and_error(capsys, monkeypatch, *arguments, "--regimes", "united")
     assert (code, "was begun by an older version of this package; choose another --results" in error) == (2, True)
+    assert study(data_root, "--regimes", "united", "--dry-run") == 0
+    assert capsys.readouterr().out.startswith("refused ")
 
 
 def break_split(root: Path, text: str) -> None:

@@ -1,4 +1,7 @@
-"""An experiment: one baseline trained on one selection of data with one seed, and scored. Its folder is all that it leaves."""
+"""An experiment: one baseline trained on one selection of data with one seed, and scored.
+
+Its folder is all that it leaves, but for first phases of training that several experiments share.
+"""
 
 import hashlib
 import json
@@ -124,15 +127,25 @@ def check_settings(experiment: Experiment) -> None:
             raise UserError(f"{experiment.folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {REMEDY}")
 
 
+def check_version(experiment: Experiment) -> None:
+    """Refuse a folder that an older version of this package began.
+
+    Raises:
+        UserError: one did.
+    """
+    path = experiment.folder / "provenance.json"
+    if path.exists() and "regime" not in read_json(path):
+        raise UserError(f"{experiment.folder} was begun by an older version of this package; {REMEDY}")
+
+
 def check_data(experiment: Experiment, source: DataSource) -> None:
-    """Refuse a folder that was begun with other data.
+    """Refuse a folder that was begun with other data, or by an older version of this package.
 
     Raises:
         UserError: it was.
     """
     folder = experiment.folder
-    if (folder / "provenance.json").exists() and "regime" not in read_json(folder / "provenance.json"):
-        raise UserError(f"{folder} was begun by an older version of this package; {REMEDY}")
+    check_version(experiment)
     if (folder / "provenance.json").exists() and not same_data(experiment, source):
         raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {REMEDY}")
 

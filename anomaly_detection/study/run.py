@@ -13,7 +13,15 @@ from anomaly_detection.build import build_baseline
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.data.phantom.datasets import write_phantoms
-from anomaly_detection.study.experiment import Experiment, check_data, check_settings, finished_metrics, preprocessing_of, run_experiment
+from anomaly_detection.study.experiment import (
+    Experiment,
+    check_data,
+    check_settings,
+    check_version,
+    finished_metrics,
+    preprocessing_of,
+    run_experiment,
+)
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.report import Study, write_study
 from anomaly_detection.system.backends import run_side_by_side
@@ -40,7 +48,12 @@ class Workers:
 
 
 def state_of(experiment: Experiment) -> str:
-    """As --dry-run lists it."""
+    """As --dry-run lists it; "refused" where its folder is that of other settings or of an older version, which ends the study before it begins."""
+    try:
+        check_version(experiment)
+        check_settings(experiment)
+    except UserError:
+        return "refused"
     if finished_metrics(experiment) is not None:
         return "finished"
     return "interrupted" if (experiment.folder / "checkpoint.pt").exists() else "to do"
@@ -94,6 +107,7 @@ def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> 
     built = []
     for experiment in experiments:
         settings = experiment.settings
+        check_version(experiment)
         check_settings(experiment)
         if settings.tensorboard:
             tensorboard_writer()
