@@ -49,6 +49,8 @@ def test_evaluating_what_is_not_trained_is_refused(config, data_root, tmp_path):
         main(["evaluate", str(tmp_path / "nothing"), "--data-root", str(data_root)])
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
+    with pytest.raises(UserError, match=r"checkpoint\.pt: is a file; name the folder of the experiment, .*seed_0$"):
+        main(["evaluate", str(run / "checkpoint.pt"), "--data-root", str(data_root)])
     (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:500])
     with pytest.raises(UserError, match=r"checkpoint\.pt: damaged checkpoint .*delete it"):
         main(["evaluate", str(run), "--data-root", str(data_root)])

@@ -238,6 +238,8 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     Raises:
         UserError: there is none, or an older version of this package wrote it.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name the folder of the experiment, {folder.parent}")
     regime = read_json(folder / "provenance.json").get("regime")
     if regime is None:
         raise UserError(f"{folder} was written by an older version of this package; run the experiment again into another --results")

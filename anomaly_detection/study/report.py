@@ -107,12 +107,13 @@ def provenance_lines(experiments: Sequence[Experiment], source: DataSource, data
     described: dict[str, list[str]] = {}
     for experiment in experiments:
         settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
-        text = "; ".join(f"{key}: {value}" for key, value in metrics["baseline"].items())
-        text += f"; at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px; threshold at the "
-        text += f"{metrics['threshold_quantile']:g} quantile of validation normals; version {origin['package']}, torch {origin['torch']}"
+        facts = [f"{key}: {value}" for key, value in metrics["baseline"].items()]
+        facts.append(f"at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px")
+        facts.append(f"threshold at the {metrics['threshold_quantile']:g} quantile of validation normals")
+        facts.append(f"version {origin['package']}, torch {origin['torch']}")
         name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
         name += f"config {_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
-        described.setdefault(f"{settings.model}: {text}", []).append(name)
+        described.setdefault(f"{settings.model}: {'; '.join(facts)}", []).append(name)
     return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
 
 
