@@ -127,13 +127,12 @@ def _result(experiment: Experiment) -> Result:
     return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows)
 
 
-def draw_experiment(folder: Path, parts: Sequence[int] | None) -> list[Path]:
-    """The figures of an experiment, drawn anew only where its metrics are newer."""
-    drawn = folder / "figures"
-    newest = (folder / "metrics.json").stat().st_mtime
-    if drawn.is_dir() and (paths := sorted(drawn.glob("*.png"))) and min(path.stat().st_mtime for path in paths) > newest:
-        return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
-    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
+def drawn_figures(folder: Path) -> list[Path]:
+    """The figures of an experiment, in the order of the page; none where its metrics are newer than what was drawn."""
+    paths = sorted((folder / "figures").glob("*.png"))
+    if not paths or min(path.stat().st_mtime for path in paths) <= (folder / "metrics.json").stat().st_mtime:
+        return []
+    return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
 
 
 _ORDER = ("roc", "scores", "gallery", "latent", "training")
@@ -149,9 +148,11 @@ def write_report(results: Path, experiments: Sequence[Experiment], document: Doc
         workers: processes that draw.
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
-    jobs = [(experiment.folder, _parts(experiment)) for experiment in first]
-    drawn = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
-    sections = [_section(experiment, paths) for experiment, paths in zip(first, drawn, strict=True)]
+    drawn = {experiment.folder: drawn_figures(experiment.folder) for experiment in first}
+    jobs = [(experiment.folder, _parts(experiment)) for experiment in first if not drawn[experiment.folder]]
+    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
+    drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
+    sections = [_section(experiment, drawn[experiment.folder]) for experiment in first]
     title = html.escape(document.heading)
     page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'
     page += f"{to_html(document)}\n<h2>Figures</h2>\n{''.join(sections)}</body></html>\n"
@@ -161,7 +162,8 @@ def write_report(results: Path, experiments: Sequence[Experiment], document: Doc
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:
-    return draw_experiment(*job)
+    folder, parts = job
+    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
 
 
 def _kind(experiment: Experiment) -> tuple:

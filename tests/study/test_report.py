@@ -121,7 +121,9 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     before = {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}
     table = (results / "table.md").read_text()
     (results / "report.html").unlink()
-    assert main(["report", str(results)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly_detection.system.processes.get_context", lambda *_: pytest.fail("started processes for figures that are there"))
+        assert main(["report", str(results)]) == 0
     assert (results / "table.md").read_text() == table
     assert (results / "report.html").read_text() == page
     assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == before, "what is drawn is not drawn again"
