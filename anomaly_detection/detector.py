@@ -133,7 +133,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
         )
     windows = differences(trained.preprocessing).get("window")
     if windows:
-        advice = "images of more than 8 bits are shown as their files say, or through --window"
+        advice = "images of more than 8 bits are shown as their files say, unless a window is given"
         logger.warning("%s: trained on datasets that are shown through different windows (%s); %s", path, windows, advice)
     preprocessing = agreed(trained.preprocessing, str(path))
     return Detector(trained.baseline, trained.calibration, trained.domains, preprocessing, trained.map_scale)
