@@ -79,6 +79,8 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         ) from None
     baseline.bf16 = runs_in_bf16(settings, device)
     told = content.get("calibration")
+    if told is not None and "known" not in told["scores"]:  # as an older version of this package calibrated
+        told = None
     calibration, map_scale = (None, None) if told is None else (Calibration.from_plain(told["scores"]), told["map_scale"])
     best = content["training"]["best"]
     preprocessing = {name: Preprocessing.from_plain(each) for name, each in content["preprocessing"].items()}

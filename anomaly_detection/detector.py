@@ -15,7 +15,8 @@ from anomaly_detection.data.formats.pictures import shown
 from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
-from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.calibration import Calibration, Word
+from anomaly_detection.evaluation.normals import needed
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
@@ -28,22 +29,30 @@ class Prediction:
     """What is said of one image.
 
     Attributes:
+        verdict: "normal", "anomalous", or "unknown": then nothing that the network says of the image should be relied on.
         score: the baseline's anomaly score.
-        calibrated_score: robust z of the score among validation normals of the image's domain; comparable across organs and modalities.
-        anomalous: whether it is above the threshold of the validation normals.
+        calibrated_score: robust z of the score among normals of the image's domain; comparable across organs and modalities.
+        p_value: of the score among the domain's validation patients, each with its highest: at most a share p of new normal patients scores so high.
+        threshold: on the score, in the image's domain.
+        anomalous: whether the score is above it.
+        guaranteed: whether enough patients set it for the promised rate of false alarms (`Calibration.alpha`); else it is an estimate.
         organ, modality: named by the MADDR heads; None without heads.
         confidence: in both names together; None without heads.
-        unknown_domain: the network does not know images of this kind: nothing it says of this one should be relied on.
+        unknown_because: why the network does not know images of this kind; "" where it does.
         anomaly_map: (H, W) float32 at the size of the network's images, higher is more anomalous.
     """
 
+    verdict: Word
     score: float
     calibrated_score: float
+    p_value: float
+    threshold: float
     anomalous: bool
+    guaranteed: bool
     organ: str | None
     modality: str | None
     confidence: float | None
-    unknown_domain: bool
+    unknown_because: str
     anomaly_map: np.ndarray
 
 
@@ -64,6 +73,17 @@ class Detector:
     domains: Domains
     preprocessing: Preprocessing
     map_scale: float
+
+    def promises(self) -> list[str]:
+        """A line on each domain: what its threshold promises, and how many patients that rests on."""
+        alpha, lines = self.calibration.alpha, []
+        for (organ, modality), reference in self.calibration.domains.items():
+            place, units = f"{self.domains.organs[organ]} {self.domains.modalities[modality]}", len(reference.highest)
+            if reference.guaranteed:
+                lines.append(f"{place}: at most {alpha:.3g} of new normal patients are called anomalous ({units} validation patients)")
+            else:
+                lines.append(f"{place}: the threshold is an estimate; {units} validation patients guarantee nothing, it takes {needed(alpha)}")
+        return lines
 
     def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """An image as the network takes it, (channels, image_size, image_size) uint8.
@@ -96,19 +116,23 @@ class Detector:
         """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
         x = to_floats(torch.tensor(images).to(self.baseline.device))
         assessment = self.baseline.assess(x, with_map=True)
-        scores = Scores.of(self.baseline, assessment)
+        scores = Scores.of(self.baseline, x, assessment)
         verdict = self.calibration.apply(scores)
         maps = assessment.map[:, 0].float().cpu().numpy()
         heads = verdict.organ is not None
         return [
             Prediction(
+                verdict.word(i),
                 float(scores.score[i]),
                 float(verdict.calibrated[i]),
+                float(verdict.p_value[i]),
+                float(verdict.threshold[i]),
                 bool(verdict.anomalous[i]),
+                bool(verdict.guaranteed[i]),
                 self.domains.organs[verdict.organ[i]] if heads else None,
                 self.domains.modalities[verdict.modality[i]] if heads else None,
                 float(verdict.confidence[i]) if heads else None,
-                bool(verdict.unknown[i]),
+                verdict.unknown[i],
                 maps[i],
             )
             for i in range(len(images))

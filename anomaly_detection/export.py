@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anomaly_detection.detector import Detector
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 
-OUTPUTS = ("score", "calibrated_score", "anomaly_map")
+OUTPUTS = ("score", "calibrated_score", "threshold", "anomaly_map")
 HEADS = ("organ", "modality")
 TOLERANCE = 1e-4
 
@@ -23,8 +24,8 @@ TOLERANCE = 1e-4
 class ExportableDetector(nn.Module):
     """From images as they are stored to scores, with all that lies between as tensor operations.
 
-    forward: image (B, channels, H, W) uint8, of any size -> score (B,), calibrated_score (B,), anomaly_map (B, 1, S, S) at the network's size;
-    with MADDR also the probabilities organ (B, organs) and modality (B, modalities).
+    forward: image (B, channels, H, W) uint8, of any size -> score (B,), calibrated_score (B,), threshold (B,) on the score,
+    anomaly_map (B, 1, S, S) at the network's size; with MADDR also the probabilities organ (B, organs) and modality (B, modalities).
     """
 
     def __init__(self, detector: Detector):
@@ -33,11 +34,10 @@ class ExportableDetector(nn.Module):
         self.baseline.bf16 = False  # runtimes differ in what they make of bfloat16
         calibration = detector.calibration
         self.heads = detector.baseline.maddr is not None and set(detector.baseline.maddr.heads) == set(HEADS)
-        shape = (len(detector.domains.organs), len(detector.domains.modalities), 2)
-        table = torch.tensor(calibration.everything, dtype=torch.float64).expand(shape).clone()
-        if self.heads:
-            for pair, values in calibration.domains.items():
-                table[pair] = torch.tensor(values, dtype=torch.float64)
+        pairs = product(range(len(detector.domains.organs)), range(len(detector.domains.modalities)))
+        references = [calibration.reference(*pair) for pair in pairs] if self.heads else [calibration.everything]
+        # float64: single precision would tell a score from its threshold otherwise than PyTorch does
+        table = torch.tensor([(each.center, each.spread, each.threshold) for each in references], dtype=torch.float64)
         self.register_buffer("table", table)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -46,10 +46,11 @@ class ExportableDetector(nn.Module):
         assessment = self.baseline.assess(x, with_map=True)
         score = assessment.score
         if not self.heads:
-            return score, self._calibrated(score, self.table[0, 0].expand(score.shape[0], 2)), assessment.map
+            return *self._calibrated(score, self.table.expand(score.shape[0], 3)), assessment.map
         probabilities = self.baseline.maddr.predict(assessment.latent.flatten(1))
         organ, modality = probabilities["organ"], probabilities["modality"]
-        return score, self._calibrated(score, self.table[organ.argmax(1), modality.argmax(1)]), assessment.map, organ, modality
+        places = organ.argmax(1) * modality.shape[1] + modality.argmax(1)
+        return *self._calibrated(score, self.table[places]), assessment.map, organ, modality
 
     def _prepared(self, x: Tensor) -> Tensor:
         """What `Preprocessing.apply` does; `export` refuses what is not done here."""
@@ -61,8 +62,9 @@ class ExportableDetector(nn.Module):
             x = _resized(x, self.preprocessing.size)
         return _resized(x, self.preprocessing.image_size)
 
-    def _calibrated(self, score: Tensor, middle_and_spread: Tensor) -> Tensor:
-        return ((score.double() - middle_and_spread[:, 0]) / middle_and_spread[:, 1]).float()
+    def _calibrated(self, score: Tensor, references: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        center, spread, threshold = references.unbind(1)
+        return score, ((score.double() - center) / spread).float(), threshold.float()
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
@@ -74,7 +76,7 @@ def export(detector: Detector, path: Path) -> dict[str, float]:
     """Write the detector to a file and check it against PyTorch.
 
     The file takes images (batch, channels, height, width) uint8 of any number and size and returns what `ExportableDetector` does. An ONNX file
-    names its organs, its modalities and the threshold on the calibrated score in its metadata.
+    names its organs, its modalities and what is promised in its metadata.
 
     Args:
         detector: on the CPU.
@@ -110,8 +112,8 @@ def _words(detector: Detector) -> dict[str, str]:
     return {
         "organs": ",".join(detector.domains.organs),
         "modalities": ",".join(detector.domains.modalities),
-        "threshold": repr(detector.calibration.threshold),
-        "threshold_on": "calibrated_score, from validation normals",
+        "anomalous": "score > threshold",
+        "promises": "; ".join(detector.promises()),
     }
 
 

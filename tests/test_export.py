@@ -14,6 +14,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector
 from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.normals import Normals, numbered
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.export import export
 from anomaly_detection.registry import BASELINES
@@ -31,8 +32,8 @@ def detector_of(model, maddr=True, prepared=None, **options):
     batch = images.batch(torch.arange(24))
     pixels = batch.image.repeat(1, settings.channels, 1, 1)
     baseline.prepare([replace(batch, image=pixels)])
-    scores = score_images(baseline, [pixels])
-    calibration = Calibration.fit(scores, images.organ.numpy(), images.modality.numpy(), 0.95)
+    normals = Normals(score_images(baseline, [pixels]), images.organ.numpy(), images.modality.numpy(), numbered([None] * 24))
+    calibration = Calibration.fit(normals, normals, 0.05)
     domains = Domains(("liver", "lung"), ("ct", "xray"))
     preprocessing = Preprocessing(image_size=settings.image_size, channels=settings.channels, **(prepared or {}))
     return Detector(baseline.eval(), calibration, domains, preprocessing, 1.0)
@@ -42,20 +43,21 @@ def detector_of(model, maddr=True, prepared=None, **options):
 def test_onnxruntime_gives_the_same_scores_and_maps(model, tmp_path):
     detector = detector_of(model)
     differences = export(detector, tmp_path / "model.onnx")
-    assert set(differences) == {"score", "calibrated_score", "anomaly_map", "organ", "modality"}
+    assert set(differences) == {"score", "calibrated_score", "threshold", "anomaly_map", "organ", "modality"}
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
     images = toy_images(5, seed=3, side=32).images.numpy()
-    score, calibrated, maps, organ, modality = session.run(None, {"image": images})
+    score, calibrated, threshold, maps, organ, modality = session.run(None, {"image": images})
     predictions = detector.predict_batch(images)
     np.testing.assert_allclose(score, [p.score for p in predictions], rtol=1e-4)
     np.testing.assert_allclose(calibrated, [p.calibrated_score for p in predictions], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(threshold, [p.threshold for p in predictions], rtol=1e-6)
     top = max(p.anomaly_map.max() for p in predictions)
     np.testing.assert_allclose(maps[:, 0], [p.anomaly_map for p in predictions], atol=1e-4 * top)
     assert [detector.domains.organs[i] for i in organ.argmax(1)] == [p.organ for p in predictions]
     assert [detector.domains.modalities[i] for i in modality.argmax(1)] == [p.modality for p in predictions]
     words = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert words["organs"] == "liver,lung"
-    assert float(words["threshold"]) == detector.calibration.threshold
+    assert (words["anomalous"], words["promises"]) == ("score > threshold", "; ".join(detector.promises()))
 
 
 @pytest.mark.parametrize(("prepared", "channels"), [({}, 1), ({"size": 40}, 1), ({"size": 40}, 3)])

@@ -419,9 +419,7 @@ class L1Loss(_PixelLoss):
     def _size(self, difference: Tensor) -> Tensor:
         return difference.abs()
 
-    def forward(
-        self, x: Tensor, y: Tensor, z: Optional[Tensor] = None, organ: Optional[Tensor] = None, modality: Optional[Tensor] = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, z: Optional[Tensor] = None, organ: Optional[Tensor] = None, modality: Optional[Tensor] = None) -> Tensor:
         """x original, y reconstruction: both (B, C, H, W); with `maddr` and the mean also z, organ, modality as `MADDRConstraint` takes them."""
         loss = super().forward(x, y)
         if self.maddr is None or self.reduction != "mean":
@@ -435,7 +433,7 @@ class L2Loss(_PixelLoss):
     """Mean over C, H, W of ``(x - y)^2``."""
 
     def _size(self, difference: Tensor) -> Tensor:
-        return difference ** 2
+        return difference**2
 
 
 def _check_images(x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor]:
@@ -484,7 +482,7 @@ class PerceptualLoss(_ReconstructionLoss):
         *,
         backbone: str = "vgg19",
         weights: str = "pretrained",
-        feature_statistics: Optional[str] = None
+        feature_statistics: Optional[str] = None,
     ):
         super().__init__(reduction)
         self.use_L1_norm = use_L1_norm
@@ -561,7 +559,7 @@ class PerceptualLoss(_ReconstructionLoss):
             yield self.feature_weights[layer], self._size(of_x - _single(of_y[layer])), self._factor(of_x, mean, divisor)
 
     def _size(self, difference: Tensor) -> Tensor:
-        return difference.abs() if self.use_L1_norm else difference ** 2
+        return difference.abs() if self.use_L1_norm else difference**2
 
     def _factor(self, x: Tensor, mean: Tensor, divisor: Tensor) -> Tensor:
         factor = 1 / self._size(divisor)
@@ -752,12 +750,12 @@ class FeatureStatistics(nn.Module):
                 value = (value.cpu() if value.device.type == "mps" else value).double()  # MPS has no float64
                 count[layer] = count.get(layer, 0) + value[:, :1].numel()
                 total[layer] = total.get(layer, 0) + value.sum(dim=(0, 2, 3), keepdim=True)
-                square[layer] = square.get(layer, 0) + (value ** 2).sum(dim=(0, 2, 3), keepdim=True)
+                square[layer] = square.get(layer, 0) + (value**2).sum(dim=(0, 2, 3), keepdim=True)
         if not count:
             raise ValueError("no images to take feature statistics from")
         for layer in self.layers:
             mean = total[layer] / count[layer]
-            deviation = (square[layer] / count[layer] - mean ** 2).clamp(min=0).sqrt()
+            deviation = (square[layer] / count[layer] - mean**2).clamp(min=0).sqrt()
             getattr(self, f"mean_{layer}").copy_(mean)
             # A channel that hardly varies in training would outweigh all others wherever it does vary.
             getattr(self, f"divisor_{layer}").copy_(deviation.clamp(min=SMALLEST_DEVIATION * deviation.mean().item()))

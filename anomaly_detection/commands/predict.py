@@ -32,4 +32,6 @@ def run(arguments: argparse.Namespace) -> None:
     window = parse_window(arguments.window)
     detector = load(arguments.trained, arguments.device)
     good, bad = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays)
+    for line in detector.promises():
+        print(line)
     print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))

@@ -79,9 +79,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_max_slices(parser: argparse.ArgumentParser, of_what: str) -> None:
-    parser.add_argument(
-        "--max-slices", type=int, default=Choice.max_slices, metavar="N", help=f"at most so many {of_what} (default: %(default)s)"
-    )
+    parser.add_argument("--max-slices", type=int, default=Choice.max_slices, metavar="N", help=f"at most so many {of_what} (default: %(default)s)")
 
 
 def _share(text: str) -> float:

@@ -28,6 +28,7 @@ class DatasetSettings:
     window: list[float] | Literal["auto"] | None = None
     aspect: Aspect = "stretch"
     size: int | None = None
+    patient: str | None = None
 
     def __post_init__(self):
         if self.label < 0:
@@ -38,6 +39,11 @@ class DatasetSettings:
             raise ValueError(f"size must be at least 1 pixel, or null for images that were not prepared, not {self.size}")
         if isinstance(self.window, list) and (len(self.window) != 2 or not self.window[1] > 0):
             raise ValueError(f"window must be [level, width] with a width above 0, auto or null, not {self.window}")
+        if self.patient is not None:
+            try:
+                re.compile(self.patient)
+            except re.error as error:
+                raise ValueError(f"patient must be a regular expression, not {self.patient!r}: {error}") from None
         for key in ("organ", "modality", "root"):
             if not getattr(self, key).strip():
                 raise ValueError(f"{key} must not be empty")

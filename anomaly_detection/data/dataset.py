@@ -15,6 +15,7 @@ from torch import Tensor
 from anomaly_detection.config.paths import PROJECT, find_catalog, find_folds
 from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
+from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits
 from anomaly_detection.system.errors import UserError
@@ -197,6 +198,17 @@ class DataSource:
             names=[entry.image for _, _, entries in groups for entry in entries],
             datasets=[spec.name for spec, _, entries in groups for _ in entries],
         )
+
+    def patients(self, images: ImageSet) -> list[str | None]:
+        """Whose each image of a set is, as `patient_of` tells; None where that is not known.
+
+        Raises:
+            UserError: a manifest is damaged.
+        """
+        manifests = {name: patients_of(self.data_root / self.catalog[name].root) for name in dict.fromkeys(images.datasets)}
+        patterns = {name: self.catalog[name].patient for name in manifests}
+        labelled = zip(images.names, images.datasets, images.label.tolist(), strict=True)
+        return [patient_of(image, bool(label), manifests[dataset], patterns[dataset]) for image, dataset, label in labelled]
 
     def fingerprint(
         self, datasets: Sequence[str], preprocessing: Mapping[str, Preprocessing], parts: Sequence[Part] = ("train", "val", "test")

@@ -20,7 +20,7 @@ def patients_of(folder: Path) -> dict[str, str]:
     return {row.image: row.patient for row in read_manifest(path)} if path.is_file() else {}
 
 
-def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = None) -> str | None:
+def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = None, pattern: str | None = None) -> str | None:
     """Whose an image is; None where that cannot be told.
 
     Without a line in the manifest the name decides, if it is one of the public datasets: the slice `volume-3_010` is of LiTS's volume 3, every
@@ -30,7 +30,11 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
         image: its path, of which the name counts.
         abnormal: whether it shows disease.
         manifest: see `patients_of`.
+        pattern: a regular expression that goes before all else: the patient is its first group, or all that it matches.
     """
+    if pattern is not None:
+        match = re.search(pattern, image)
+        return match and (match[1] if match.re.groups else match[0])
     if manifest and image in manifest:
         return manifest[image]
     name = PurePosixPath(image).stem

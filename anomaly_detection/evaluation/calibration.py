@@ -1,23 +1,32 @@
-"""Domain-aware scores: one network for several organs and modalities, one threshold for all of them.
+"""What a score means: how it compares with those of normal images of its domain, and whether that makes the image anomalous.
 
 Scores of different domains (pairs of organ and modality) lie on different scales: a reconstruction of a radiograph is better than one of a CT
-slice. Each domain has the median and the spread of its validation normals; a calibrated score is a distance from that median in units of that
-spread (a robust z), and so comparable across domains. At test time nobody tells the domain: the heads of MADDR name it. An image whose domain
-they do not know is marked as such.
+slice. At test time nobody tells the domain: the heads of MADDR name it. There are two levels, and every verdict says which one it is.
+
+Guaranteed: the p-value of the score among the patients of the domain's validation normals, who trained no weight (their mean loss chose the
+checkpoint, one number); it takes 19 of them for a false-alarm rate of 5 %. Calibrated: with fewer, the score is a distance from the center of the
+domain's normals in units of their spread (a robust z), and the limit is that of all domains together; useful, and without guarantee.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.metrics import normal_threshold
+from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, p_value
 from anomaly_detection.evaluation.scores import Scores
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-UNKNOWN_SHARE = 0.01  # of the validation normals, at most, lies beyond each limit of the known
-MAX_MIN_CONFIDENCE = 0.9  # whoever is surer than this is never unknown for lack of confidence
+PRIOR = 10  # patients: with as many of its own, a domain's center and spread are half its validation normals' and half expected from training
+
+FOLDS = 100  # where there are more units, so many groups are left out one after another instead of each unit
+
+Pair = tuple[int, int]  # class numbers of organ and modality
+Word = Literal["normal", "anomalous", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -26,100 +35,187 @@ class Verdict:
 
     Attributes:
         calibrated: (N,) robust z of the score in the image's domain.
-        anomalous: (N,) bool, above the threshold of the validation normals.
+        p_value: (N,) of the score among the validation patients of that domain, each with its highest; valid for any image of a new patient.
+        threshold: (N,) on the score.
+        anomalous: (N,) bool, the score is above it.
+        guaranteed: (N,) bool, normals of the domain are called anomalous at the promised rate at most.
         organ, modality: (N,) class numbers that the heads name; None without heads.
         confidence: (N,) probability of that organ times that of that modality; None without heads.
-        distance: (N,) of the content from the common center, root mean square in standard deviations of the validation normals; None without heads.
-        unknown: (N,) bool, the heads are not sure, or name a pair that was not trained on, or the content is far off; all False without heads.
+        distance: (N,) of the features from those of training, see `Known`.
+        unknown: N reasons why the network does not know images of this kind; "" where it does.
     """
 
     calibrated: np.ndarray
+    p_value: np.ndarray
+    threshold: np.ndarray
     anomalous: np.ndarray
+    guaranteed: np.ndarray
     organ: np.ndarray | None
     modality: np.ndarray | None
     confidence: np.ndarray | None
-    distance: np.ndarray | None
-    unknown: np.ndarray
+    distance: np.ndarray
+    unknown: Sequence[str]
+
+    def word(self, i: int) -> Word:
+        """The verdict on an image in a word."""
+        return "unknown" if self.unknown[i] else "anomalous" if self.anomalous[i] else "normal"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What normal images score, of one domain or of all together.
+
+    Attributes:
+        center, spread: of their scores.
+        threshold: on the score.
+        guaranteed: see `Verdict`.
+        highest: the highest score of each validation patient, ascending.
+    """
+
+    center: float
+    spread: float
+    threshold: float
+    guaranteed: bool
+    highest: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What validation normals tell of scores, domains and contents; as plain numbers a part of the checkpoint.
+    """What normal images tell of scores, domains and features; as plain numbers a part of the checkpoint.
 
     Attributes:
-        domains: (organ, modality) class numbers -> median and spread of the domain's scores.
-        everything: the same of all validation normals together, for detectors without heads and for pairs that were not trained on.
-        threshold: on calibrated scores.
-        center, deviation: of each feature of the content; empty without heads.
-        min_confidence, max_distance: the limits of the known; None without heads.
+        alpha: the promised rate of false alarms.
+        domains: of each domain.
+        everything: of all together, for detectors of several domains that name none.
+        known: the limits of the known.
     """
 
-    domains: dict[tuple[int, int], tuple[float, float]]
-    everything: tuple[float, float]
-    threshold: float
-    center: tuple[float, ...] = ()
-    deviation: tuple[float, ...] = ()
-    min_confidence: float | None = None
-    max_distance: float | None = None
+    alpha: float
+    domains: dict[Pair, Reference]
+    everything: Reference
+    known: Known
 
     @classmethod
-    def fit(cls, scores: Scores, organ: np.ndarray, modality: np.ndarray, quantile: float) -> "Calibration":
-        """From validation normals.
+    def fit(cls, train: Normals, val: Normals, alpha: float) -> "Calibration":
+        """From training and validation normals of the same domains. The training normals lend center and spread where validation has few."""
+        pairs = val.pairs()
+        references = _references([(_Sample.of(train, train.of(pair)), _Sample.of(val, val.of(pair))) for pair in pairs], alpha)
+        (everything,) = references if len(pairs) == 1 else _references([(_Sample.of(train), _Sample.of(val))], alpha, alike=False)
+        return cls(alpha, dict(zip(pairs, references, strict=True)), everything, Known.fit(train, val))
 
-        Args:
-            scores: of the network.
-            organ, modality: (N,) their true class numbers.
-            quantile: of their calibrated scores, which becomes the threshold.
-        """
-        pairs = sorted(set(zip(organ.tolist(), modality.tolist(), strict=True)))
-        domains = {pair: _center_and_spread(scores.score[(organ == pair[0]) & (modality == pair[1])]) for pair in pairs}
-        found = cls(domains, _center_and_spread(scores.score), 0.0)
-        if scores.has_heads:
-            content = scores.content
-            center, deviation = content.mean(axis=0), np.maximum(content.std(axis=0), 1e-12)
-            found = cls(domains, found.everything, 0.0, tuple(center.tolist()), tuple(deviation.tolist()))
-            sure = min(float(np.quantile(scores.confidence(), UNKNOWN_SHARE)), MAX_MIN_CONFIDENCE)
-            far = float(np.quantile(found._distance(scores), 1 - UNKNOWN_SHARE))
-            found = cls(domains, found.everything, 0.0, found.center, found.deviation, sure, far)
-        calibrated = found.apply(scores).calibrated
-        return cls(**{**vars(found), "threshold": normal_threshold(calibrated, quantile)})
-
-    def calibrate(self, score: np.ndarray, organ: np.ndarray, modality: np.ndarray) -> np.ndarray:
-        """Robust z of scores (N,) in given domains; a pair that was not trained on counts as everything together."""
-        pairs = zip(organ.tolist(), modality.tolist(), strict=True)
-        middle, spread = np.array([self.domains.get(pair, self.everything) for pair in pairs]).reshape(-1, 2).T
-        return (score - middle) / spread
+    def reference(self, organ: int, modality: int) -> Reference:
+        """That of a domain; of everything together where the domain was not trained on."""
+        return self.domains.get((organ, modality), self.everything)
 
     def apply(self, scores: Scores) -> Verdict:
-        """The verdict on any images; each depends on its image alone."""
-        if not scores.has_heads or self.min_confidence is None:
-            calibrated = (scores.score - self.everything[0]) / self.everything[1]
-            none = np.zeros(len(calibrated), bool)
-            return Verdict(calibrated, calibrated > self.threshold, None, None, None, None, none)
-        organ, modality, confidence, distance = scores.organ.argmax(1), scores.modality.argmax(1), scores.confidence(), self._distance(scores)
-        strange = np.array([pair not in self.domains for pair in zip(organ.tolist(), modality.tolist(), strict=True)], bool)
-        unknown = strange | (confidence < self.min_confidence) | (distance > self.max_distance)
-        calibrated = self.calibrate(scores.score, organ, modality)
-        return Verdict(calibrated, calibrated > self.threshold, organ, modality, confidence, distance, unknown)
+        """The verdict on any images, in the domain that the heads name; each depends on its image alone."""
+        if not scores.has_heads:
+            return self._verdict(scores, [self.everything] * len(scores.score), None, None, np.ones(len(scores.score), bool))
+        organ, modality = scores.organ.argmax(1), scores.modality.argmax(1)
+        pairs = list(zip(organ.tolist(), modality.tolist(), strict=True))
+        trained = np.array([pair in self.domains for pair in pairs], bool)
+        return self._verdict(scores, [self.reference(*pair) for pair in pairs], organ, modality, trained)
 
-    def _distance(self, scores: Scores) -> np.ndarray:
-        return np.sqrt((((scores.content - np.array(self.center)) / np.array(self.deviation)) ** 2).mean(axis=1))
+    def apply_in(self, scores: Scores, organ: np.ndarray, modality: np.ndarray) -> Verdict:
+        """The verdict on images whose domain is told: class numbers (N,)."""
+        pairs = list(zip(organ.tolist(), modality.tolist(), strict=True))
+        trained = np.array([pair in self.domains for pair in pairs], bool)
+        return self._verdict(scores, [self.reference(*pair) for pair in pairs], organ, modality, trained)
+
+    def _verdict(self, scores: Scores, references: Sequence[Reference], organ, modality, trained: np.ndarray) -> Verdict:
+        center, spread, threshold = (np.array([getattr(each, name) for each in references]) for name in ("center", "spread", "threshold"))
+        p = np.empty(len(references))
+        for number, reference in {id(each): each for each in references}.items():
+            places = [i for i, each in enumerate(references) if id(each) == number]
+            p[places] = p_value(scores.score[places], np.array(reference.highest))
+        return Verdict(
+            (scores.score - center) / spread,
+            p,
+            threshold,
+            scores.score > threshold,
+            np.array([each.guaranteed for each in references], bool),
+            organ,
+            modality,
+            scores.confidence() if scores.has_heads else None,
+            self.known.distance(scores),
+            self.known.reasons(scores, trained),
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists and numbers, for a checkpoint."""
-        domains = [{"organ": organ, "modality": modality, "median": m, "spread": s} for (organ, modality), (m, s) in self.domains.items()]
-        return {**vars(self), "domains": domains}
+        domains = [{"organ": organ, "modality": modality, **vars(each)} for (organ, modality), each in self.domains.items()]
+        return {"alpha": self.alpha, "domains": domains, "everything": vars(self.everything), "known": vars(self.known)}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Calibration":
         """The inverse of `to_plain`."""
-        domains = {(each["organ"], each["modality"]): (each["median"], each["spread"]) for each in values["domains"]}
-        tuples = {name: tuple(values[name]) for name in ("everything", "center", "deviation")}
-        return cls(**{**values, **tuples, "domains": domains})
+
+        def reference(plain: Mapping[str, Any]) -> Reference:
+            return Reference(**{**{key: plain[key] for key in Reference.__dataclass_fields__}, "highest": tuple(plain["highest"])})
+
+        domains = {(each["organ"], each["modality"]): reference(each) for each in values["domains"]}
+        return cls(values["alpha"], domains, reference(values["everything"]), Known.from_plain(values["known"]))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Scores (N,) of images of one domain, and the units (N,) they belong to."""
+
+    scores: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def of(cls, normals: Normals, places: np.ndarray | slice = slice(None)) -> "_Sample":
+        return cls(normals.scores.score[places], normals.unit[places])
+
+
+Domain = tuple[_Sample, _Sample]  # training and validation normals
+
+
+def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> list[Reference]:
+    """Of each domain. `alike`: a sample is of one domain, so that its patients are exchangeable with new ones."""
+    left_out = []
+    for number, (train, val) in enumerate(domains):
+        units = np.unique(val.unit)
+        for fold in range(min(len(units), FOLDS)):
+            inside = np.isin(val.unit, units[fold::FOLDS])
+            rest = [*domains[:number], (train, _Sample(val.scores[~inside], val.unit[~inside])), *domains[number + 1 :]]
+            center, spread = _standards(rest)[number]
+            left_out.append((val.scores[inside] - center) / spread)
+    shared = normal_threshold(np.concatenate(left_out), 1 - alpha)
+    references = []
+    for (_, val), (center, spread) in zip(domains, _standards(domains), strict=True):
+        tops = highest(val.scores, val.unit)
+        guaranteed = alike and len(tops) >= needed(alpha)
+        threshold = limit(tops, alpha) if guaranteed else center + spread * shared
+        references.append(Reference(center, spread, float(threshold), guaranteed, tuple(np.sort(tops).tolist())))
+    return references
+
+
+def _standards(domains: Sequence[Domain]) -> list[tuple[float, float]]:
+    """Center and spread of each domain's validation scores, drawn the more towards what training leads to expect the fewer its patients are.
+
+    A network scores what it was trained on lower: by how much, in spreads of the training scores, is taken to be the same in all domains.
+    """
+    before = [_center_and_spread(train.scores) for train, _ in domains]
+    before = [(center, spread or 1e-6 * abs(center) or 1.0) for center, spread in before]
+    after = [_center_and_spread(val.scores) if len(val.scores) else (math.nan, 0.0) for _, val in domains]  # no spread: of one image, or of equals
+    units = [len(np.unique(val.unit)) for _, val in domains]
+    each = list(zip(units, before, after, strict=True))
+    shift = sum(n * (a[0] - b[0]) / b[1] for n, b, a in each if n) / max(sum(units), 1)
+    ratio = sum(n * math.log(a[1] / b[1]) for n, b, a in each if a[1]) / (sum(units) + PRIOR)
+    standards = []
+    for n, b, a in each:
+        center, spread, weight = b[0] + shift * b[1], b[1] * math.exp(ratio), n / (n + PRIOR)
+        if n:
+            center += weight * (a[0] - center)
+        if a[1]:
+            spread *= (a[1] / spread) ** weight
+        standards.append((center, spread))
+    return standards
 
 
 def _center_and_spread(scores: np.ndarray) -> tuple[float, float]:
     """Median, and median absolute deviation as a standard deviation; where half of the scores are equal, the standard deviation itself."""
     middle = float(np.median(scores))
-    spread = MAD_TO_DEVIATION * float(np.median(np.abs(scores - middle)))
-    return middle, spread or float(scores.std()) or 1.0
+    return middle, MAD_TO_DEVIATION * float(np.median(np.abs(scores - middle))) or float(scores.std())

@@ -1,6 +1,7 @@
 """From a trained network to all that is known of it: lines, metrics, calibration, and what figures are drawn from."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,18 @@ from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.masks import load_masks
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
+from anomaly_detection.evaluation.normals import Normals, needed, numbered
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
-from anomaly_detection.evaluation.scores import Scores, assessments
+from anomaly_detection.evaluation.scores import BATCH, Scores, assessments, score_images
+
+logger = logging.getLogger(__name__)
 
 USUAL = 0.995
+TRAINING_IMAGES = 2000
 
 Masks = dict[str, tuple[np.ndarray, np.ndarray]]  # dataset: places of images in their set, masks (M, H, W)
 
@@ -45,17 +51,19 @@ def evaluate(
     baseline: Baseline,
     source: DataSource,
     preprocessing: Mapping[str, Preprocessing],
-    quantile: float,
+    alpha: float,
     device: torch.device,
     memory_mib: int = 4096,
 ) -> Evaluation:
-    """Score the validation and test images of some datasets and measure the network on them. Each image passes through the network once.
+    """Score the images of some datasets and measure the network on the test images. Each image passes through the network once.
+
+    Of the training images, whose scores help where validation images are few, `TRAINING_IMAGES` of a dataset at most are looked at.
 
     Args:
         baseline: trained, on the device.
         source: of the images.
         preprocessing: of each dataset.
-        quantile: of the calibrated scores of validation normals, which becomes the threshold.
+        alpha: the rate of false alarms that is aimed at.
         device: where it is computed.
         memory_mib: see `DataSource.load`.
 
@@ -64,18 +72,44 @@ def evaluate(
     """
     datasets = list(preprocessing)
     domains = source.domains(datasets)
-    val, test = (source.load(datasets, part, preprocessing, memory_mib).to(device) for part in ("val", "test"))
+    train, val, test = (source.load(datasets, part, preprocessing, memory_mib).to(device) for part in ("train", "val", "test"))
     masks = _known_masks(source, preprocessing, test)
     val_scores, map_scale = _look_at_normals(baseline, val)
     test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
-    calibration = Calibration.fit(val_scores, val.organ.cpu().numpy(), val.modality.cpu().numpy(), quantile)
-    parts = (("val", val, val_scores), ("test", test, test_scores))
-    rows = [row for part, images, scores in parts for row in score_rows(images, part, scores, calibration, domains)]
-    metrics = metrics_of(rows, quantile)
+    patients = {"val": source.patients(val), "test": source.patients(test)}
+    val_normals = _normals(val_scores, val, patients["val"])
+    calibration = Calibration.fit(_training_normals(baseline, train, source.patients(train)), val_normals, alpha)
+    parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, val_scores), ("test", test, test_scores))
+    rows = [row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains)]
+    metrics = metrics_of(rows, calibration, domains)
+    _warn_of_few(metrics, alpha)
     for name in masks:
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
     latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
     return Evaluation(rows, metrics, calibration, map_scale, {"latent": latent, **gallery.arrays(offset=len(val))})
+
+
+def _training_normals(baseline: Baseline, images: ImageSet, patients: Sequence[str | None]) -> Normals:
+    """Images at even distances in each dataset, as many as are needed."""
+    datasets = np.array(images.datasets)
+    places = [np.flatnonzero(datasets == name) for name in dict.fromkeys(images.datasets)]
+    chosen = np.concatenate([place[np.linspace(0, len(place) - 1, min(len(place), TRAINING_IMAGES)).astype(int)] for place in places])
+    scores = score_images(baseline, (images.batch(index).image for index in torch.from_numpy(chosen).split(BATCH)))
+    return _normals(scores, images, patients, chosen)
+
+
+def _normals(scores: Scores, images: ImageSet, patients: Sequence[str | None], places: np.ndarray | slice = slice(None)) -> Normals:
+    units = numbered([patient and (dataset, patient) for dataset, patient in zip(images.datasets, patients, strict=True)])
+    return Normals(scores, images.organ.cpu().numpy()[places], images.modality.cpu().numpy()[places], units[places])
+
+
+def _warn_of_few(metrics: Mapping[str, Any], alpha: float) -> None:
+    """Say where there are too few validation normals for a guarantee."""
+    few = {name: each["false_alarms"] for name, each in metrics["datasets"].items() if not each["false_alarms"]["guaranteed"]}
+    if few:
+        counts = ", ".join(f"{name} only {each['units']} ({each['unit']})" for name, each in few.items())
+        advice = "thresholds and `unknown` are estimates there"
+        logger.warning("few validation normals: %s; it takes %d to guarantee a false-alarm rate of %.3g, so %s", counts, needed(alpha), alpha, advice)
 
 
 def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing], images: ImageSet) -> Masks:
@@ -94,8 +128,8 @@ def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing],
 def _look_at_normals(baseline: Baseline, images: ImageSet) -> tuple[Scores, float]:
     """The scores of validation normals, and what their maps seldom exceed."""
     parts, usual = [], UpperQuantile(len(images) * int(np.prod(images.images.shape[2:])), USUAL)
-    for _, assessment in assessments(baseline, images):
-        parts.append(Scores.of(baseline, assessment))
+    for batch, assessment in assessments(baseline, images):
+        parts.append(Scores.of(baseline, batch.image, assessment))
         usual.add(assessment.map.float().cpu().numpy())
     scores = Scores.joined(parts)
     check_finite(scores, images)
@@ -108,7 +142,7 @@ def _look_at_tests(baseline: Baseline, images: ImageSet, masks: Masks) -> tuple[
     maps = {name: np.empty(known.shape, np.float32) for name, (_, known) in masks.items()}
     groups = list(zip(images.datasets, images.label.tolist(), strict=True))
     for batch, assessment in assessments(baseline, images):
-        parts.append(Scores.of(baseline, assessment))
+        parts.append(Scores.of(baseline, batch.image, assessment))
         places = batch.index.cpu().numpy()
         gallery.add(places.tolist(), [groups[place] for place in places], batch.image, assessment)
         batch_maps = assessment.map[:, 0].float().cpu().numpy()

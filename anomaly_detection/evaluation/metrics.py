@@ -22,7 +22,8 @@ METRICS = (
 
 def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
     """The score that a fraction `quantile` of the validation normals stays below or at; an image above it is called abnormal."""
-    return float(np.quantile(normal_scores, quantile))
+    rank = min(len(normal_scores), int(np.ceil((len(normal_scores) + 1) * quantile - 1e-9)))
+    return float(np.sort(normal_scores)[rank - 1])
 
 
 def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:

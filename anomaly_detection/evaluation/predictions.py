@@ -25,8 +25,22 @@ from anomaly_detection.system.files import whole_file
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("image", "score", "calibrated_score", "anomalous", "organ", "modality", "confidence", "error")
-UNKNOWN = "unknown domain"
+# those of `Prediction`, but for the first and the last
+COLUMNS = (
+    "image",
+    "verdict",
+    "score",
+    "calibrated_score",
+    "p_value",
+    "threshold",
+    "anomalous",
+    "guaranteed",
+    "organ",
+    "modality",
+    "confidence",
+    "unknown_because",
+    "error",
+)
 BATCH = 64
 AHEAD = 32  # files that are decoded before it is their turn
 OVERLAY_SIDE = 256
@@ -127,16 +141,8 @@ def _in_batches(images: Iterator[InputImage]) -> Iterator[list[InputImage]]:
 
 
 def _columns(prediction: Prediction) -> dict:
-    heads = prediction.organ is not None
-    unknown = prediction.unknown_domain
-    return {
-        "score": prediction.score,
-        "calibrated_score": prediction.calibrated_score,
-        "anomalous": int(prediction.anomalous),
-        "organ": UNKNOWN if unknown else prediction.organ or "",
-        "modality": UNKNOWN if unknown else prediction.modality or "",
-        "confidence": prediction.confidence if heads else "",
-    }
+    values = {name: getattr(prediction, name) for name in COLUMNS[1:-1]}
+    return {name: "" if value is None else int(value) if isinstance(value, bool) else value for name, value in values.items()}
 
 
 def _write_overlay(image: InputImage, prediction: Prediction, detector: Detector, folder: Path) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from anomaly_detection.data.dataset import Domains, ImageSet
-from anomaly_detection.evaluation.bootstrap import metric_intervals
+from anomaly_detection.data.splits import Part
+from anomaly_detection.evaluation.bootstrap import metric_intervals, share_interval, unit_of
 from anomaly_detection.evaluation.calibration import Calibration, Verdict
-from anomaly_detection.evaluation.metrics import image_metrics, normal_threshold
+from anomaly_detection.evaluation.metrics import image_metrics
+from anomaly_detection.evaluation.pooling import patient_metrics
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -18,19 +20,29 @@ from anomaly_detection.system.files import whole_file
 COLUMNS = (
     "image",
     "dataset",
+    "patient",
     "organ",
     "modality",
     "part",
     "label",
     "score",
     "calibrated_score",
+    "p_value",
+    "threshold",
+    "anomalous",
+    "guaranteed",
     "label_calibrated_score",
+    "label_p_value",
+    "label_threshold",
+    "label_anomalous",
     "predicted_organ",
     "predicted_modality",
     "confidence",
     "content_distance",
     "unknown_domain",
+    "unknown_because",
 )
+CALLED = ("p_value", "anomalous", "label_p_value", "label_anomalous", "unknown_domain", "unknown_because")
 
 
 def check_finite(scores: Scores, images: ImageSet) -> None:
@@ -40,72 +52,125 @@ def check_finite(scores: Scores, images: ImageSet) -> None:
         raise UserError(f"the anomaly score of {images.names[int(np.argmin(finite))]} is not a finite number: the training diverged")
 
 
-def score_rows(images: ImageSet, part: str, scores: Scores, calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
+def score_rows(
+    images: ImageSet, patients: Sequence[str | None], part: Part, scores: Scores, calibration: Calibration, domains: Domains
+) -> list[dict[str, Any]]:
     """Lines of scores.csv for one part ("val" or "test") of the data.
 
-    `calibrated_score` takes the domain that the heads name (without heads, all domains as one), `label_calibrated_score` the true one; columns
-    that need heads are empty without.
+    The columns `label_*` take the true domain, those without the one that the heads name (without heads, all domains as one); columns that need
+    heads are empty without. What a validation image would be called is left empty: the thresholds were set on it.
+
+    Args:
+        images: N of them.
+        patients: whose each is, None where that is not known.
+        part: of the data.
+        scores, calibration: of the network.
+        domains: that class numbers refer to.
     """
-    verdict = calibration.apply(scores)
-    by_label = calibration.calibrate(scores.score, images.organ.cpu().numpy(), images.modality.cpu().numpy())
-    true = [(domains.organs[organ], domains.modalities[modality]) for organ, modality in zip(images.organ, images.modality, strict=True)]
+    organ, modality = images.organ.cpu().numpy(), images.modality.cpu().numpy()
+    named, told = calibration.apply(scores), calibration.apply_in(scores, organ, modality)
+    facts = zip(images.names, images.datasets, patients, organ, modality, images.label.tolist(), strict=True)
     return [
         {
             "image": name,
             "dataset": dataset,
-            "organ": organ,
-            "modality": modality,
+            "patient": patient or "",
+            "organ": domains.organs[organ],
+            "modality": domains.modalities[modality],
             "part": part,
             "label": label,
             "score": float(scores.score[i]),
-            "calibrated_score": float(verdict.calibrated[i]),
-            "label_calibrated_score": float(by_label[i]),
-            **_of_heads(verdict, i, domains),
+            "calibrated_score": float(named.calibrated[i]),
+            "label_calibrated_score": float(told.calibrated[i]),
+            "threshold": float(named.threshold[i]),
+            "label_threshold": float(told.threshold[i]),
+            "guaranteed": int(named.guaranteed[i]),
+            **(dict.fromkeys(CALLED, "") if part == "val" else _called(named, told, i)),
+            **_of_heads(named, i, domains),
         }
-        for i, (name, dataset, (organ, modality), label) in enumerate(zip(images.names, images.datasets, true, images.label.tolist(), strict=True))
+        for i, (name, dataset, patient, organ, modality, label) in enumerate(facts)
     ]
 
 
-def _of_heads(verdict: Verdict, i: int, domains: Domains) -> dict[str, Any]:
-    if verdict.organ is None:
-        return dict.fromkeys(("predicted_organ", "predicted_modality", "confidence", "content_distance", "unknown_domain"), "")
+def _called(named: Verdict, told: Verdict, i: int) -> dict[str, Any]:
     return {
-        "predicted_organ": domains.organs[verdict.organ[i]],
-        "predicted_modality": domains.modalities[verdict.modality[i]],
-        "confidence": float(verdict.confidence[i]),
-        "content_distance": float(verdict.distance[i]),
-        "unknown_domain": int(verdict.unknown[i]),
+        "p_value": float(named.p_value[i]),
+        "anomalous": int(named.anomalous[i]),
+        "label_p_value": float(told.p_value[i]),
+        "label_anomalous": int(told.anomalous[i]),
+        "unknown_domain": int(bool(named.unknown[i])),
+        "unknown_because": named.unknown[i],
     }
 
 
-def metrics_of(rows: Sequence[dict[str, Any]], quantile: float) -> dict[str, Any]:
-    """Metrics with 95 % bootstrap intervals, each with a threshold from validation normals alone.
+def _of_heads(verdict: Verdict, i: int, domains: Domains) -> dict[str, Any]:
+    words = {"content_distance": float(verdict.distance[i])}
+    if verdict.organ is None:
+        return words | dict.fromkeys(("predicted_organ", "predicted_modality", "confidence"), "")
+    return words | {
+        "predicted_organ": domains.organs[verdict.organ[i]],
+        "predicted_modality": domains.modalities[verdict.modality[i]],
+        "confidence": float(verdict.confidence[i]),
+    }
+
+
+def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
+    """Metrics with 95 % bootstrap intervals; what is called abnormal follows from validation normals alone.
 
     Returns:
-        "datasets": {name: metrics}, each with the threshold of its own normals; over all test images with one threshold for all: "pooled" of
-        the scores as they are, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and
-        "pooled_label_calibrated" in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric. With heads a dataset's
-        metrics also have unknown_normal and unknown_abnormal, the shares of its test images whose domain the network says it does not know.
+        "datasets": {name: metrics}, each called in its true domain; over all test images: "pooled" of the scores as they are, with one threshold
+        for all, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and "pooled_label_calibrated"
+        in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric, "unit" what they are over. A dataset's metrics also
+        have "threshold", "patients" (`patient_metrics`, where they are known), and what was promised of normals beside what is observed:
+        "false_alarms" and "unknown"; unknown_normal and unknown_abnormal are the shares of its test images that the network does not know.
     """
     names = list(dict.fromkeys(row["dataset"] for row in rows))
-    found: dict[str, Any] = {"datasets": {name: _metrics([row for row in rows if row["dataset"] == name], quantile, "score") for name in names}}
-    found["pooled"] = _metrics(rows, quantile, "score")
-    if rows[0]["predicted_organ"]:
-        found["pooled_calibrated"] = _metrics(rows, quantile, "calibrated_score")
-        for name, metrics in found["datasets"].items():
-            for kind, label in (("normal", 0), ("abnormal", 1)):
-                test = [row["unknown_domain"] for row in rows if (row["dataset"], row["part"], row["label"]) == (name, "test", label)]
-                metrics[f"unknown_{kind}"] = float(np.mean(test))
-    found["pooled_label_calibrated"] = _metrics(rows, quantile, "label_calibrated_score")
-    return found
-
-
-def _metrics(rows: Sequence[dict[str, Any]], quantile: float, column: str) -> dict[str, Any]:
-    validation = np.array([row[column] for row in rows if row["part"] == "val"])
     test = [row for row in rows if row["part"] == "test"]
-    labels, scores = np.array([row["label"] for row in test]), np.array([row[column] for row in test])
-    threshold = normal_threshold(validation, quantile)
-    return {**image_metrics(labels, scores, threshold), "intervals": metric_intervals(labels, scores, threshold)}
+    metrics: dict[str, Any] = {"datasets": {}}
+    for name in names:
+        its_rows = [row for row in rows if row["dataset"] == name]
+        metrics["datasets"][name] = _dataset_metrics(its_rows, calibration, domains)
+    pooled = [row["score"] > calibration.everything.threshold for row in test]
+    metrics["pooled"] = {**_metrics(test, "score", pooled), "threshold": calibration.everything.threshold}
+    if rows[0]["predicted_organ"]:
+        metrics["pooled_calibrated"] = _metrics(test, "calibrated_score", [row["anomalous"] for row in test])
+    metrics["pooled_label_calibrated"] = _metrics(test, "label_calibrated_score", [row["label_anomalous"] for row in test])
+    return metrics
+
+
+def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
+    val, test = ([row for row in rows if row["part"] == part] for part in ("val", "test"))
+    normals = [row for row in test if row["label"] == 0]
+    reference = calibration.reference(domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"]))
+    promised = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": unit_of(_patients(val))}
+    known = calibration.known
+    values = {
+        **_metrics(test, "score", [row["label_anomalous"] for row in test]),
+        "threshold": reference.threshold,
+        "false_alarms": promised | _observed(normals, "label_anomalous"),
+        "unknown": {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units} | _observed(normals, "unknown_domain"),
+    }
+    for kind, label in (("normal", 0), ("abnormal", 1)):
+        values[f"unknown_{kind}"] = float(np.mean([row["unknown_domain"] for row in test if row["label"] == label]))
+    labels, scores, recognised = (np.array(column) for column in zip(*((r["label"], r["score"], not r["unknown_domain"]) for r in test), strict=True))
+    pooled = patient_metrics(_patients(test), labels, scores, recognised)
+    return values | ({"patients": pooled} if pooled else {})
+
+
+def _observed(rows: Sequence[dict[str, Any]], column: str) -> dict[str, Any]:
+    flags = np.array([row[column] for row in rows], bool)
+    return {"observed": float(flags.mean()), "interval": share_interval(flags, _patients(rows))}
+
+
+def _metrics(rows: Sequence[dict[str, Any]], column: str, called: Sequence[bool]) -> dict[str, Any]:
+    labels, scores, called = np.array([row["label"] for row in rows]), np.array([row[column] for row in rows]), np.array(called, bool)
+    patients = _patients(rows)
+    return {**image_metrics(labels, scores, called), "intervals": metric_intervals(labels, scores, called, patients), "unit": unit_of(patients)}
+
+
+def _patients(rows: Sequence[dict[str, Any]]) -> list[str | None]:
+    """Whose each image is; those of two datasets are two."""
+    return [f"{row['dataset']}/{row['patient']}" if row["patient"] else None for row in rows]
 
 
 def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -122,9 +187,10 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it is missing or damaged.
     """
-    numbers = {"label": int, "score": float, "calibrated_score": float, "label_calibrated_score": float}
+    numbers = dict.fromkeys(COLUMNS, str) | dict.fromkeys(("score", "calibrated_score", "label_calibrated_score"), float) | {"label": int}
+    numbers |= dict.fromkeys(("anomalous", "label_anomalous", "guaranteed", "unknown_domain"), lambda text: int(text) if text else "")
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [{**row, **{name: kind(row[name]) for name, kind in numbers.items()}} for row in csv.DictReader(file)]
+            return [{name: kind(row[name]) for name, kind in numbers.items()} for row in csv.DictReader(file)]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not scores as `evaluate` writes them ({error!r}); evaluate the run again") from None

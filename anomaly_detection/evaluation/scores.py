@@ -22,6 +22,7 @@ class Scores:
         latent: (N, D).
         organ, modality: (N, classes) probabilities of the MADDR heads; None where a head is missing.
         content: (N, C) the part of the latent that is neither; None without heads.
+        blank: (N,) bool, all pixels of the image have one value.
     """
 
     score: np.ndarray
@@ -29,15 +30,16 @@ class Scores:
     organ: np.ndarray | None
     modality: np.ndarray | None
     content: np.ndarray | None
+    blank: np.ndarray
 
     @classmethod
-    def of(cls, baseline: Baseline, assessment: Assessment) -> "Scores":
-        """What a baseline and its heads say of the images of one batch."""
+    def of(cls, baseline: Baseline, x: Tensor, assessment: Assessment) -> "Scores":
+        """What a baseline and its heads say of the images x (B, C, H, W) of one batch."""
         latent = assessment.latent.float().flatten(1)
-        columns = {"score": assessment.score, "latent": latent}
+        columns = {"score": assessment.score, "latent": latent, "blank": x.flatten(2).amax(2).eq(x.flatten(2).amin(2)).all(1)}
         if baseline.maddr is not None:
             columns |= {**baseline.maddr.predict(latent), "content": baseline.maddr.split(latent)["content"]}
-        arrays = {name: values.double().cpu().numpy() for name, values in columns.items()}
+        arrays = {name: values.cpu().numpy() if name == "blank" else values.cpu().double().numpy() for name, values in columns.items()}
         return cls(**{name: arrays.get(name) for name in cls.__dataclass_fields__})
 
     @classmethod
@@ -68,4 +70,4 @@ def assessments(baseline: Baseline, images: ImageSet) -> Iterator[tuple[Batch, A
 def score_images(baseline: Baseline, batches: Iterable[Tensor]) -> Scores:
     """The scores of images (B, C, H, W) in [-1, 1], of one batch at least."""
     baseline.eval()
-    return Scores.joined([Scores.of(baseline, baseline.assess(x, with_map=False)) for x in batches])
+    return Scores.joined([Scores.of(baseline, x, baseline.assess(x, with_map=False)) for x in batches])

@@ -216,7 +216,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in vars(trained.domains).items())
         raise UserError(f"{folder}: trained with {known}; datasets.yaml numbers them otherwise now")
     preprocessing = preprocessing_of(settings, source)
-    outcome = evaluate(trained.baseline, source, preprocessing, settings.threshold_quantile, device, settings.memory_mib)
+    outcome = evaluate(trained.baseline, source, preprocessing, round(1 - settings.threshold_quantile, 9), device, settings.memory_mib)
     metrics = {
         **outcome.metrics,
         "threshold_quantile": settings.threshold_quantile,

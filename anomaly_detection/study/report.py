@@ -109,7 +109,7 @@ def provenance_lines(experiments: Sequence[Experiment], source: DataSource, data
         settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
         facts = [f"{key}: {value}" for key, value in metrics["baseline"].items()]
         facts.append(f"at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px")
-        facts.append(f"threshold at the {metrics['threshold_quantile']:g} quantile of validation normals")
+        facts.append(f"thresholds for a false-alarm rate of {1 - metrics['threshold_quantile']:.3g}")
         facts.append(f"version {origin['package']}, torch {origin['torch']}")
         name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
         name += f"config {_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"

@@ -55,10 +55,13 @@ def test_predictions_are_the_scores_of_the_evaluation(trained, data_root, tmp_pa
         expected = scores["lung_ct", f"{folder}/{row['image']}"]
         assert float(row["score"]) == pytest.approx(float(expected["score"]), rel=1e-5)
         assert float(row["calibrated_score"]) == pytest.approx(float(expected["calibrated_score"]), rel=1e-4)
-        if expected["unknown_domain"] == "0":
-            assert (row["organ"], row["modality"]) == (expected["predicted_organ"], expected["predicted_modality"])
-        else:
-            assert (row["organ"], row["modality"]) == ("unknown domain", "unknown domain")
+        assert (row["organ"], row["modality"]) == (expected["predicted_organ"], expected["predicted_modality"])
+        assert float(row["threshold"]) == pytest.approx(float(expected["threshold"]))
+        assert row["guaranteed"] == expected["guaranteed"] == "0", "four validation images"
+        if folder == "anomaly":
+            assert float(row["p_value"]) == pytest.approx(float(expected["p_value"]))
+            assert (row["anomalous"], row["unknown_because"]) == (expected["anomalous"], expected["unknown_because"])
+            assert row["verdict"] == ("unknown" if expected["unknown_domain"] == "1" else "anomalous" if row["anomalous"] == "1" else "normal")
         assert 0 < float(row["confidence"]) <= 1
         picture = Image.open(tmp_path / "out" / "overlays" / f"{row['image']}.png")
         assert (picture.mode, picture.size) == ("RGB", (256, 256))
@@ -119,8 +122,10 @@ def test_another_threshold_is_kept_in_the_checkpoint(trained, data_root):
     before = load_checkpoint(trained[0] / "checkpoint.pt")
     assert main(["evaluate", str(trained[0]), "--set", "threshold_quantile=0.5", "--device", "cpu"]) == 0
     after = load_checkpoint(trained[0] / "checkpoint.pt")
-    assert after["calibration"]["scores"]["threshold"] < before["calibration"]["scores"]["threshold"]
-    assert load(trained[0], "cpu").calibration.threshold == after["calibration"]["scores"]["threshold"]
+    thresholds = [content["calibration"]["scores"]["everything"]["threshold"] for content in (before, after)]
+    assert thresholds[1] < thresholds[0]
+    assert load(trained[0], "cpu").calibration.everything.threshold == thresholds[1]
+    assert load(trained[0], "cpu").calibration.alpha == 0.5
     assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
     assert (after["regime"], after["domains"]) == ("maddr", {"organs": ["liver", "lung"], "modalities": ["ct", "xray"]})
 

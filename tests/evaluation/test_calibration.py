@@ -1,101 +1,189 @@
-"""Scores on one scale for all domains, and images that belong to none."""
+"""What a score means: p-values, thresholds and one scale for all domains."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
-from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.calibration import PRIOR, Calibration
+from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.scores import Scores
-
-ORGANS, MODALITIES = 2, 2
-SCALES = {(0, 0): (10.0, 1.0), (1, 0): (100.0, 20.0), (1, 1): (0.1, 0.01)}
-
-
-def scores_of(pairs, z, sure=0.99, shift=0.0, seed=0):
-    """Images of given domains with scores z deviations above their domain's middle; the heads are `sure` of the right domain."""
-    rng = np.random.default_rng(seed)
-
-    def one_hot(column, classes):
-        found = np.full((len(pairs), classes), (1 - sure) / (classes - 1))
-        found[np.arange(len(pairs)), [pair[column] for pair in pairs]] = sure
-        return found
-
-    score = np.array([SCALES.get(pair, (5.0, 1.0))[0] + SCALES.get(pair, (5.0, 1.0))[1] * value for pair, value in zip(pairs, z, strict=True)])
-    content = rng.normal(size=(len(pairs), 6)) + shift
-    return Scores(score, content, one_hot(0, ORGANS), one_hot(1, MODALITIES), content)
-
-
-def normals(count=400, seed=1):
-    rng = np.random.default_rng(seed)
-    pairs = [list(SCALES)[i % 3] for i in range(count)]
-    return pairs, scores_of(pairs, rng.normal(size=count), seed=seed)
+from tests.evaluation.simulation import DOMAINS, SCALES, simulated
 
 
 @pytest.fixture(scope="module")
 def calibration():
-    pairs, read = normals()
-    organ, modality = np.array(pairs).T
-    return Calibration.fit(read, organ, modality, 0.95)
+    rng = np.random.default_rng(0)
+    return Calibration.fit(simulated(rng, 100, 2, shift=-0.3), simulated(rng, 60, 3), 0.05)
 
 
-def test_medians_and_spreads_are_those_of_each_domain(calibration):
-    pairs, read = normals()
-    for pair in SCALES:
-        own = np.array([score for score, each in zip(read.score, pairs, strict=True) if each == pair])
-        middle = sorted(own)[len(own) // 2] if len(own) % 2 else sum(sorted(own)[len(own) // 2 - 1 : len(own) // 2 + 1]) / 2
-        deviations = sorted(abs(own - middle))
-        mad = deviations[len(own) // 2] if len(own) % 2 else sum(deviations[len(own) // 2 - 1 : len(own) // 2 + 1]) / 2
-        assert calibration.domains[pair] == pytest.approx((middle, 1.4826 * mad))
+def plain(score, unit=None, pair=(0, 0)):
+    """Normals of one domain without heads, of the given scores."""
+    score = np.array(score, float)
+    unit = np.arange(len(score)) if unit is None else np.array(unit)
+    latent = np.random.default_rng(0).normal(size=(len(score), 2))
+    return Normals(Scores(score, latent, None, None, None, np.zeros(len(score), bool)), *(np.full(len(score), each) for each in pair), unit)
+
+
+def test_an_images_p_value_counts_patients_by_their_highest_slice():
+    train, val = plain(np.arange(30.0)), plain([1, 5, 2, 2, 3, 9], unit=[0, 0, 1, 1, 1, 2])  # the patients' highest: 5, 3, 9
+    calibration = Calibration.fit(train, val, 0.05)
+    verdict = calibration.apply(plain([0, 3, 3.1, 5, 6, 9, 10]).scores)
+    assert verdict.p_value == pytest.approx([4 / 4, 4 / 4, 3 / 4, 3 / 4, 2 / 4, 2 / 4, 1 / 4])
+    assert not verdict.guaranteed.any()
+
+
+@pytest.mark.parametrize("n", [18, 19, 20, 38, 39, 100])
+def test_nineteen_patients_are_enough_for_a_guarantee(n):
+    rng = np.random.default_rng(n)
+    unit = np.repeat(np.arange(n), 3)
+    val = plain(rng.normal(size=3 * n), unit)
+    calibration = Calibration.fit(plain(rng.normal(size=200)), val, 1 - 0.95)
+    fresh = plain(rng.normal(0.5, 1.5, size=2000))
+    verdict = calibration.apply(fresh.scores)
+    assert verdict.guaranteed.all() == (n >= 19)
+    tops = [max(val.scores.score[unit == each]) for each in range(n)]
+    if n >= 19:
+        expected = [(1 + sum(top >= score for top in tops)) / (n + 1) <= 0.05 + 1e-9 for score in fresh.scores.score]
+        assert verdict.anomalous.tolist() == expected
+    assert len(set(verdict.threshold)) == 1
+    assert np.array_equal(verdict.anomalous, fresh.scores.score > verdict.threshold)
+
+
+@pytest.mark.parametrize(("patients", "slices"), [(20, 1), (36, 1), (36, 5), (100, 1)])
+def test_false_alarms_on_fresh_patients_keep_to_what_is_guaranteed(patients, slices):
+    rates = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        calibration = Calibration.fit(simulated(rng, 30, 2, shift=-0.5), simulated(rng, patients, slices), 0.05)
+        fresh = simulated(rng, 100, 1)
+        verdict = calibration.apply(fresh.scores)
+        assert verdict.guaranteed.all()
+        rates.append(verdict.anomalous.mean())
+    assert np.mean(rates) <= 0.05 + 3 * np.std(rates) / math.sqrt(len(rates))
+
+
+def test_few_patients_still_flag_and_are_not_far_off():
+    """Three patients a domain, trained scores lower by half a deviation: without a guarantee, within a factor of three of what is promised."""
+    rates, found = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        calibration = Calibration.fit(simulated(rng, 30, 5, shift=-0.25), simulated(rng, 3, 5), 0.05)
+        assert not any(reference.guaranteed for reference in calibration.domains.values())
+        rates.append(calibration.apply(simulated(rng, 100, 1).scores).anomalous.mean())
+        found.append(calibration.apply(simulated(rng, 100, 1, shift=3).scores).anomalous.mean())
+    assert 0.02 < np.mean(rates) < 0.15
+    assert np.mean(found) > 0.9
+
+
+def test_center_and_spread_are_drawn_to_training_where_patients_are_few():
+    """By hand: one domain has the shift and the ratio of its own, so only the spread is held back, by the prior."""
+    train, val = plain([0, 1, 2, 3, 4]), plain([10, 12, 14, 16, 18])
+    (reference,) = Calibration.fit(train, val, 0.05).domains.values()
+    assert reference.center == pytest.approx(14)
+    mads = 1.4826 * 1, 1.4826 * 2
+    ratio = 5 * math.log(2) / (5 + PRIOR)
+    expected = mads[0] * math.exp(ratio) * (mads[1] / (mads[0] * math.exp(ratio))) ** (5 / (5 + PRIOR))
+    assert reference.spread == pytest.approx(expected)
+
+
+def test_a_domain_of_one_patient_takes_its_scale_from_training_and_the_others():
+    """Two domains, both trained at half of what validation scores; the second has a single validation image, which is an odd one."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(1, 0.1, size=200)
+    parts = []
+    for first, second in ((scores[:100], 100 * scores[:100]), (scores[100:] + 0.2, [100 * 1.5])):
+        score, organ = np.array([*first, *second]), np.array([0] * len(first) + [1] * len(second))
+        latent = rng.normal(size=(len(score), 2))
+        parts.append(Normals(Scores(score, latent, None, None, None, np.zeros(len(score), bool)), organ, organ * 0, np.arange(len(score))))
+    calibration = Calibration.fit(*parts, 0.05)
+    one, other = calibration.domains[0, 0], calibration.domains[1, 0]
+    assert one.center == pytest.approx(np.median(parts[1].scores.score[:100]), rel=0.01)
+    assert other.center == pytest.approx(120, rel=0.05), "hardly where its only image is"
+    assert other.spread == pytest.approx(100 * one.spread, rel=0.1), "in its own unit, not 1.0"
+    assert not other.guaranteed
+    assert other.threshold < 10 * 150, "ten times the only validation normal is anomalous"
 
 
 def test_scores_of_all_domains_come_to_one_scale(calibration):
-    z = np.array([-1.0, 0.0, 3.0])
-    for pair in SCALES:
-        verdict = calibration.apply(scores_of([pair] * 3, z))
-        assert verdict.calibrated == pytest.approx(z, abs=0.7)
-        assert verdict.anomalous.tolist() == [False, False, True]
-        assert (verdict.organ.tolist(), verdict.modality.tolist()) == ([pair[0]] * 3, [pair[1]] * 3)
-    true = calibration.calibrate(np.array([120.0]), np.array([1]), np.array([0]))
-    assert true == pytest.approx([1.0], abs=0.3)
+    rng = np.random.default_rng(5)
+    fresh = simulated(rng, 200, 1)
+    verdict = calibration.apply(fresh.scores)
+    for pair, scale in zip(DOMAINS, SCALES, strict=True):
+        inside = fresh.of(pair)
+        assert np.median(verdict.calibrated[inside]) == pytest.approx(0, abs=0.4)
+        assert calibration.domains[pair].center == pytest.approx(scale, rel=0.2)
+        assert (set(verdict.organ[inside]), set(verdict.modality[inside])) == ({pair[0]}, {pair[1]})
+    told = calibration.apply_in(fresh.scores, fresh.organ, fresh.modality)
+    assert np.array_equal(told.calibrated, verdict.calibrated), "the heads are right"
 
 
-def test_a_fraction_of_validation_normals_is_called_anomalous_and_few_unknown(calibration):
-    verdict = calibration.apply(normals()[1])
-    assert verdict.anomalous.mean() == pytest.approx(0.05, abs=0.003)
-    assert verdict.unknown.mean() <= 0.02
+def test_thresholds_are_of_patients_that_had_no_part_in_center_and_spread():
+    """Of six patients, each far from the others; in-sample their own scores would widen the spread they are measured in."""
+    val = plain(np.repeat([0.0, 10, 20, 30, 40, 500], 2) + np.tile([0, 1], 6), np.repeat(np.arange(6), 2))
+    train = plain(np.arange(60.0))
+    (reference,) = Calibration.fit(train, val, 0.05).domains.values()
+
+    def standard(scores, n):
+        median = np.median(scores)
+        mad = 1.4826 * np.median(abs(scores - median))
+        before = 1.4826 * np.median(abs(train.scores.score - np.median(train.scores.score)))
+        expected = before * (mad / before) ** (n / (n + PRIOR))
+        return median, expected * (mad / expected) ** (n / (n + PRIOR))
+
+    left_out = []
+    for unit in range(6):
+        middle, spread = standard(val.scores.score[val.unit != unit], 5)
+        left_out += [(score - middle) / spread for score in val.scores.score[val.unit == unit]]
+    middle, spread = standard(val.scores.score, 6)
+    assert reference.threshold == pytest.approx(middle + spread * max(left_out)), "12 images have no 95th percentile: the highest"
 
 
-def test_a_domain_that_no_head_knows_is_unknown(calibration):
-    known = scores_of([(1, 1)] * 20, np.zeros(20))
-    assert calibration.apply(known).unknown.mean() < 0.2
-    assert calibration.apply(scores_of([(0, 1)] * 20, np.zeros(20))).unknown.all(), "organ and modality are known, their pair is not"
-    assert calibration.apply(scores_of([(1, 1)] * 20, np.zeros(20), sure=0.6)).unknown.all(), "heads that are not sure"
-    assert calibration.apply(scores_of([(1, 1)] * 20, np.zeros(20), shift=6.0)).unknown.all(), "content far from the center"
+def test_without_heads_several_domains_are_one_and_nothing_is_guaranteed():
+    rng = np.random.default_rng(0)
+    train, val = simulated(rng, 40, 1, heads=False), simulated(rng, 40, 1, heads=False)
+    calibration = Calibration.fit(train, val, 0.05)
+    fresh = simulated(rng, 100, 1, heads=False)
+    verdict = calibration.apply(fresh.scores)
+    assert np.array_equal(np.argsort(verdict.calibrated), np.argsort(fresh.scores.score)), "the order of scores stays"
+    assert verdict.organ is verdict.modality is verdict.confidence is None
+    assert not verdict.guaranteed.any()
+    assert verdict.anomalous.mean() == pytest.approx(0.05, abs=0.04)
+    told = calibration.apply_in(fresh.scores, fresh.organ, fresh.modality)
+    assert told.guaranteed.all()
 
 
-def test_distance_by_hand(calibration):
-    read = scores_of([(1, 1)], [0.0])
-    expected = np.sqrt(np.mean([((c - m) / s) ** 2 for c, m, s in zip(read.content[0], calibration.center, calibration.deviation, strict=True)]))
-    assert calibration.apply(read).distance[0] == pytest.approx(expected)
+def test_without_heads_a_single_domain_is_known():
+    calibration = Calibration.fit(plain(range(50)), plain(range(30)), 0.05)
+    assert calibration.everything == calibration.domains[0, 0]
+    assert calibration.apply(plain([40]).scores).guaranteed.all()
 
 
-def test_without_heads_everything_is_one_domain():
-    pairs, read = normals()
-    organ, modality = np.array(pairs).T
-    plain = Scores(read.score, read.latent, None, None, None)
-    calibration = Calibration.fit(plain, organ, modality, 0.95)
-    verdict = calibration.apply(plain)
-    assert np.array_equal(np.argsort(verdict.calibrated), np.argsort(read.score)), "the order of scores stays"
-    assert verdict.organ is verdict.confidence is None
-    assert not verdict.unknown.any()
-    assert verdict.anomalous.mean() == pytest.approx(0.05, abs=0.003)
+@pytest.mark.parametrize("scores", [[2.0, 2.0, 2.0], [0.0], [5.0]])
+def test_equal_scores_divide_by_no_zero(scores):
+    verdict = Calibration.fit(plain(scores), plain(scores), 0.05).apply(plain(scores).scores)
+    assert verdict.calibrated.tolist() == [0] * len(scores)
+    assert not verdict.anomalous.any()
 
 
-def test_equal_scores_divide_by_no_zero():
-    read = Scores(np.array([2.0, 2.0, 2.0]), np.zeros((3, 1)), None, None, None)
-    assert Calibration.fit(read, np.zeros(3, int), np.zeros(3, int), 0.95).apply(read).calibrated.tolist() == [0, 0, 0]
+def test_more_patients_than_folds_give_nearly_the_threshold_of_leaving_out_each(monkeypatch):
+    rng = np.random.default_rng(0)
+    train, val = simulated(rng, 40, 1, heads=False), simulated(rng, 40, 1, heads=False)
+    exact = Calibration.fit(train, val, 0.05).everything.threshold
+    monkeypatch.setattr("anomaly_detection.evaluation.calibration.FOLDS", 10)
+    assert Calibration.fit(train, val, 0.05).everything.threshold == pytest.approx(exact, rel=0.1)
 
 
 def test_it_comes_back_from_json(calibration):
     assert Calibration.from_plain(json.loads(json.dumps(calibration.to_plain()))) == calibration
+
+
+def test_the_verdict_is_one_word(calibration):
+    rng = np.random.default_rng(0)
+    for shift, word in ((4, "anomalous"), (-2, "normal")):
+        verdict = calibration.apply(simulated(rng, 40, 1, shift=shift).scores)
+        words = [verdict.word(i) for i in range(120)]
+        assert [each == "unknown" for each in words] == [bool(reason) for reason in verdict.unknown]
+        assert set(words) <= {word, "unknown"}
+        assert words.count(word) > 100

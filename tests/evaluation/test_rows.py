@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from anomaly_detection.data.dataset import Domains
-from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.rows import check_finite, metrics_of, read_scores, score_rows, write_scores
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.known import Known
+from anomaly_detection.evaluation.normals import Normals
+from anomaly_detection.evaluation.rows import COLUMNS, check_finite, metrics_of, read_scores, score_rows, write_scores
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import write_json
@@ -27,11 +29,14 @@ def toy_scores(baseline, images, size=256):
     return score_images(baseline, batches(images, size))
 
 
+NUMBERS = ("label", "score", "calibrated_score", "label_calibrated_score", "anomalous", "label_anomalous", "guaranteed", "unknown_domain")
+WORDS = set(COLUMNS) - set(NUMBERS)
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
 def fitted(baseline, images):
-    return Calibration.fit(toy_scores(baseline, images), images.organ.numpy(), images.modality.numpy(), 0.95)
+    normals = Normals(toy_scores(baseline, images), images.organ.numpy(), images.modality.numpy(), np.arange(len(images)))
+    return Calibration.fit(normals, normals, 0.05)
 
 
 def test_nothing_that_is_read_depends_on_order_batch_or_company(baseline):
@@ -58,39 +63,71 @@ def test_a_score_that_is_no_number_names_the_image(baseline):
 def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
     torch.manual_seed(0)
     baseline = toy_baseline(toy_settings(), heads)
-    images = toy_images(4)
-    rows = score_rows(images, "test", toy_scores(baseline, images), fitted(baseline, toy_images(30, 1)), DOMAINS)
+    images, calibration = toy_images(4), fitted(baseline, toy_images(30, 1))
+    rows = score_rows(images, ["P1", None, "P1", "P2"], "test", toy_scores(baseline, images), calibration, DOMAINS)
     assert [(row["organ"], row["modality"]) for row in rows] == [("liver", "ct"), ("lung", "ct"), ("lung", "xray"), ("liver", "ct")]
+    assert [row["patient"] for row in rows] == ["P1", "", "P1", "P2"]
     assert all((row["predicted_organ"] in ("liver", "lung")) == heads for row in rows)
+    for row, pair in zip(rows, [(0, 0), (1, 0), (1, 1), (0, 0)], strict=True):
+        reference = calibration.domains[pair]
+        assert row["label_threshold"] == reference.threshold
+        assert row["label_p_value"] == pytest.approx((1 + sum(score >= row["score"] for score in reference.highest)) / (len(reference.highest) + 1))
+        assert row["label_anomalous"] == (row["score"] > reference.threshold)
     write_scores(tmp_path / "scores.csv", rows)
-    back = read_scores(tmp_path / "scores.csv")
-    assert [row["score"] for row in back] == [row["score"] for row in rows], "written to the last digit"
-    assert [row["unknown_domain"] for row in back] == [str(row["unknown_domain"]) for row in rows]
-    assert back[1]["image"] == "1.png"
+    assert read_scores(tmp_path / "scores.csv") == [{name: str(value) if name in WORDS else value for name, value in row.items()} for row in rows]
     with pytest.raises(UserError, match="not scores as"):
         read_scores(tmp_path / "nothing.csv")
 
 
-def make_rows(dataset: str, offset: float, scale: float = 1.0) -> list[dict]:
-    def row(part, label, score):
-        common = {"dataset": dataset, "part": part, "label": label, "score": offset + scale * score, "unknown_domain": int(score == 12)}
-        return {**common, "calibrated_score": score, "label_calibrated_score": score, "predicted_organ": "lung"}
+def test_what_set_the_thresholds_is_not_called_by_them():
+    torch.manual_seed(0)
+    baseline = toy_baseline(toy_settings())
+    images = toy_images(4)
+    rows = score_rows(images, [None] * 4, "val", toy_scores(baseline, images), fitted(baseline, images), DOMAINS)
+    assert {row[name] for row in rows for name in ("p_value", "anomalous", "label_p_value", "label_anomalous", "unknown_domain")} == {""}
 
-    return [row("val", 0, i) for i in range(11)] + [row("test", label, score) for label, score in ((0, 3), (0, 12), (1, 9.6), (1, 20))]
+
+def reference(threshold: float, guaranteed: bool = False) -> Reference:
+    return Reference(0.0, 1.0, threshold, guaranteed, tuple(range(11)))
 
 
-def test_each_dataset_has_the_threshold_of_its_own_normals_and_the_pool_one_for_all():
-    metrics = metrics_of(make_rows("a", 0) + make_rows("b", 100), 0.95)
-    assert metrics["datasets"]["a"]["threshold"] == pytest.approx(9.5)
-    assert metrics["datasets"]["b"]["threshold"] == pytest.approx(109.5)
+CALIBRATION = Calibration(
+    0.05,
+    {(0, 0): reference(9.5, True), (1, 0): reference(109.5)},
+    reference(105.0),
+    Known(((0.0,),), (((1.0,),),), 1.0, 0.9, 22, False),
+)
+
+
+def make_rows(dataset: str, organ: str, offset: float) -> list[dict]:
+    def row(number, part, label, score):
+        called = {"anomalous": int(score > 11), "label_anomalous": int(score > 9.5), "unknown_domain": int(score == 12)}
+        where = {"dataset": dataset, "patient": f"P{number}", "organ": organ, "modality": "ct", "part": part, "label": label}
+        return {**where, "score": offset + score, "calibrated_score": score, "label_calibrated_score": score, "predicted_organ": organ, **called}
+
+    val = [row(i, "val", 0, i) for i in range(11)]
+    return val + [row(i, "test", label, score) for i, (label, score) in enumerate(((0, 3), (0, 12), (1, 9.6), (1, 20)))]
+
+
+def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
+    metrics = metrics_of(make_rows("a", "liver", 0) + make_rows("b", "lung", 100), CALIBRATION, DOMAINS)
+    assert metrics["datasets"]["a"]["threshold"] == 9.5
+    assert metrics["datasets"]["b"]["threshold"] == 109.5
     for name in "ab":
-        assert metrics["datasets"][name]["sensitivity"] == 1.0
-        assert metrics["datasets"][name]["specificity"] == 0.5
-        assert metrics["datasets"][name]["auroc"] == 0.75
-        assert (metrics["datasets"][name]["unknown_normal"], metrics["datasets"][name]["unknown_abnormal"]) == (0.5, 0.0)
-    assert metrics["pooled"]["threshold"] == pytest.approx(np.quantile([*range(11), *range(100, 111)], 0.95))
-    assert metrics["pooled"]["sensitivity"] == 0.5
+        values = metrics["datasets"][name]
+        assert (values["sensitivity"], values["specificity"], values["auroc"]) == (1.0, 0.5, 0.75)
+        assert (values["unknown_normal"], values["unknown_abnormal"]) == (0.5, 0.0)
+        alarms, unknown = values["false_alarms"], values["unknown"]
+        assert (alarms["promised"], alarms["observed"], alarms["units"], alarms["unit"]) == (0.05, 0.5, 11, "patients")
+        assert alarms["guaranteed"] == (name == "a")
+        assert alarms["interval"][0] < 0.5 < alarms["interval"][1]
+        assert (unknown["promised"], unknown["observed"], unknown["units"], unknown["guaranteed"]) == (0.02, 0.5, 22, False)
+        assert values["patients"]["auroc"] == 1.0, "the normal patient whose only image is unknown is left out"
+        assert values["unit"] == "patients"
+    assert (metrics["pooled"]["threshold"], metrics["pooled"]["sensitivity"], metrics["pooled"]["specificity"]) == (105.0, 0.5, 0.75)
     assert (metrics["pooled"]["normal"], metrics["pooled"]["abnormal"]) == (4, 4)
+    assert (metrics["pooled_calibrated"]["sensitivity"], metrics["pooled_calibrated"]["specificity"]) == (0.5, 0.5)
+    assert metrics["pooled_label_calibrated"]["sensitivity"] == 1.0
     assert metrics["pooled_calibrated"]["auroc"] == metrics["pooled_label_calibrated"]["auroc"] == 0.75
     assert metrics["pooled"]["auroc"] < 0.75, "the datasets' scales are mixed up"
     low, high = metrics["pooled_calibrated"]["intervals"]["auroc"]

@@ -1,0 +1,69 @@
+"""Normal images that a network is calibrated on, and what may be promised on them: conformal p-values and limits.
+
+Whoever is exchangeable with n others is as likely as any of them to be the highest, so at most a share of `share` of fresh ones lies above the
+limit below (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Bates et al., Ann. Statist. 2023). Exchangeable are patients,
+not the slices of one: the unit is the patient, who stands with the highest of its images.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomaly_detection.evaluation.scores import Scores
+
+_ROUNDING = 1e-9  # 1 - 0.95 is a little more than 0.05
+
+
+@dataclass(frozen=True)
+class Normals:
+    """N normal images of a part of the data.
+
+    Attributes:
+        scores: what the network says of them.
+        organ, modality: (N,) their true class numbers.
+        unit: (N,) the same number for images of one patient.
+    """
+
+    scores: Scores
+    organ: np.ndarray
+    modality: np.ndarray
+    unit: np.ndarray
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """The domains that occur, sorted."""
+        return sorted(set(zip(self.organ.tolist(), self.modality.tolist(), strict=True)))
+
+    def of(self, pair: tuple[int, int]) -> np.ndarray:
+        """(N,) bool, whether an image is of a domain."""
+        return (self.organ == pair[0]) & (self.modality == pair[1])
+
+
+def numbered(units: Sequence[Hashable | None]) -> np.ndarray:
+    """(N,) int64: the same number for the same unit; None is a unit of its own each time."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault((place,) if unit is None else unit, len(numbers)) for place, unit in enumerate(units)], np.int64)
+
+
+def highest(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The highest value (N,) of each unit, sorted by unit."""
+    order = np.argsort(unit, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(unit[order]) != 0))
+    return np.maximum.reduceat(values[order], starts) if len(values) else values
+
+
+def p_value(score: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """(N,) conformal p-values of scores (N,): how large a part of the n calibration scores and the image itself is at least as high."""
+    ordered = np.sort(calibration)
+    return (1 + len(ordered) - np.searchsorted(ordered, score, side="left")) / (len(ordered) + 1)
+
+
+def needed(share: float) -> int:
+    """How many units it takes before any can be said to be among the highest `share`."""
+    return math.ceil(1 / share - _ROUNDING) - 1
+
+
+def limit(calibration: np.ndarray, share: float) -> float:
+    """Above it lies at most `share` of fresh units: exactly what has a `p_value` of at most `share`. It takes `needed(share)` units."""
+    return float(np.sort(calibration)[-math.floor(share * (len(calibration) + 1) + _ROUNDING)])
