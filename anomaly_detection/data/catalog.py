@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from anomaly_detection.config.layers import Layer, build, read_yaml
@@ -47,6 +47,8 @@ class DatasetSettings:
         for key in ("organ", "modality", "root"):
             if not getattr(self, key).strip():
                 raise ValueError(f"{key} must not be empty")
+        if leads_out(self.root):
+            raise ValueError(f"root must be a folder under the data root, without `..`, not {self.root}; a link may lead elsewhere")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,12 @@ def check_name(where: str, name: object) -> None:
     """Split files name a dataset after a space, by name or number, and the name stands in paths: raises UserError if it will not do."""
     if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
         raise UserError(f"{where}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path that a list or a catalog names is absolute or climbs with `..`, on this system or another: such files may come from elsewhere."""
+    windows = PureWindowsPath(path)
+    return bool(windows.drive or windows.root) or PurePosixPath(path).is_absolute() or ".." in windows.parts
 
 
 def unknown_dataset(name: str, catalog: Mapping[str, DatasetSpec]) -> str:

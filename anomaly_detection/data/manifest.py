@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import optional, read_table, whole_file
 
 MANIFEST = "manifest.csv"
 
@@ -39,16 +39,12 @@ def read_manifest(path: Path) -> list[Row]:
     Raises:
         UserError: it is missing or damaged.
     """
+    kinds = {field.name: str for field in fields(Row)} | {"abnormal": int, "mask_pixels": optional(int)}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        rows = []
-        for line in lines:
-            sizes = {"abnormal": int(line["abnormal"]), "mask_pixels": int(line["mask_pixels"]) if line["mask_pixels"] else None}
-            rows.append(Row(**{field.name: line[field.name] for field in fields(Row)} | sizes))
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not a manifest as `prepare` writes it ({error!r}); delete the folder and prepare it again") from None
-    return rows
+        lines = read_table(path, kinds)
+    except UserError as error:
+        raise UserError(f"{error}; this is not a manifest as `prepare` writes it: delete the folder and prepare it again") from None
+    return [Row(**{name: line[name] for name in kinds}) for line in lines]
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:

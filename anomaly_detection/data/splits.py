@@ -1,16 +1,24 @@
 """Which image is in which split: the files train_test_split/{normal,anomaly}/{train,val,test} in a folder of folds.
 
-A line is `image dataset`: the path of the image in its dataset's folder, and the dataset's name or label after the last space.
+A line is `image dataset`: the path of the image in its dataset's folder, and the dataset's name or label after the last space, comma or semicolon.
 Empty lines and lines that begin with `#` count for nothing.
 """
 
-from collections.abc import Mapping
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from anomaly_detection.data.catalog import DatasetSpec, unknown_dataset
+from anomaly_detection.data.catalog import DatasetSpec, leads_out, unknown_dataset
+from anomaly_detection.data.manifest import MANIFEST
+from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_text
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["normal", "anomaly"]
 Part = Literal["train", "val", "test"]
@@ -75,19 +83,96 @@ class Splits:
 
 def _read(file: Path, kind: Kind, part: Part, catalog: Mapping[str, DatasetSpec]) -> list[SplitEntry]:
     names = {str(spec.label): name for name, spec in catalog.items()} | {name: name for name in catalog}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a readable text file in UTF-8 ({error}); write it again") from None
     entries = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        image, dataset = parse_line(line)
+        if not image or image.startswith("#"):
             continue
-        image, *dataset = line.rsplit(maxsplit=1)
-        if not dataset:
-            raise UserError(f"{file}:{number}: {line.strip()!r} names no dataset; write `image dataset` with a space between")
-        if dataset[0] not in names:
-            raise UserError(f"{file}:{number}: {unknown_dataset(dataset[0], catalog)}")
+        if dataset is None:
+            raise UserError(f"{file}:{number}: {image!r} names no dataset; write `image dataset` with a space between")
+        if dataset not in names:
+            raise UserError(f"{file}:{number}: {unknown_dataset(dataset, catalog)}")
+        if leads_out(image):
+            raise UserError(f"{file}:{number}: {image} leads out of the folder of {dataset}; write the path in that folder, without `..`")
         # one spelling for one file: ./a//b.png is a/b.png
-        entries.append(SplitEntry(PurePosixPath(image.strip()).as_posix(), names[dataset[0]], kind, part, f"{file}:{number}"))
+        entries.append(SplitEntry(PurePosixPath(image).as_posix(), names[dataset], kind, part, f"{file}:{number}"))
     return entries
+
+
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=[\s,;]|$)')  # a cell with a comma in it, as spreadsheets save it
+_LINE = re.compile(r"(.*[^\s,;])[\s,;]+([^\s,;]+)")
+
+
+def parse_line(line: str) -> tuple[str, str | None]:
+    """A line of a split file, as people and spreadsheets write it: the image, and the dataset's name or label.
+
+    Of a comment, an empty line and one without a dataset it is the whole text, and None.
+    """
+    line = line.strip()
+    if quoted := _QUOTED.match(line):
+        line = quoted[1].replace('""', '"') + line[quoted.end() :]
+    line = line.rstrip(" \t,;")
+    match = None if line.startswith("#") else _LINE.fullmatch(line)
+    return (match[1], match[2]) if match else (line, None)
+
+
+def refuse_aliases(entries: Sequence[SplitEntry], catalog: Mapping[str, DatasetSpec], data_root: Path) -> None:
+    """Look which files the lines mean, whatever their names are: links, folders that datasets share, upper and lower case where it is one.
+
+    A warning names the first image that lies elsewhere behind a link: a report shows images, and the data may be a stranger's. Files that are
+    missing are left to those who read them.
+
+    Raises:
+        UserError: a file is in two splits, of one dataset or of two, or twice in one split of one dataset.
+    """
+    files: dict[tuple[int, int], SplitEntry] = {}
+    outside: list[str] = []
+    home = os.path.realpath(data_root)
+    folders: dict[str, bool] = {}
+    for entry in entries:
+        path = os.path.join(data_root, catalog[entry.dataset].root, entry.image)
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        folder = os.path.dirname(path)
+        if folder not in folders:
+            folders[folder] = _is_below(os.path.realpath(folder), home)
+        if not folders[folder] or (os.path.islink(path) and not _is_below(os.path.realpath(path), home)):
+            outside.append(path)
+        other = files.setdefault((status.st_dev, status.st_ino), entry)
+        elsewhere = (other.kind, other.part) != (entry.kind, entry.part)
+        # hard links are files of their own: in one split they do no harm
+        if elsewhere or (other is not entry and other.dataset == entry.dataset and status.st_nlink == 1):
+            first = f"{other.image} of {other.dataset} in {other.kind}/{other.part} ({other.where})"
+            raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} is the same file as {first}; take one line out")
+    if outside:
+        first = f"{outside[0]} is {os.path.realpath(outside[0])}"
+        logger.warning("%s: %d images lie outside, behind links, the first: %s; see that they are meant", data_root, len(outside), first)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def missing_images(missing: Sequence[SplitEntry], listed: int, spec: DatasetSpec, data_root: Path) -> str:
+    """What is said where images of a dataset, of so many that are listed, are not there: how many, the first, and what mends it."""
+    folder, first = Path(data_root) / spec.root, missing[0]
+    words = spec.name if spec.name in DOWNLOADS else f"folder {spec.name}"
+    command = f"`python -m anomaly_detection prepare {words} ... --data-root {data_root}`"
+    if near := _with_zeros(folder / first.image):
+        advice = f"{near} is there: a spreadsheet takes zeros away, so correct the list, or let {command} write it again"
+    elif (folder / MANIFEST).is_file():
+        advice = f"the list is of other images than `prepare` has made there; {command} writes both"
+    else:
+        advice = f"put the images there, or correct `root` of {spec.name} in datasets.yaml or the split file; {command} writes both images and lists"
+    return f"{first.where}: {len(missing)} of {listed} images of {spec.name} are missing, the first is {folder / first.image}; {advice}"
+
+
+def _with_zeros(path: Path) -> str | None:
+    """The file beside a missing one whose name is the same number with zeros before it."""
+    stem = path.stem.lstrip("0") or "0"
+    if not stem.isdigit() or not path.parent.is_dir():
+        return None
+    names = (other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.stem.isdigit())
+    return next((name for name in sorted(names) if (Path(name).stem.lstrip("0") or "0") == stem), None)

@@ -1,6 +1,5 @@
 """What a finished experiment looks like: ROC curves, score histograms, galleries, the latent, training curves. Drawn without a display."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
 
 from anomaly_detection.evaluation.overlay import overlay
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import optional, read_table, whole_file
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
 DPI = 90
@@ -33,8 +32,7 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
         details = dict(file)
     log = []
     if (folder / "log.csv").exists():  # not of a network that was not trained
-        with open(folder / "log.csv", newline="", encoding="utf-8") as file:
-            log = list(csv.DictReader(file))
+        log = read_table(folder / "log.csv", {"phase": str, "iteration": int}, rest=optional(float))
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
     for name in metrics["datasets"]:
         figures[f"gallery_{name}"] = draw_gallery(rows, details, name, float(details["map_scale"]))
@@ -143,8 +141,8 @@ def _tsne(latent: np.ndarray) -> np.ndarray:
     return TSNE(2, perplexity=min(30, (len(latent) - 1) / 3), init="pca" if latent.shape[1] > 1 else "random", random_state=0).fit_transform(latent)
 
 
-def draw_training(log: Sequence[Mapping[str, str]]) -> Figure:
-    """Every loss and accuracy of log.csv along the iterations, over all phases."""
+def draw_training(log: Rows) -> Figure:
+    """Every loss and accuracy of log.csv along the iterations, over all phases; a phase may lack some."""
     steps, offset, last = [], 0, ("", 0)
     for row in log:
         if row["phase"] != last[0]:
@@ -157,7 +155,7 @@ def draw_training(log: Sequence[Mapping[str, str]]) -> Figure:
     figure = Figure((3 * across, 2.1 * -(-len(columns) // across)), layout="constrained")
     grid = figure.subplots(-(-len(columns) // across), across, squeeze=False).reshape(-1)
     for axes, column in zip(grid, columns, strict=False):
-        points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column)]
+        points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
         axes.plot(*zip(*points, strict=True), linewidth=1)
         axes.set_title(column, fontsize=8)
         axes.tick_params(labelsize=6)

@@ -15,7 +15,7 @@ from anomaly_detection.evaluation.metrics import image_metrics
 from anomaly_detection.evaluation.pooling import patient_metrics
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import read_table, whole_file
 
 COLUMNS = (
     "image",
@@ -190,7 +190,6 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     numbers = dict.fromkeys(COLUMNS, str) | dict.fromkeys(("score", "calibrated_score", "label_calibrated_score"), float) | {"label": int}
     numbers |= dict.fromkeys(("anomalous", "label_anomalous", "guaranteed", "unknown_domain"), lambda text: int(text) if text else "")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [{name: kind(row[name]) for name, kind in numbers.items()} for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not scores as `evaluate` writes them ({error!r}); evaluate the run again") from None
+        return read_table(path, numbers)
+    except UserError as error:
+        raise UserError(f"{error}; these are not scores as `evaluate` writes them: evaluate the run again") from None

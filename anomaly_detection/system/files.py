@@ -1,14 +1,27 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and files that people edit, read as their programs save them."""
 
+import codecs
+import csv
+import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from anomaly_detection.system.errors import UserError
+
+# UTF-32 first: its mark begins with that of UTF-16
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 @contextmanager
@@ -62,9 +75,105 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); delete the file and run the same command again") from None
+
+
+def read_text(path: Path) -> str:
+    r"""The text of a file that people edit, as their programs save it, with "\n" at the end of each line.
+
+    UTF-8 with or without a mark at its beginning, UTF-16 and UTF-32 with one; what is none of these is read as Windows-1252, in which spreadsheets
+    of Western Europe save CSV.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is no text.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    text = _decoded(data)
+    if text is None or "\0" in text:
+        raise UserError(f"{path}: not a text file; save it again as text in UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(data: bytes) -> str | None:
+    """Bytes as text; None where they are none."""
+    mark, marked = next(((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)), (b"", None))
+    for encoding in (marked,) if marked else ("utf-8", "cp1252"):
+        try:
+            return data[len(mark) :].decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def read_table(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Callable[[str], Any] = str) -> list[dict[str, Any]]:
+    """The lines of a CSV file by the names in its header, as spreadsheets save it again.
+
+    Between the cells stand commas, semicolons or tabs, whichever the header has more of; where it is not commas, a number may have a decimal comma.
+    Empty lines count for nothing, and a line may lack empty cells at its end, or have more of them.
+
+    Args:
+        path: of the file, see `read_text`.
+        kinds: the columns that must be there, each with what makes a value of its text and raises ValueError where that cannot be: str, int, ...
+        rest: the same for all other columns.
+
+    Raises:
+        UserError: the file is missing or no table, lacks a column, or holds a cell that is not of its kind; it names file, line and column.
+    """
+    text = read_text(path)
+    delimiter = _delimiter(text.partition("\n")[0])
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        while header and not header[-1]:
+            header.pop()
+        for name in kinds:
+            if header.count(name) != 1:
+                raise UserError(f"{path}: has {header.count(name) or 'no'} columns {name!r}; its first line is {', '.join(header) or 'empty'}")
+        for cells in reader:
+            if not any(map(str.strip, cells)):
+                continue
+            if any(map(str.strip, cells[len(header) :])):
+                raise UserError(f"{path}:{reader.line_num}: {len(cells)} cells, where the first line has {len(header)}")
+            cells += [""] * (len(header) - len(cells))
+            pairs = zip(header, cells, strict=False)
+            rows.append({name: _value(kinds.get(name, rest), cell, delimiter, f"{path}:{reader.line_num}: {name}") for name, cell in pairs})
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not a line of a table ({error})") from None
+    return rows
+
+
+def optional(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The kind of a column of `read_table` whose cells may be empty, which is None then."""
+
+    def convert(text: str) -> Any:
+        return kind(text) if text.strip() else None
+
+    return convert
+
+
+def _delimiter(header: str) -> str:
+    """What stands between the cells of a table: what there is most of in its first line, of commas where that is none."""
+    return max(",;\t", key=header.count)
+
+
+def _value(kind: Callable[[str], Any], cell: str, delimiter: str, where: str) -> Any:
+    try:
+        return kind(cell)
     except ValueError:
-        raise UserError(f"{path}: damaged; delete the file and run the same command again") from None
+        if delimiter != "," and re.fullmatch(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*", cell):
+            return _value(kind, cell.replace(",", "."), ",", where)
+        raise UserError(f"{where}: {cell!r} will not do ({_expected(kind)})") from None
+
+
+def _expected(kind: Callable[[str], Any]) -> str:
+    return {int: "a whole number is needed", float: "a number is needed"}.get(kind, "another kind of value is needed")

@@ -11,6 +11,7 @@ from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.data.splits import Part
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_text
 
 KINDS = {"CT_NonCOVID": False, "CT_COVID": True}  # folder or archive of the images -> whether they are abnormal
 
@@ -49,10 +50,7 @@ def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:
     split: dict[str, Part] = {}
     for name, part in lists.items():
         with found[name].on_disk() as path:
-            try:
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{found[name]}: not a readable text file ({error}); download it again") from None
+            lines = read_text(path).splitlines()
         for line in filter(None, map(str.strip, lines)):
             split.setdefault(line.lower().rsplit(".", 1)[0], part)
     return split

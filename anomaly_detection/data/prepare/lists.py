@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from anomaly_detection.data.catalog import DatasetSpec, check_name, read_catalog
-from anomaly_detection.data.splits import Kind, Part, Splits
+from anomaly_detection.data.splits import Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import read_text, whole_file
 
 
 def write_splits(
@@ -43,7 +43,7 @@ def write_splits(
     counts = ", ".join(f"{len(images)} {kind} {part}" for (kind, part), images in splits.items())
     header = f"# {spec.name}: {counts}; {origin}"
     files = {(kind, part): folds / "train_test_split" / kind / part for kind, part in splits}
-    texts = {key: file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else [] for key, file in files.items()}
+    texts = {key: read_text(file).splitlines() if file.exists() else [] for key, file in files.items()}
     if all(header in lines for lines in texts.values()):
         return False
     for key, file in files.items():
@@ -85,7 +85,7 @@ def write_entry(data_root: Path, inherited: Path, spec: DatasetSpec) -> None:
     there = read_catalog(source).get(spec.name)
     if there == spec:
         return
-    text = source.read_text(encoding="utf-8")
+    text = read_text(source)
     entry = {key: value for key, value in vars(spec).items() if key != "name"}
     if there is None:
         plain = {key: value for key, value in entry.items() if value != _DEFAULTS.get(key, ...)}
@@ -128,6 +128,5 @@ def _yaml(value: Any) -> str:
 
 
 def _is_of(line: str, spec: DatasetSpec) -> bool:
-    if line.startswith("#"):
-        return line.startswith(f"# {spec.name}:")
-    return bool(line.strip()) and line.rsplit(maxsplit=1)[-1] in (spec.name, str(spec.label))
+    text, dataset = parse_line(line)
+    return text.startswith(f"# {spec.name}:") or dataset in (spec.name, str(spec.label))
