@@ -63,7 +63,11 @@ def build_settings(layers: Sequence[Layer]) -> Settings:
     Raises:
         UserError: one line with the layer, the key, what was expected.
     """
-    model = next((layer.values["model"] for layer in reversed(layers) if "model" in layer.values), None)
+    named = [layer for layer in layers if "model" in layer.values]
+    if not named:
+        file = next((layer.source for layer in reversed(layers) if not layer.override), "settings")
+        raise UserError(f"{file}: the key model is missing")
+    model = named[-1].values["model"]
     if not isinstance(model, str):
-        raise UserError(f"{layers[0].source if layers else 'settings'}: model: expected the name of a baseline, got {model!r}")
+        raise UserError(f"{named[-1].source}: model: expected the name of a baseline, got {model!r}")
     return build(settings_schema(model), layers)

@@ -18,6 +18,7 @@ from typing import Any, Literal, Union
 import yaml
 
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_text
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,10 +37,16 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9
 
 @dataclass(frozen=True)
 class Layer:
-    """Some settings and the place they come from, as an error message names it."""
+    """Some settings and the place they come from, as an error message names it.
+
+    Attributes:
+        source, values: the place and the settings.
+        override: whether it changes settings that stand elsewhere, where a key that is missing is to be added.
+    """
 
     source: str
     values: Mapping[str, Any]
+    override: bool = False
 
 
 class _Inside(dict):
@@ -53,16 +60,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = yaml.load(read_text(path), _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_reason(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
     return values
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """The line that is no YAML, and what is wrong there."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": not valid YAML: {' '.join(str(error).split())}"
+    if "'\\t'" in (error.problem or ""):
+        return f":{mark.line + 1}: a tab where YAML takes none; indent with spaces, and put a space behind a colon"
+    context = f" {error.context}," if error.context else ""
+    return f":{mark.line + 1}: not valid YAML:{context} {error.problem}"
 
 
 def read_layers(path: Path, _seen: tuple[Path, ...] = ()) -> list[Layer]:
@@ -90,7 +106,7 @@ def parse_override(text: str) -> Layer:
     values: Any = parsed
     for part in reversed(key.strip().split(".")):
         values = _Inside({int(part) if part.isdigit() else part: values})
-    return Layer(f"--set {text}", values)
+    return Layer(f"--set {text}", values, override=True)
 
 
 def build(schema: type, layers: Sequence[Layer]) -> Any:
@@ -102,7 +118,7 @@ def build(schema: type, layers: Sequence[Layer]) -> Any:
     origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(schema, merged, layer.values, layer.source, "", origins)
+        merged = _merge(schema, merged, layer.values, layer, "", origins)
     return _convert(schema, merged, "", origins)
 
 
@@ -122,15 +138,17 @@ def _nested_schema(hint: Any) -> type | None:
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
-def _merge(schema: type | None, below: Any, above: Any, source: str, prefix: str, origins: dict[str, str]) -> Any:
-    origins[prefix] = source
-    if not isinstance(above, Mapping) or (schema is None and not isinstance(above, _Inside)):
+def _merge(schema: type | None, below: Any, above: Any, layer: Layer, prefix: str, origins: dict[str, str]) -> Any:
+    replaced = not isinstance(above, Mapping) or (schema is None and not isinstance(above, _Inside))
+    if replaced or not layer.override or prefix not in origins:
+        origins[prefix] = layer.source
+    if replaced:
         return above
     merged = dict(below) if isinstance(below, Mapping) else {}
     fields = {} if schema is None else _fields(schema)
     for key, value in above.items():
         name = f"{prefix}.{key}" if prefix else str(key)
-        merged[key] = _merge(_nested_schema(fields.get(key)), merged.get(key), value, source, name, origins)
+        merged[key] = _merge(_nested_schema(fields.get(key)), merged.get(key), value, layer, name, origins)
     return merged
 
 
@@ -177,9 +195,7 @@ def _convert_dataclass(schema: type, value: Any, name: str, origins: Mapping[str
     inside = {key: f"{name}.{key}" if name else str(key) for key in [*value, *fields]}
     for key in value:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(fields)}"
-            _fail(inside[key], origins, f"no such key; {hint}")
+            _fail(inside[key], origins, f"no such key; {_meant(str(key), schema)}")
     for field in dataclasses.fields(schema):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in value:
@@ -190,6 +206,14 @@ def _convert_dataclass(schema: type, value: Any, name: str, origins: Mapping[str
     except ValueError as error:
         key = str(error).split(" ", 1)[0]
         _fail(inside.get(key, name), origins, str(error))
+
+
+def _meant(key: str, schema: type) -> str:
+    """What may be meant by a key that is not there: that of a group, one that is spelled nearly so, or any."""
+    fields = _fields(schema)
+    groups = [f"{name}.{key}" for name, hint in fields.items() if (inner := _nested_schema(hint)) and key in _fields(inner)]
+    near = groups or difflib.get_close_matches(key, fields, 1, 0.7)
+    return f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(fields)}"
 
 
 def _convert_union(hint: Any, options: tuple, value: Any, name: str, origins: Mapping[str, str]) -> Any:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.data.splits import SplitEntry
+from anomaly_detection.data.splits import SplitEntry, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # raise it when `Preprocessing.read` comes to make other pixels of the same file
 PIPELINE_VERSION = 1
+HASH_BYTES = 16
+HASHES = ".hashes"  # the suffix of the file beside an array that holds the hashes of its images
 # a 12-bit image in a 16-bit file is no brighter than this
 NEARLY_BLACK = 16
 
@@ -89,16 +91,18 @@ class KeptImages(NamedTuple):
     Attributes:
         array: (N, channels, image_size, image_size) uint8, memory-mapped: pages are read when they are used, and a change never reaches the file.
         digest: a hash of its pixels, which was taken when the images were read.
+        hashes: (N, 16) uint8, of each image's pixels likewise; zeros of an image that is of one grey.
     """
 
     array: np.ndarray
     digest: str
+    hashes: np.ndarray
 
 
 def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> KeptImages:
     """The pixels of `entries`, in their order; read from the image files only where no array of them is kept.
 
-    Files are known again by path, size and times, of the content and of the entry in the folder. Arrays are kept in `data_root`/.cache, or in the
+    Files are known again by path, size, number, and times of the content and of the entry in the folder. Arrays are kept in `data_root`/.cache, or in the
     user's own cache folder where that cannot be written. Several processes may call this at once: one reads the images, the others wait for it.
 
     Args:
@@ -122,10 +126,14 @@ def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Pat
         with FileLock(folder / f"{name}.lock"):
             kept = _find(folder, stem, shape)  # another process may have made it meanwhile
             if kept is None:
-                for stale in [*folder.glob(f"{name}-*.npy"), *folder.glob(f".{name}-*.partial")]:
+                for stale in [path for pattern in (f"{name}-*.npy", f"{name}-*{HASHES}", f".{name}-*.partial") for path in folder.glob(pattern)]:
                     with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                         stale.unlink()
-                digest = _build(folder / f"{stem}.npy", shape, entries, spec, data_root, preprocessing)
+                digest, hashes = _build(folder / f"{stem}.npy", shape, entries, spec, data_root, preprocessing)
+                if not stem.endswith(_key(entries, spec, data_root, preprocessing)):
+                    raise UserError(f"{data_root / spec.root}: images changed while they were read; run the same command again")
+                with whole_file(folder / f"{stem}-{digest}{HASHES}") as partial, open(partial, "wb") as file:
+                    np.save(file, hashes)
                 os.replace(folder / f"{stem}.npy", folder / f"{stem}-{digest}.npy")
                 kept = _find(folder, stem, shape)
     except OSError as error:
@@ -141,14 +149,12 @@ def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, prep
     for entry in entries:
         try:
             status = (root / entry.image).stat()
-            # the second time is newer where a file was replaced by one with the time of the first, as archives leave them
-            files.append((entry.image, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            # the second time is newer, or the number another, where a file was replaced by one with the first's time, as archives leave them
+            files.append((entry.image, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
         except OSError:
             missing.append(entry)
     if missing:
-        first, count = missing[0], f"{len(missing)} of {len(entries)} images of {spec.name}"
-        advice = f"put the images there, or correct `root` of {spec.name} in datasets.yaml or the split file"
-        raise UserError(f"{first.where}: {count} are missing, the first is {root / first.image}; {advice}")
+        raise UserError(missing_images(missing, len(entries), spec, data_root))
     folder, base = root.resolve(), data_root.resolve()
     if folder.is_relative_to(base):  # so that a data root can be moved with its arrays
         folder = folder.relative_to(base)
@@ -158,14 +164,15 @@ def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, prep
 
 def _find(folder: Path, stem: str, shape: tuple[int, ...]) -> KeptImages | None:
     """The array of a key, with the digest that stands in the name of its file; None where there is none or it is damaged."""
-    for path in folder.glob(f"{glob.escape(stem)}-*.npy"):
+    for path in folder.glob(f"{glob.escape(stem)}-*{HASHES}"):
         try:
             # copy-on-write rather than read-only, since torch takes only arrays that may be written to
-            array = np.lib.format.open_memmap(path, mode="c")
-        except (OSError, ValueError):  # ValueError: not an array, or cut short
+            array = np.lib.format.open_memmap(path.with_suffix(".npy"), mode="c")
+            hashes = np.load(path)
+        except (OSError, ValueError, EOFError):  # ValueError, EOFError: not an array, or cut short
             continue
-        if array.shape == shape and array.dtype == np.uint8:
-            return KeptImages(array, path.stem.rpartition("-")[2])
+        if array.shape == shape and array.dtype == np.uint8 and hashes.shape == (shape[0], HASH_BYTES) and hashes.dtype == np.uint8:
+            return KeptImages(array, path.stem.rpartition("-")[2], hashes)
     return None
 
 
@@ -194,23 +201,26 @@ def _check_writable(folder: Path) -> None:
 
 def _build(
     path: Path, shape: tuple[int, ...], entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing
-) -> str:
-    """Write the array of some images to a file; the hash of their pixels."""
+) -> tuple[str, np.ndarray]:
+    """Write the array of some images to a file; the hash of their pixels, and those of each."""
     logger.debug("reading %d images into %s", len(entries), path)
     paths = [data_root / spec.root / entry.image for entry in entries]
     label = f"reading {spec.name} {entries[0].kind} {entries[0].part}"
-    brightest, digest = 0, hashlib.sha256()
+    brightest, digest, hashes = 0, hashlib.sha256(), np.zeros((len(entries), HASH_BYTES), np.uint8)
     # threads suffice: Pillow decodes and resizes outside the interpreter's lock
     with whole_file(path) as partial, open(partial, "wb") as file, ThreadPoolExecutor() as pool:
         # written in order rather than through a memory map, on which a full disk would be a bus error
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         images = pool.map(preprocessing.read, paths)
-        for image in tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True):
+        bar = tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True)
+        for place, image in enumerate(bar):
             pixels = image.tobytes()
             file.write(pixels)
             digest.update(pixels)
             brightest = max(brightest, int(image.max()))
+            if image.min() < image.max():
+                hashes[place] = np.frombuffer(hashlib.sha256(pixels).digest()[:HASH_BYTES], np.uint8)
     if brightest <= NEARLY_BLACK:
         advice = f"if these are 16-bit files that use a part of their range, give {spec.name} a window in datasets.yaml"
         logger.warning("%s: nearly black, no pixel above %d of 255; %s", label, brightest, advice)
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:32], hashes

@@ -17,7 +17,7 @@ from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits
+from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, refuse_aliases
 from anomaly_detection.system.errors import UserError
 
 
@@ -125,6 +125,21 @@ class Domains:
         return cls(tuple(dict.fromkeys(spec.organ for spec in specs)), tuple(dict.fromkeys(spec.modality for spec in specs)))
 
 
+class _Contents:
+    """The images of several splits by their pixels, none of which may be in two."""
+
+    def __init__(self):
+        self._first: dict[bytes, SplitEntry] = {}
+
+    def add(self, entries: Sequence[SplitEntry], kept: KeptImages) -> None:
+        """Those of one split; raises UserError where an image is in another, too. Images of one grey are nobody's."""
+        for entry, digest in zip(entries, map(bytes, kept.hashes), strict=True):
+            other = self._first.setdefault(digest, entry)
+            if any(digest) and (other.kind, other.part) != (entry.kind, entry.part):
+                first = f"{other.image} of {other.dataset} in {other.kind}/{other.part} ({other.where})"
+                raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} shows the same pixels as {first}; take one line out")
+
+
 class DataSource:
     """What there is under a data root, as its catalog and split files describe it.
 
@@ -147,6 +162,7 @@ class DataSource:
         self.catalog = read_catalog(find_catalog(data_root, project_root))
         self.splits = Splits(find_folds(data_root, project_root), self.catalog)
         self._fingerprints: dict[tuple, str] = {}
+        self._files_checked = False
 
     def available(self) -> list[str]:
         """The datasets whose folder exists and of which the split files list images, in order of their labels."""
@@ -177,7 +193,8 @@ class DataSource:
             memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
         Raises:
-            UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable.
+            UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable, or a file that several lines of
+                the split files mean, see `refuse_aliases`.
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
@@ -219,16 +236,17 @@ class DataSource:
         while this process runs is not seen by it.
 
         Raises:
-            UserError: as `load` does.
+            UserError: as `load` does; also where two of these parts hold the same pixels, whatever the names of the files.
         """
         specs = self._specs(datasets)
         key = (*((spec.name, preprocessing[spec.name]) for spec in specs), *parts)
         if key not in self._fingerprints:
             domains = Domains.of(specs)
-            content = []
+            content, images = [], _Contents()
             for part in parts:
                 for spec, kind, entries in self._groups(specs, part):
                     kept = self._kept((spec, kind, entries), preprocessing)
+                    images.add(entries, kept)
                     ids = domains.organs.index(spec.organ), domains.modalities.index(spec.modality)
                     content.append([part, kind, spec.name, *ids, [entry.image for entry in entries], kept.array.shape, kept.digest])
             self._fingerprints[key] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -236,6 +254,9 @@ class DataSource:
 
     def _groups(self, specs: Sequence[DatasetSpec], part: Part) -> list[tuple[DatasetSpec, Kind, list[SplitEntry]]]:
         """The lines of each dataset in the split files of a part."""
+        if not self._files_checked:
+            refuse_aliases(self.splits.entries, self.catalog, self.data_root)
+            self._files_checked = True
         kinds = [kind for kind, its_part in SPLITS if its_part == part]
         return [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
 

@@ -133,8 +133,8 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
                         *_config(model, datasets),
                         *above,
                         *grid.overrides,
-                        Layer("the study", {"datasets": datasets, "seed": seed}),
-                        Layer(f"the regime {regime.name}", regime.settings()),
+                        Layer("the study", {"datasets": datasets, "seed": seed}, override=True),
+                        Layer(f"the regime {regime.name}", regime.settings(), override=True),
                     ]
                     experiments.append(Experiment.place(build_settings(layers), results, regime.name))
     return experiments

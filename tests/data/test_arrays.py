@@ -59,7 +59,8 @@ def load(entries, spec, root, size, channels, **options) -> np.ndarray:
 
 
 def kept(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+    """The arrays in a folder, without what lies beside them."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".hashes"))
 
 
 def refusal(*arguments) -> str:
