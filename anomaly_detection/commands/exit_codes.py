@@ -1,5 +1,6 @@
 """How a command ends: errors told in one line, and the exit code."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from anomaly_detection.system.memory import keep_memory
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a command and leave the process: 0 well, 1 something failed, 2 the user can mend it, 130 interrupted."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8, and consoles that know few characters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     keep_memory()
     try:
         sys.exit(main(None))

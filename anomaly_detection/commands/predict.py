@@ -11,7 +11,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"example: {parser.prog} results/.../maddr/lits+covid_ct+covid_xray/seed_0 scans/ --output predictions"
     add_trained(parser)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="receives predictions.csv and overlays/")
+    text = "receives predictions.csv, whose column `overlay` names the picture of each image, and overlays/, from which those of an earlier run go"
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
     text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)

@@ -102,8 +102,8 @@ class KeptImages(NamedTuple):
 def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> KeptImages:
     """The pixels of `entries`, in their order; read from the image files only where no array of them is kept.
 
-    Files are known again by path, size, number, and times of the content and of the entry in the folder. Arrays are kept in `data_root`/.cache, or in the
-    user's own cache folder where that cannot be written. Several processes may call this at once: one reads the images, the others wait for it.
+    Files are known again by path, size, number, and times of the content and of the entry in the folder. Arrays are kept in `data_root`/.cache, or
+    in the user's own cache folder where that cannot be written. Several processes may call this at once: one reads the images, the others wait.
 
     Args:
         entries: images of one dataset from one split file, at least one.

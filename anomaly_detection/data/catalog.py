@@ -100,7 +100,7 @@ def check_name(where: str, name: object) -> None:
 
 
 def leads_out(path: str) -> bool:
-    """Whether a path that a list or a catalog names is absolute or climbs with `..`, on this system or another: such files may come from elsewhere."""
+    """Whether a path that a list or a catalog names is absolute or climbs with `..`, on this system or another."""
     windows = PureWindowsPath(path)
     return bool(windows.drive or windows.root) or PurePosixPath(path).is_absolute() or ".." in windows.parts
 

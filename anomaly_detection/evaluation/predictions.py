@@ -3,6 +3,7 @@
 import csv
 import itertools
 import logging
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import Window, WindowChoice
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction
+from anomaly_detection.evaluation.outputs import OVERLAYS, TABLE, Names, is_own, is_table, overlay_names, printable, remove_stale, save_overlay
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -57,6 +59,8 @@ class InputImage(NamedTuple):
 def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, window: WindowChoice, overlays: bool) -> tuple[int, int]:
     """Write `output`/predictions.csv, and below `output`/overlays/ each image with its anomaly map; only a few images are in memory at a time.
 
+    Every row has an image's name of its own, and names its overlay. What `predict` wrote before is never scored, and overlays of an earlier run go.
+
     Args:
         detector: scores the images.
         inputs: files, folders and zip archives; a file that cannot be read is a line with its error.
@@ -68,36 +72,62 @@ def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, 
         How many images were scored, and how many files could not be read.
 
     Raises:
-        UserError: there is no such input, no file in it, not one could be read, or the window is not that of training.
+        UserError: there is no such input, no file in it, not one could be read, the window is not that of training, or a file that `predict` has
+            not written would be overwritten.
     """
     preprocessing = detector.preprocessing if window is None else _with_window(detector.preprocessing, window)
-    files = list_inputs(inputs)
-    if not files:
-        raise UserError(f"{', '.join(map(str, inputs))}: no file is there")
+    files = _files_of(inputs)
+    if (output / TABLE).exists() and not is_table(output / TABLE):
+        raise UserError(f"{output / TABLE}: is there, and `predict` has not written it; name another --output")
     good = bad = 0
+    names, overlay_files, written = Names(), Names(), []
     with (
-        whole_file(output / "predictions.csv") as partial,
+        whole_file(output / TABLE) as partial,
         open(partial, "w", newline="", encoding="utf-8") as table,
         tqdm(total=len(files), desc="predicting", unit="file", disable=None, dynamic_ncols=True) as bar,
     ):
-        writer = csv.DictWriter(table, COLUMNS, restval="")
+        writer = csv.DictWriter(table, (*COLUMNS, "overlay"), restval="")
         writer.writeheader()
         for batch in _in_batches(_decode_ahead(files, preprocessing, bar)):
             readable = [image for image in batch if image.pixels is not None]
             predictions = iter(detector.predict_batch(np.stack([image.pixels for image in readable])) if readable else [])
             for image in batch:
+                row = {"image": names.take(printable(image.name))}
                 if image.pixels is None:
                     bad += 1
-                    writer.writerow({"image": image.name, "error": image.error})
+                    writer.writerow({**row, "error": printable(image.error)})
                     continue
                 good += 1
                 prediction = next(predictions)
-                writer.writerow({"image": image.name, **_columns(prediction)})
                 if overlays:
-                    _write_overlay(image, prediction, detector, output / "overlays")
+                    row["overlay"] = f"{OVERLAYS}/{overlay_files.take(*overlay_names(row['image']))}"
+                    written.append(output / row["overlay"])
+                    save_overlay(_picture(image, prediction, detector), written[-1])
+                writer.writerow({**row, **_columns(prediction)})
         if not good:
             raise UserError(f"not one of {len(files)} files could be read; the first: {batch[0].error}")
+    if stale := remove_stale(output / OVERLAYS, written):
+        logger.info("%s: %d overlays of an earlier run are removed", output / OVERLAYS, stale)
     return good, bad
+
+
+def _files_of(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
+    """The files of some inputs by their names, each once, without what `predict` wrote."""
+    sources: dict[str, Path] = {}
+    for path in inputs:
+        sources.setdefault(os.path.realpath(path), path)
+    files: dict[tuple, tuple[str, SourceFile]] = {}
+    listed = list_inputs(list(sources.values()))
+    for name, file in listed:
+        files.setdefault((os.path.realpath(file.path) if len(sources) > 1 else name, file.member), (name, file))
+    scored = [(name, file) for name, file in files.values() if not is_own(file)]
+    if len(sources) < len(inputs) or len(files) < len(listed):
+        logger.warning("inputs are given twice, or lie in one another: each file is scored once")
+    if len(scored) < len(files):
+        logger.info("left out: %d files that predict wrote", len(files) - len(scored))
+    if not scored:
+        raise UserError(f"{', '.join(map(str, inputs))}: no file is there" + (" but those that predict wrote" if files else ""))
+    return scored
 
 
 def _with_window(preprocessing: Preprocessing, window: Window | Literal["auto"]) -> Preprocessing:
@@ -145,8 +175,6 @@ def _columns(prediction: Prediction) -> dict:
     return {name: "" if value is None else int(value) if isinstance(value, bool) else value for name, value in values.items()}
 
 
-def _write_overlay(image: InputImage, prediction: Prediction, detector: Detector, folder: Path) -> None:
+def _picture(image: InputImage, prediction: Prediction, detector: Detector) -> Image.Image:
     picture = Image.fromarray(overlay(image.pixels, prediction.anomaly_map, detector.map_scale))
-    path = folder / f"{image.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC).save(path, compress_level=1)  # a third of the time, a tenth more bytes
+    return picture.resize((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC)

@@ -1,8 +1,12 @@
 """New images through a trained network: from the command line and from Python."""
 
 import csv
+import os
+import shutil
+import unicodedata
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -13,9 +17,12 @@ from PIL import Image
 from anomaly_detection import load, read_images, registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.data.formats.window import plain_window
+from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.manifest import read_manifest
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.detector import Prediction
 from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.evaluation.predictions import write_predictions
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
@@ -63,7 +70,7 @@ def test_predictions_are_the_scores_of_the_evaluation(trained, data_root, tmp_pa
             assert (row["anomalous"], row["unknown_because"]) == (expected["anomalous"], expected["unknown_because"])
             assert row["verdict"] == ("unknown" if expected["unknown_domain"] == "1" else "anomalous" if row["anomalous"] == "1" else "normal")
         assert 0 < float(row["confidence"]) <= 1
-        picture = Image.open(tmp_path / "out" / "overlays" / f"{row['image']}.png")
+        picture = Image.open(tmp_path / "out" / "overlays" / f"{row['image'][:-4]}_overlay.png")
         assert (picture.mode, picture.size) == ("RGB", (256, 256))
 
 
@@ -158,7 +165,7 @@ def test_images_of_the_same_name_are_told_apart(trained, data_root, tmp_path):
     assert [row["image"] for row in rows] == ["A/IM1.png", "B/IM1.png"]
     assert rows[0]["score"] != rows[1]["score"]
     overlays = tmp_path / "out" / "overlays"
-    assert sorted(str(path.relative_to(overlays)) for path in overlays.rglob("*.png")) == ["A/IM1.png.png", "B/IM1.png.png"]
+    assert sorted(str(path.relative_to(overlays)) for path in overlays.rglob("*.png")) == ["A/IM1_overlay.png", "B/IM1_overlay.png"]
 
 
 def set_preprocessing(run, **by_dataset):
@@ -291,3 +298,115 @@ def test_overlay_tints_what_is_beyond_the_usual():
     image = np.full((1, 2, 2), 100, np.uint8)
     found = overlay(image, np.array([[0.0, 1.0], [2.0, 9.0]]), scale=1.0)
     assert found.tolist() == [[[100, 100, 100], [100, 100, 100]], [[178, 50, 50], [255, 0, 0]]]
+
+
+@pytest.fixture
+def detector():
+    """A detector that was never trained; what it says of an image is its mean."""
+
+    def predicted(value):
+        said = {"score": value, "calibrated_score": value, "anomalous": False, "unknown_domain": False, "anomaly_map": np.zeros((8, 8), np.float32)}
+        return Prediction(**{field.name: said.get(field.name) for field in fields(Prediction)})
+
+    def predict_batch(images):
+        return [predicted(float(image.mean())) for image in images]
+
+    return SimpleNamespace(preprocessing=Preprocessing(image_size=8), predict_batch=predict_batch, map_scale=1.0)
+
+
+def picture(path, grey=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (9, 9), grey).save(path)
+
+
+def rows_of(detector, inputs, output, overlays=True):
+    """The rows of predictions.csv; that each overlay is of one row, and each row with a score has one, is looked at every time."""
+    write_predictions(detector, inputs, output, None, overlays)
+    rows = table(output)
+    assert len({row["image"].casefold() for row in rows}) == len(rows)
+    named = [row["overlay"] for row in rows if row["score"] and overlays]
+    assert sorted(named) == sorted(str(path.relative_to(output)) for path in (output / "overlays").rglob("*.png"))
+    return rows
+
+
+@pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("v#000.png", "v.tif"), ("x/a.png", "a.png"), ("é.png", "e\u0301.png"), ("B.png", "b.png")])
+def test_names_that_could_meet_stay_apart(detector, tmp_path, names):
+    for number, name in enumerate(names):
+        picture(tmp_path / "in" / name, 100 + number)
+    if len(list((tmp_path / "in").rglob("*.*"))) < 2:
+        pytest.skip("one name here")
+    rows = rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    assert sorted(float(row["score"]) for row in rows) == [100, 101]
+    assert len({unicodedata.normalize("NFC", row["overlay"]).casefold() for row in rows}) == 2
+
+
+def test_slices_of_a_volume_and_a_picture_named_like_one(detector, tmp_path):
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 2), np.uint8), np.eye(4)), tmp_path / "in" / "v.nii.gz")
+    picture(tmp_path / "in" / "v#000.png")
+    detector.preprocessing = replace(detector.preprocessing, window=Window(100, 200))
+    rows = rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    assert [row["image"] for row in rows] == ["v#000.png", "v.nii.gz#000", "v.nii.gz#001"]
+    assert [row["overlay"] for row in rows] == [f"overlays/{name}_overlay.png" for name in ("v#000", "v.nii.gz#000", "v#001")]
+
+
+def test_inputs_given_twice_are_scored_once(detector, tmp_path, caplog):
+    for name in ("x.png", "y.png", "z/x.png"):
+        picture(tmp_path / "a" / name)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    expected = rows_of(detector, [tmp_path / "a"], tmp_path / "once")
+    assert "twice" not in caplog.text
+    assert rows_of(detector, [tmp_path / "a", tmp_path / "a", tmp_path / "link"], tmp_path / "out") == expected
+    assert "given twice" in caplog.text
+    rows = rows_of(detector, [tmp_path / "a", tmp_path / "a" / "z", tmp_path / "a" / "y.png"], tmp_path / "out")
+    assert [row["image"].rpartition("/")[2] for row in rows] == ["x.png", "y.png", "x.png"]
+
+
+def test_names_that_no_file_can_hold_are_written_otherwise(detector, tmp_path):
+    (tmp_path / "in").mkdir()
+    picture(tmp_path / "in" / "a.png")
+    for name in (b"r\xe9sum\xe9.png", b"r%E9sum%E9.png", b"n\xff.txt", b"x" * 250 + b".png", b"why?.png"):
+        shutil.copy(tmp_path / "in" / "a.png", os.fsencode(tmp_path / "in" / "") + b"/" + name)
+    rows = {row["image"]: row for row in rows_of(detector, [tmp_path / "in"], tmp_path / "out")}
+    assert set(rows) == {"a.png", "r%E9sum%E9.png", "r%E9sum%E9~2.png", "n%FF.txt", "x" * 250 + ".png", "why?.png"}
+    assert "n%FF.txt: no image" in rows["n%FF.txt"]["error"]
+    assert rows["why?.png"]["overlay"] == "overlays/why%3F_overlay.png"
+
+
+def test_what_predict_wrote_is_never_scored(detector, tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("a.png", "p/b.png", "overlays/c.png", "not_an_overlay.png"):
+        picture(tmp_path / "in" / name)
+    expected = [row["image"] for row in rows_of(detector, [tmp_path / "in"], tmp_path / "in" / "first")]
+    (tmp_path / "in" / "first" / "predictions.csv").write_bytes(b"\xef\xbb\xbf" + b"image;score;calibrated_score;overlay\r\na.png;0,5;0,5;\r\n")
+    (tmp_path / "in" / "first").rename(tmp_path / "in" / "moved")
+    with zipfile.ZipFile(tmp_path / "in" / "packed.zip", "w") as archive:
+        archive.write(tmp_path / "in" / "moved" / "overlays" / "a_overlay.png", "moved/overlays/a_overlay.png")
+    write_predictions(detector, [tmp_path / "in"], tmp_path / "in", None, True)
+    assert [row["image"] for row in table(tmp_path / "in")] == expected
+    assert "left out: 6 files that predict wrote" in caplog.text
+    with pytest.raises(UserError, match="no file is there but those that predict wrote"):
+        write_predictions(detector, [tmp_path / "in" / "moved"], tmp_path / "out", None, True)
+
+
+@pytest.mark.parametrize("overlays", [True, False])
+def test_overlays_of_an_earlier_run_go_and_files_of_others_stay(detector, tmp_path, overlays):
+    for name in ("a.png", "p/q/b.png", "c.png"):
+        picture(tmp_path / "in" / name)
+    rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    picture(tmp_path / "out" / "overlays" / "mine_overlay.png")
+    (tmp_path / "out" / "overlays" / "notes.txt").write_text("mine")
+    write_predictions(detector, [tmp_path / "in" / "a.png"], tmp_path / "out", None, overlays)
+    left = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
+    assert left == ["a_overlay.png"] * overlays + ["mine_overlay.png", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["overlays/a_overlay.png", "predictions.csv"])
+def test_a_file_of_another_is_not_overwritten(detector, tmp_path, name):
+    picture(tmp_path / "in" / "a.png")
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"image,score\n1,2\n")
+    with pytest.raises(UserError, match=f"{name}: is there, and `predict` has not written it; name another --output"):
+        write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None, True)
+    assert path.read_bytes() == b"image,score\n1,2\n"
