@@ -1,6 +1,7 @@
 """Look for mistakes in the data: counts, damaged files, leaks between splits."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from anomaly_detection.system.errors import UserError
@@ -17,14 +18,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what is there and what is wrong with it.
+    """Print what is there, what is wrong with it, and what looks so.
 
     Raises:
         UserError: something is wrong with the data; what it is was printed.
     """
     from anomaly_detection.config.paths import find_catalog, find_folds
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
-    from anomaly_detection.data.check import contact_sheet, inspect, of_unknown_patients, problems
+    from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems
+    from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
     from anomaly_detection.data.splits import Splits
     from anomaly_detection.system.files import whole_file
 
@@ -39,21 +41,37 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = arguments.datasets or [name for name, spec in catalog.items() if (root / spec.root).is_dir()]
     if not chosen:
         raise UserError(f"{root}: holds no folder of a dataset; `prepare` makes them")
-    wrong = 0
+    wrong, warned, known = 0, 0, []
+
+    def tell(problems: Iterable[str], warned_of: Iterable[str]) -> None:
+        nonlocal wrong, warned
+        for problem in problems:
+            print(f"  wrong: {problem}")
+            wrong += 1
+        for warning in warned_of:
+            print(f"  WARNING: {warning}")
+            warned += 1
+
     for name in chosen:
         spec = catalog[name]
         groups = inspect(spec, root, [entry for entry in splits.entries if entry.dataset == name], arguments.workers)
         print(f"{name} ({spec.organ}, {spec.modality})")
         for group in groups:
             print(f"  {group.line()}")
-        if count := of_unknown_patients(spec, root, groups):
+        images = known_of(spec, root, groups)
+        if count := sum(image.patient is None for image in images):
             print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
-        for problem in problems(spec, root, groups):
-            print(f"  wrong: {problem}")
-            wrong += 1
+        tell(problems(spec, root, groups, images), warnings(images))
+        known += images
         if groups:
             with whole_file(arguments.output / f"{name}.png") as partial:
                 contact_sheet(spec, root, groups).save(partial, "png")
             print(f"  a row of images for each line above: {arguments.output / f'{name}.png'}")
+    across, likely = list(leaks_across(known)), list(likely_leaks_across(known))
+    if across or likely:
+        print("across datasets")
+        tell(across, likely)
+    if warned:
+        print(f"{warned} {'WARNING' if warned == 1 else 'WARNINGS'}, see above: numbers on these data may be too good to be true")
     if wrong:
         raise UserError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong with the data, see above")

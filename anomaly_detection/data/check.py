@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from PIL import Image
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice
+from anomaly_detection.data.leaks import Listed, leaks, listed_images
 from anomaly_detection.data.masks import mask_path, read_mask
-from anomaly_detection.data.patients import patient_of, patients_of
-from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry
+from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import map_jobs
 
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
 
     Attributes:
         size: width and height in pixels.
-        content: a hash of its grey pixels.
+        content: a hash of its grey pixels; None of an image of one grey, which is like any other.
         histogram: (256,) how many pixels have each grey value.
         masked: whether there is a mask of it.
         error: why it, or its mask, cannot be read; then the others are None.
@@ -81,44 +81,25 @@ def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], w
     return [Group(kind, part, *columns) for (kind, part), columns in groups.items()]
 
 
-def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Iterator[str]:
+def known_of(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> list[Listed]:
+    """What tells whose the images are, and which of them are one; raises UserError where the manifest is damaged."""
+    entries = [entry for group in groups for entry in group.entries]
+    return listed_images(spec, data_root, entries, [fact.content for group in groups for fact in group.facts])
+
+
+def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images: Sequence[Listed]) -> Iterator[str]:
     """A line for each thing that makes results on these images wrong or impossible."""
     for kind, part in SPLITS:
         if not any((group.kind, group.part) == (kind, part) for group in groups):
             yield f"no image is listed in {kind}/{part}"
+    missing = [image.entry for image in images if image.file is None]
+    if missing:
+        yield missing_images(missing, len(images), spec, data_root)
     for group in groups:
         for entry, fact in zip(group.entries, group.facts, strict=True):
-            if fact.error:
+            if fact.error and entry not in missing:
                 yield f"{entry.where}: {fact.error}"
-    contents: dict[str, dict[tuple[Kind, Part], str]] = defaultdict(dict)
-    for group in groups:
-        for entry, fact in zip(group.entries, group.facts, strict=True):
-            if fact.content:
-                contents[fact.content].setdefault((group.kind, group.part), entry.image)
-    for places in contents.values():
-        if len(places) > 1:
-            yield "the same image in several splits: " + ", ".join(f"{image} in {kind}/{part}" for (kind, part), image in places.items())
-    for patient, sides in _sides(spec, data_root, groups).items():
-        if len(sides) > 1:
-            yield f"patient {patient} on several sides: " + ", ".join(f"{image} in {part}" for part, image in sides.items())
-
-
-def _sides(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Mapping[str, dict[Part, str]]:
-    """The first image of each patient on each side."""
-    sides: dict[str, dict[Part, str]] = defaultdict(dict)
-    manifest = patients_of(data_root / spec.root)
-    for group in groups:
-        for entry in group.entries:
-            patient = patient_of(entry.image, entry.kind == "anomaly", manifest)
-            if patient is not None:
-                sides[patient].setdefault(group.part, entry.image)
-    return sides
-
-
-def of_unknown_patients(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> int:
-    """Of how many images cannot be told whose they are."""
-    manifest = patients_of(data_root / spec.root)
-    return sum(patient_of(entry.image, entry.kind == "anomaly", manifest) is None for group in groups for entry in group.entries)
+    yield from leaks(images)
 
 
 def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
@@ -130,7 +111,7 @@ def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
             read_mask(mask)
     except UserError as error:
         return Facts(None, None, None, None, str(error))
-    content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest() if pixels.min() < pixels.max() else None
     return Facts(pixels.shape[::-1], content, np.bincount(pixels.reshape(-1), minlength=256), masked, None)
 
 

@@ -1,5 +1,8 @@
 """check finds what makes results wrong."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,7 +52,8 @@ def test_missing_and_damaged_files(data_root, tmp_path, capsys):
     with pytest.raises(UserError, match="2 things are wrong with the data"):
         check(data_root, tmp_path)
     told = capsys.readouterr().out
-    assert "train_1.png: no such image" in told
+    assert f"1 of 20 images of lung_ct are missing, the first is {data_root / 'lung_ct' / 'normal' / 'train_1.png'}; put" in told
+    assert f"`python -m anomaly_detection prepare folder lung_ct ... --data-root {data_root}`" in told
     assert "train_2.png: cannot be read as an image" in told
 
 
@@ -119,3 +123,81 @@ def test_nothing_to_check(tmp_path):
         check(tmp_path / "nowhere", tmp_path)
     with pytest.raises(UserError, match="holds no folder of a dataset"):
         check(tmp_path, tmp_path)
+
+
+HEADER = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
+
+
+def manifest(folder, patient, source=lambda image: image.replace("/", "_"), digest=lambda image: "", parts=("train", "val", "test")):
+    """A manifest of the dataset in a folder, as functions of the images' paths say."""
+    images = [f"normal/{part}_{i}.png" for part in parts for i in range({"train": 8}.get(part, 4))] + [f"anomaly/test_{i}.png" for i in range(4)]
+    lines = [f"{image},{int(image[0] == 'a')},{patient(image)},{source(image)},{digest(image)},," for image in images]
+    (folder / "manifest.csv").write_text(HEADER + "\n".join(lines) + "\n")
+
+
+def number(image):
+    return image[-5]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"patient": lambda image: "p" + image}, None),
+        ({"patient": lambda image: number(image)}, "wrong: patient 0 on several sides: normal/train_0.png in train"),
+        (
+            {"patient": lambda image: "p" + image, "digest": lambda image: "aa" if image in ("normal/train_2.png", "normal/val_3.png") else image},
+            "wrong: one source file on several sides: normal/train_2.png in train, normal/val_3.png in val",
+        ),
+        (
+            {"patient": lambda image: "p" + image, "source": lambda image: f"s{number(image)}/{image.replace('/', '_')}"},
+            "WARNING: images of one folder, s0, on several sides: normal/train_0.png in train, normal/val_0.png in val, normal/test_0.png in test",
+        ),
+        # who has said whose the images are is believed
+        ({"patient": lambda image: "p" + image.split("_")[0], "source": lambda image: f"s{number(image)}/{image.replace('/', '_')}"}, None),
+        ({"patient": lambda image: "1,5E+12" if image == "normal/val_1.png" else "p" + image}, "WARNING: manifest.csv: patient 1,5E+12"),
+    ],
+    ids=["a patient each", "patient", "source", "folder", "folder, but patients are known", "rounded"],
+)
+def test_every_key_by_which_a_patient_is_on_two_sides(data_root, tmp_path, capsys, changed, told):
+    manifest(data_root / "lung_ct", **changed)
+    path = data_root / "lung_ct" / "manifest.csv"
+    path.write_text(path.read_text().replace("1,5E+12", '"1,5E+12"'))
+    if told and told.startswith("wrong"):
+        with pytest.raises(UserError, match="wrong with the data"):
+            check(data_root, tmp_path, "--datasets", "lung_ct")
+    else:
+        check(data_root, tmp_path, "--datasets", "lung_ct")
+    printed = capsys.readouterr().out
+    assert (told in printed) if told else not {"wrong:", "WARNING"} & set(printed.split()), printed
+    assert ("1 WARNING, see above" in printed) == bool(told and told.startswith("WARNING"))
+
+
+def test_what_is_in_two_datasets(data_root, tmp_path, capsys):
+    for name, parts in (("lung_ct", ("train",)), ("lung_xray", ("test",))):
+        manifest(data_root / name, lambda image: f"Doe{number(image)}" if image.startswith("normal") else image, parts=parts)
+    shutil.copy(data_root / "lung_ct" / "normal" / "train_3.png", data_root / "liver_ct" / "anomaly" / "test_1.png")
+    os.link(data_root / "lung_xray" / "normal" / "val_0.png", data_root / "lung_ct" / "normal" / "more.png")
+    line(data_root, "normal", "test", "normal/more.png lung_ct")
+    with pytest.raises(UserError, match="2 things are wrong"):
+        check(data_root, tmp_path)
+    told = capsys.readouterr().out.partition("across datasets\n")[2]
+    assert "wrong: the same file in several splits: normal/more.png of lung_ct in normal/test, normal/val_0.png of lung_xray in normal/val" in told
+    assert "wrong: the same image in several splits: anomaly/test_1.png of liver_ct in anomaly/test, normal/train_3.png of lung_ct in normal" in told
+    assert "WARNING: lung_ct and lung_xray: 4 patients of one name on several sides: Doe0: normal/train_0.png of lung_ct in train, " in told
+    assert "1 WARNING, see above" in told
+
+
+def test_images_of_one_grey_are_not_one_image(data_root, tmp_path):
+    for part in ("train", "val"):
+        Image.new("L", (16, 16)).save(data_root / "lung_ct" / "normal" / f"{part}_0.png")
+    assert check(data_root, tmp_path) == 0
+
+
+def test_a_list_from_which_a_spreadsheet_took_zeros(data_root, tmp_path, capsys):
+    folder = data_root / "lung_ct" / "normal"
+    (folder / "train_0.png").rename(folder / "007.png")
+    split = data_root / "folds" / "train_test_split" / "normal" / "train"
+    split.write_text(split.read_text().replace("normal/train_0.png lung_ct", "normal/7.png lung_ct"))
+    with pytest.raises(UserError, match="1 thing is wrong"):
+        check(data_root, tmp_path)
+    assert "7.png; 007.png is there: a spreadsheet takes zeros away, so correct the list" in capsys.readouterr().out

@@ -1,0 +1,167 @@
+"""Who and what stands on two sides of the splits: files, pixels, sources and patients, in a dataset and across datasets."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
+from anomaly_detection.data.patients import patient_of
+from anomaly_detection.data.splits import Kind, SplitEntry
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of a split file, and what is known of its image.
+
+    Attributes:
+        entry: the line.
+        file: what tells its file from all others, by whatever name; None where it is missing.
+        content: a hash of its pixels; None where it cannot be read.
+        patient: whose it is, as `patient_of` tells.
+        named: whose it is by its name alone, as the public datasets have it.
+        row: its line in the manifest.
+    """
+
+    entry: SplitEntry
+    file: tuple[int, int] | None
+    content: str | None
+    patient: str | None
+    named: str | None
+    row: Row | None
+
+    @property
+    def split(self) -> str:
+        """The split file that lists it."""
+        return f"{self.entry.kind}/{self.entry.part}"
+
+    @property
+    def folder(self) -> str | None:
+        """The subfolder that it, or what it was made of, lies in; None where it lies in none."""
+        source = self.row.source if self.row else self.entry.image.partition("/")[2]
+        return source.rpartition("/")[0] or None
+
+
+def listed_images(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], contents: Sequence[str | None]) -> list[Listed]:
+    """What is known of the images of one dataset.
+
+    Args:
+        spec: the dataset.
+        data_root: the folder of the datasets.
+        entries: its lines in the split files.
+        contents: of each a hash of its pixels, or None.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    folder = data_root / spec.root
+    rows = {row.image: row for row in read_manifest(folder / MANIFEST)} if (folder / MANIFEST).is_file() else {}
+    patients = {image: row.patient for image, row in rows.items()}
+
+    def listed(entry: SplitEntry, content: str | None) -> Listed:
+        abnormal = entry.kind == "anomaly"
+        named = patient_of(entry.image, abnormal)
+        return Listed(entry, _file(folder / entry.image), content, patient_of(entry.image, abnormal, patients), named, rows.get(entry.image))
+
+    return [listed(entry, content) for entry, content in zip(entries, contents, strict=True)]
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# What makes two images one, or of one person, beyond doubt: what is said of it, what is compared, and where it must not be in two.
+# An image has one place among all split files; a person's images may be normal and abnormal, but of one part.
+_CERTAIN: tuple[tuple[str, Callable[[Listed], Hashable], Callable[[Listed], str]], ...] = (
+    ("the same file in several splits", lambda image: image.file, lambda image: image.split),
+    ("the same image in several splits", lambda image: image.content, lambda image: image.split),
+    ("one source file on several sides", lambda image: image.row and image.row.source_sha256, lambda image: image.entry.part),
+    ("patient {} on several sides", lambda image: image.patient, lambda image: image.entry.part),
+)
+
+
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")
+
+
+def leaks(images: Sequence[Listed]) -> Iterator[str]:
+    """A line for each file, image, source file and patient of one dataset that is on two sides; of several that mean the same images, the first."""
+    told: set[frozenset[SplitEntry]] = set()
+    for words, key, side in _CERTAIN:
+        for value, places in _on_sides(images, key, side).items():
+            if (same := frozenset(image.entry for image in places.values())) not in told:
+                told.add(same)
+                yield f"{words.format(value)}: " + ", ".join(f"{image.entry.image} in {place}" for place, image in places.items())
+
+
+def warnings(images: Sequence[Listed]) -> Iterator[str]:
+    """A line for each thing in one dataset by which images of one patient seem to be on two sides, though nothing says so."""
+    if rounded := [image.row.patient for image in images if image.row and _ROUNDED.fullmatch(image.row.patient)]:
+        yield f"{MANIFEST}: patient {rounded[0]} of {len(rounded)} images was a number that a spreadsheet has rounded: prepare the dataset again"
+    alone = _alone(images)
+    # one folder for all images of a kind says nothing
+    folders = {kind: {image.folder for image in alone if image.entry.kind == kind} for kind in get_args(Kind)}
+    by_folder = [image for image in alone if image.folder and len(folders[image.entry.kind]) > 1]
+    for words, images_of, key in (
+        ("images of {}, by their names,", alone, lambda image: image.named),
+        ("images of one folder, {},", by_folder, lambda image: image.folder),
+    ):
+        sides = _on_sides(images_of, key, lambda image: image.entry.part)
+        if sides:
+            value, places = next(iter(sides.items()))
+            first = ", ".join(f"{image.entry.image} in {place}" for place, image in places.items())
+            more = f", and {len(sides) - 1} more such" if len(sides) > 1 else ""
+            yield f"{words.format(value)} on several sides: {first}{more}; if these are one patient's, tell `prepare` with --patient"
+
+
+def _alone(images: Sequence[Listed]) -> list[Listed]:
+    """The images of which nothing says whose they are: no manifest names them, or it counts every source file as a patient of its own."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        if image.row:
+            sources[image.row.patient].add(image.row.source)
+    known = any(len(files) > 1 for files in sources.values())
+    return [image for image in images if image.patient is None or (image.row and not known)]
+
+
+def leaks_across(images: Sequence[Listed]) -> Iterator[str]:
+    """The same as `leaks` of what is in two datasets, on different sides of each; without patients, whose names may be alike."""
+    told: set[frozenset[SplitEntry]] = set()
+    for words, key, side in _CERTAIN[:-1]:
+        for places in _across(images, key, side):
+            if (same := frozenset(image.entry for image in places)) not in told:
+                told.add(same)
+                yield f"{words}: " + ", ".join(f"{image.entry.image} of {image.entry.dataset} in {side(image)}" for image in places)
+
+
+def likely_leaks_across(images: Sequence[Listed]) -> Iterator[str]:
+    """A line for each two datasets that name patients alike, who are on different sides of them."""
+    pairs: dict[tuple[str, ...], list[list[Listed]]] = defaultdict(list)
+    for places in _across(images, lambda image: image.patient, lambda image: image.entry.part):
+        pairs[tuple(dict.fromkeys(image.entry.dataset for image in places))].append(places)
+    for datasets, several in pairs.items():
+        first = ", ".join(f"{image.entry.image} of {image.entry.dataset} in {image.entry.part}" for image in several[0])
+        count = f"{len(several)} patients of one name on several sides" if len(several) > 1 else "a patient of one name on several sides"
+        yield f"{' and '.join(datasets)}: {count}: {several[0][0].patient}: {first}; if that is one person, put all images on one side"
+
+
+def _across(images: Sequence[Listed], key: Callable, side: Callable) -> Iterator[list[Listed]]:
+    for places in _on_sides(images, key, lambda image: (image.entry.dataset, side(image))).values():
+        if len({dataset for dataset, _ in places}) > 1 and len({place for _, place in places}) > 1:
+            yield list(places.values())
+
+
+def _on_sides(images: Iterable[Listed], key: Callable[[Listed], Hashable], side: Callable[[Listed], Hashable]) -> dict:
+    """By each value of `key` that several sides have: the first image on each side."""
+    places: dict[Hashable, dict[Hashable, Listed]] = defaultdict(dict)
+    for image in images:
+        if value := key(image):
+            places[value].setdefault(side(image), image)
+    return {value: on for value, on in places.items() if len(on) > 1}
