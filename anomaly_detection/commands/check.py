@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
     from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
-    from anomaly_detection.data.splits import Splits
+    from anomaly_detection.data.splits import Splits, linked_outside
     from anomaly_detection.system.files import whole_file
 
     root = arguments.data_root
@@ -67,7 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
             with whole_file(arguments.output / f"{name}.png") as partial:
                 contact_sheet(spec, root, groups).save(partial, "png")
             print(f"  a row of images for each line above: {arguments.output / f'{name}.png'}")
-    across, likely = list(leaks_across(known)), list(likely_leaks_across(known))
+    outside = linked_outside([image.entry for image in known], catalog, root)
+    across, likely = list(leaks_across(known)), [*likely_leaks_across(known), *filter(None, [outside])]
     if across or likely:
         print("across datasets")
         tell(across, likely)

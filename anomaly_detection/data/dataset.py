@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, refuse_aliases
+from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, aliases, linked_outside
 from anomaly_detection.system.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def to_floats(pixels: Tensor) -> Tensor:
@@ -194,7 +197,7 @@ class DataSource:
 
         Raises:
             UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable, or a file that several lines of
-                the split files mean, see `refuse_aliases`.
+                the split files mean, see `aliases`.
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
@@ -255,10 +258,18 @@ class DataSource:
     def _groups(self, specs: Sequence[DatasetSpec], part: Part) -> list[tuple[DatasetSpec, Kind, list[SplitEntry]]]:
         """The lines of each dataset in the split files of a part."""
         if not self._files_checked:
-            refuse_aliases(self.splits.entries, self.catalog, self.data_root)
+            self._check_files()
             self._files_checked = True
         kinds = [kind for kind, its_part in SPLITS if its_part == part]
         return [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
+
+    def _check_files(self) -> None:
+        """Refuse lines of all datasets that mean one file; say which files lie elsewhere."""
+        for entry, other in aliases(self.splits.entries, self.catalog, self.data_root):
+            first = f"{other.image} of {other.dataset} in {other.kind}/{other.part} ({other.where})"
+            raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} is the same file as {first}; take one line out")
+        if line := linked_outside(self.splits.entries, self.catalog, self.data_root):
+            logger.warning("%s", line)
 
     def _kept(self, group: tuple[DatasetSpec, Kind, list[SplitEntry]], preprocessing: Mapping[str, Preprocessing]) -> KeptImages:
         spec, _, entries = group

@@ -4,10 +4,9 @@ A line is `image dataset`: the path of the image in its dataset's folder, and th
 Empty lines and lines that begin with `#` count for nothing.
 """
 
-import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -17,8 +16,6 @@ from anomaly_detection.data.manifest import MANIFEST
 from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal["normal", "anomaly"]
 Part = Literal["train", "val", "test"]
@@ -116,39 +113,48 @@ def parse_line(line: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match else (line, None)
 
 
-def refuse_aliases(entries: Sequence[SplitEntry], catalog: Mapping[str, DatasetSpec], data_root: Path) -> None:
-    """Look which files the lines mean, whatever their names are: links, folders that datasets share, upper and lower case where it is one.
+def aliases(entries: Sequence[SplitEntry], catalog: Mapping[str, DatasetSpec], data_root: Path) -> Iterator[tuple[SplitEntry, SplitEntry]]:
+    """Lines that mean one file, whatever its names are: by links, by folders that datasets share, in upper or lower case where that is one.
 
-    A warning names the first image that lies elsewhere behind a link: a report shows images, and the data may be a stranger's. Files that are
-    missing are left to those who read them.
-
-    Raises:
-        UserError: a file is in two splits, of one dataset or of two, or twice in one split of one dataset.
+    Each comes with the first such line, where that is of another split, or of the same dataset. Two datasets may list a file in the same split. Files
+    that are missing are left to those who read them.
     """
     files: dict[tuple[int, int], SplitEntry] = {}
-    outside: list[str] = []
-    home = os.path.realpath(data_root)
-    folders: dict[str, bool] = {}
     for entry in entries:
-        path = os.path.join(data_root, catalog[entry.dataset].root, entry.image)
         try:
-            status = os.stat(path)
+            status = os.stat(_path(entry, catalog, data_root))
         except OSError:
             continue
-        folder = os.path.dirname(path)
-        if folder not in folders:
-            folders[folder] = _is_below(os.path.realpath(folder), home)
-        if not folders[folder] or (os.path.islink(path) and not _is_below(os.path.realpath(path), home)):
-            outside.append(path)
         other = files.setdefault((status.st_dev, status.st_ino), entry)
         elsewhere = (other.kind, other.part) != (entry.kind, entry.part)
         # hard links are files of their own: in one split they do no harm
         if elsewhere or (other is not entry and other.dataset == entry.dataset and status.st_nlink == 1):
-            first = f"{other.image} of {other.dataset} in {other.kind}/{other.part} ({other.where})"
-            raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} is the same file as {first}; take one line out")
-    if outside:
-        first = f"{outside[0]} is {os.path.realpath(outside[0])}"
-        logger.warning("%s: %d images lie outside, behind links, the first: %s; see that they are meant", data_root, len(outside), first)
+            yield entry, other
+
+
+def linked_outside(entries: Sequence[SplitEntry], catalog: Mapping[str, DatasetSpec], data_root: Path) -> str | None:
+    """A line that tells of images that lie outside of the data root, behind links; None where none does.
+
+    A report shows images: of data that are another's, files of one's own could come into it.
+    """
+    home = os.path.realpath(data_root)
+    inside: dict[str, bool] = {}
+    outside = []
+    for entry in entries:
+        path = _path(entry, catalog, data_root)
+        folder = os.path.dirname(path)
+        if folder not in inside:
+            inside[folder] = _is_below(os.path.realpath(folder), home)
+        if os.path.exists(path) and not (_is_below(os.path.realpath(path), home) if os.path.islink(path) else inside[folder]):
+            outside.append(path)
+    if not outside:
+        return None
+    first = f"{outside[0]} is {os.path.realpath(outside[0])}"
+    return f"{data_root}: {len(outside)} images lie outside of it, behind links, the first: {first}; see that they are meant"
+
+
+def _path(entry: SplitEntry, catalog: Mapping[str, DatasetSpec], data_root: Path) -> str:
+    return os.path.join(data_root, catalog[entry.dataset].root, entry.image)
 
 
 def _is_below(path: str, folder: str) -> bool:

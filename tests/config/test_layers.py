@@ -120,6 +120,62 @@ def test_missing_key_and_missing_file():
         read_layers(Path("nowhere.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("files", "overrides", "message"),
+    [
+        ({"a.yaml": "limit: 2\n"}, ["limit=3"], "a.yaml: the key lr is missing"),
+        ({"a.yaml": "extends: b.yaml\n", "b.yaml": "limit: 2\n"}, ["limit=3", "inner.width=4"], "a.yaml: the key lr is missing"),
+        ({"a.yaml": "lr: 1\n"}, ["inner=3"], "--set inner=3: inner: expected a group"),
+    ],
+)
+def test_a_missing_key_is_blamed_on_the_file_and_not_on_an_override(tmp_path: Path, files, overrides, message):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        build(Outer, [*read_layers(tmp_path / "a.yaml"), *map(parse_override, overrides)])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("latent=1", "latent: no such key; the keys there are lr, kind"),
+        ("width=1", "width: no such key; did you mean inner.width?"),
+        ("limits=1", "did you mean limit?"),
+        ("kin=wide", "did you mean kind?"),
+        ("inner.latent=1", "the keys there are width, weights"),
+    ],
+)
+def test_only_what_is_near_is_suggested(override, told):
+    with pytest.raises(UserError) as caught:
+        settings(override)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\xef\xbb\xbflr: 1\r\nlimit: 3\r\n", None),
+        ("lr: 1\nlimit: 3\n".encode("utf-16"), None),
+        (b"lr: 1\rlimit: 3", None),
+        (b"lr: 1\nlimit:\t3\n", r"a\.yaml:2: a tab where YAML takes none; .* and put a space behind a colon"),
+        (b"lr: 1\ninner:\n\twidth: 3\n", r"a\.yaml:3: a tab where YAML takes none; indent with spaces"),
+        (b"lr: 1\n\tlimit: 3\n", r"a\.yaml:2: a tab"),
+        (b"lr: 1\ndims: [1\nlimit: 3\n", r"a\.yaml:3: not valid YAML: while parsing a flow sequence"),
+        (b"lr: 1\nlr: 2\n", r"a\.yaml:2: not valid YAML: key 'lr' stands there twice"),
+        (b"PK\3\4\0", r"a\.yaml: not a text file"),
+    ],
+)
+def test_yaml_is_read_as_editors_save_it_and_a_mistake_is_placed(tmp_path: Path, data, told):
+    (tmp_path / "a.yaml").write_bytes(data)
+    if told is None:
+        assert build(Outer, read_layers(tmp_path / "a.yaml")) == Outer(lr=1.0, limit=3)
+        return
+    with pytest.raises(UserError, match=told) as caught:
+        read_layers(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)
+
+
 def test_plain_settings_build_the_same_settings_again():
     got = settings("inner.width=4", "limit=7")
     assert build(Outer, [Layer("copy", to_plain(got))]) == got

@@ -58,6 +58,11 @@ def load(entries, spec, root, size, channels, **options) -> np.ndarray:
     return load_images(entries, spec, root, Preprocessing(image_size=size, channels=channels, **options)).array
 
 
+def as_npy(array: np.ndarray) -> bytes:
+    np.save(file := io.BytesIO(), array)
+    return file.getvalue()
+
+
 def kept(folder: Path) -> list[str]:
     """The arrays in a folder, without what lies beside them."""
     return sorted(path.name for path in folder.iterdir() if path.suffix not in (".lock", ".hashes"))
@@ -164,6 +169,54 @@ def test_two_folders_of_a_dataset_are_not_taken_for_each_other(root, entries):
     assert np.array_equal(load(entries, other, root, 8, 1)[:, 0], 255 - PIXELS)
 
 
+def test_files_with_every_time_alike_are_told_apart_by_their_numbers(root, entries, monkeypatch):
+    """On a disk that keeps no time of the entry, or as a file replaced within the same tick of its clock."""
+
+    class Status:
+        st_mtime_ns = st_ctime_ns = 10**18
+
+        def __init__(self, status):
+            self.st_size, self.st_ino, self.st_mode = 142, status.st_ino, status.st_mode
+
+    true = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **options: Status(true(self)) if self.suffix == ".png" else true(self, **options))
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[3, 0], PIXELS[3])
+    Image.fromarray(255 - PIXELS[3]).save(root / SPEC.root / "other.png")
+    os.replace(root / SPEC.root / "other.png", root / SPEC.root / "3.png")
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[3, 0], 255 - PIXELS[3])
+
+
+def test_images_that_change_while_they_are_read_are_refused(root, entries, monkeypatch):
+    def changing(self, path):
+        if path.name == "11.png":
+            os.utime(path.with_name("0.png"), ns=(1, 1))
+        return READ(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preprocessing, "read", changing)
+        assert "images changed while they were read; run the same command again" in refusal(entries, SPEC, root, 8, 1)
+    assert np.array_equal(load(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
+    assert len(kept(root / ".cache")) == 1
+
+
+def test_each_image_has_a_hash_of_its_pixels(root, entries):
+    for name in ("2.png", "9.png"):
+        Image.new("L", (8, 8), 30).save(root / SPEC.root / name)
+    Image.fromarray(PIXELS[4]).save(root / SPEC.root / "7.png")
+    for _ in range(2):
+        hashes = load_images(entries, SPEC, root, Preprocessing(image_size=8)).hashes
+        expected = [hashlib.sha256(np.asarray(Image.open(root / SPEC.root / entry.image)).tobytes()).digest()[:16] for entry in entries]
+        assert [bytes(each) for each in hashes] == [bytes(16) if i in (2, 9) else expected[i] for i in range(12)]
+
+
+@pytest.mark.parametrize("damaged", [None, b"", as_npy(np.zeros((12, 15), np.uint8))], ids=["gone", "empty", "other shape"])
+def test_hashes_that_are_damaged_are_made_again(root, entries, damaged):
+    first = load_images(entries, SPEC, root, Preprocessing(image_size=8)).hashes
+    (path,) = (root / ".cache").glob("*.hashes")
+    path.write_bytes(damaged) if damaged is not None else path.unlink()
+    assert np.array_equal(load_images(entries, SPEC, root, Preprocessing(image_size=8)).hashes, first)
+
+
 def test_the_digest_is_of_the_pixels_alone(root, entries, tmp_path):
     kept_images = load_images(entries, SPEC, root, Preprocessing(image_size=8))
     assert kept_images.digest == hashlib.sha256(PIXELS.tobytes()).hexdigest()[:32]
@@ -183,11 +236,6 @@ def test_arrays_of_other_sizes_channels_and_splits_stay(root, entries, reads):
     for call in calls:
         load(*call)
     assert len(reads) == 48
-
-
-def as_npy(array: np.ndarray) -> bytes:
-    np.save(file := io.BytesIO(), array)
-    return file.getvalue()
 
 
 WHOLE = as_npy(PIXELS[:, None])

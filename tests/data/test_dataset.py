@@ -151,6 +151,47 @@ def test_the_fingerprint_tells_settings_datasets_and_parts_apart(data_root, sour
     assert len(set(prints)) == 5
 
 
+def copy_file(root):
+    shutil.copy(root / "liver_ct" / "normal" / "train_5.png", root / "lung_ct" / "normal" / "test_1.png")
+    return "liver_ct", "normal/test_1.png of lung_ct shows the same pixels as normal/train_5.png of liver_ct in normal/train"
+
+
+def other_format(root):
+    Image.open(root / "lung_ct" / "normal" / "train_5.png").convert("RGB").save(root / "lung_ct" / "anomaly" / "test_1.png", "BMP")
+    return "lung_ct", "anomaly/test_1.png of lung_ct shows the same pixels as normal/train_5.png of lung_ct in normal/train"
+
+
+def link(root):
+    (root / "lung_xray" / "normal" / "val_1.png").unlink()
+    (root / "lung_xray" / "normal" / "val_1.png").symlink_to(root / "liver_ct" / "anomaly" / "test_0.png")
+    return "liver_ct", "normal/val_1.png of lung_xray in normal/val"
+
+
+def shared_root(root):
+    """Another dataset trains on what lung_ct tests, abnormal images among it."""
+    with open(root / "datasets.yaml", "a", encoding="utf-8") as file:
+        file.write("\nthorax: {label: 9, organ: lung, modality: ct, root: lung_ct}\n")
+    with open(root / "folds" / "train_test_split" / "normal" / "train", "a", encoding="utf-8") as file:
+        file.write("anomaly/test_2.png thorax\n")
+    return "lung_ct", "anomaly/test_2.png of thorax in normal/train"
+
+
+@pytest.mark.parametrize("leak", [copy_file, other_format, link, shared_root])
+def test_an_image_on_two_sides_is_refused_wherever_it_is_known(data_root, leak):
+    dataset, told = leak(data_root)
+    source = DataSource(data_root)
+    text = refusal(lambda: fingerprint(source, sorted({dataset, "lung_ct"})))
+    assert told in text, text
+    assert str(data_root / "folds" / "train_test_split") in text
+
+
+def test_images_of_one_grey_and_those_of_other_experiments_are_no_leak(data_root):
+    for part in ("train", "test"):
+        Image.new("L", (16, 16), 7).save(data_root / "lung_ct" / "normal" / f"{part}_0.png")
+    shutil.copy(data_root / "liver_ct" / "normal" / "train_5.png", data_root / "lung_xray" / "normal" / "test_1.png")
+    assert fingerprint(DataSource(data_root), ["lung_ct", "lung_xray"])
+
+
 def test_mistakes_are_told_in_one_line(data_root, source):
     assert "did you mean lung_ct?" in refusal(lambda: load(source, ["lung_tc"], "train"))
     assert "no dataset is chosen" in refusal(lambda: load(source, [], "train"))

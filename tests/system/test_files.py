@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file, whole_folder
+from anomaly_detection.system.files import optional, read_json, read_table, read_text, whole_file, whole_folder
 
 
 def test_the_file_appears_whole_and_alone(tmp_path):
@@ -42,3 +44,91 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     with pytest.raises(UserError, match="is not an empty folder"), whole_folder(tmp_path / "deep"):
         pass
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"], ids=["Unix", "Windows", "old Mac"])
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [
+        (b"", "utf-8"),
+        (b"\xef\xbb\xbf", "utf-8"),
+        (b"\xff\xfe", "utf-16-le"),
+        (b"\xfe\xff", "utf-16-be"),
+        (b"\xff\xfe\0\0", "utf-32-le"),
+        (b"\0\0\xfe\xff", "utf-32-be"),
+        (b"", "cp1252"),
+    ],
+)
+def test_text_is_read_as_editors_save_it(tmp_path, mark, encoding, ends):
+    (tmp_path / "a").write_bytes(mark + f"Käse{ends}{ends}b – c{ends}".encode(encoding))
+    assert read_text(tmp_path / "a") == "Käse\n\nb – c\n"
+
+
+NO_TEXT = {"zip": b"PK\3\4\0\0", "no mark": "a,b".encode("utf-16-le"), "no code": b"caf\xe9 \x81", "half": b"\xff\xfe\0\xd8"}
+
+
+@pytest.mark.parametrize("data", NO_TEXT.values(), ids=NO_TEXT)
+def test_what_is_no_text_is_told(tmp_path, data):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.csv: not a text file; save it again as text in UTF-8"):
+        read_text(tmp_path / "a.csv")
+
+
+def test_a_missing_file_is_told(tmp_path):
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(UserError, match="no such file"):
+            read_text(path)
+
+
+ROWS = [{"image": "a b.png", "score": 0.25, "label": 1, "rest": "x"}, {"image": "c,d;e.png", "score": -1.5e-5, "label": None, "rest": "007"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ('image,score,label,rest\na b.png,0.25,1,x\n"c,d;e.png",-1.5e-05,,007\n', "utf-8"),
+        ('image;score;label;rest\r\na b.png;0,25;1;x\r\n"c,d;e.png";-1,5E-05;;007\r\n', "utf-8-sig"),  # Excel where numbers have commas
+        ('image;score;label;rest\r\na b.png;0.25;1;x\r\n"c,d;e.png";-1.5E-05;;007\r\n', "cp1252"),
+        ("image\tscore\tlabel\trest\r\na b.png\t0,25\t1\tx\r\nc,d;e.png\t-1,5E-05\t\t007\r\n", "utf-16"),  # Excel's Unicode text
+        ('"image","score","label","rest"\n"a b.png","0.25","1","x"\n"c,d;e.png","-1.5E-05",,"007"\n', "utf-8"),  # LibreOffice, all quoted
+        ('image,score,label,rest,,\na b.png,0.25,1,x,,\n\n"c,d;e.png",-1.5e-05,,007\n,,,,,\n', "utf-8"),  # columns and rows that were emptied
+        ('label;rest;image;score\n1;x;a b.png;,25\n;007;"c,d;e.png";-0,000015', "utf-8"),  # columns that were moved, no end
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_save_it(tmp_path, text, encoding):
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert read_table(tmp_path / "a.csv", {"image": str, "score": float, "label": optional(int)}) == ROWS
+
+
+def test_cells_that_a_line_lacks_are_empty(tmp_path):
+    (tmp_path / "a.csv").write_text("image,score,rest\na,1\n")
+    assert read_table(tmp_path / "a.csv", {"score": float}) == [{"image": "a", "score": 1.0, "rest": ""}]
+    assert read_table(tmp_path / "a.csv", {"image": str}, rest=optional(float)) == [{"image": "a", "score": 1.0, "rest": None}]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["a.csv: has no columns 'image'", "is empty"]),
+        ("image;score\nx;1", ["a.csv: has no columns 'label'", "image, score"]),
+        ("image,label,label\n", ["a.csv: has 2 columns 'label'"]),
+        ("image,label\nx,1\n\ny,one\n", ["a.csv:4: label: 'one'", "a whole number is needed"]),
+        ('image,label\nx,"1,5"\n', ["a.csv:2: label: '1,5'"]),  # thousands or a fraction: that is not known
+        ("image,label\nx,1,2\n", ["a.csv:2: 3 cells", "2"]),
+        ('image,label\n"x,1\ny,2\n', ["a.csv:", "not a line of a table"]),
+    ],
+)
+def test_a_table_that_does_not_hold_what_it_should_is_told(tmp_path, text, parts):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_table(tmp_path / "a.csv", {"image": str, "label": int})
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_json_is_read_with_a_mark_and_damage_is_placed(tmp_path):
+    (tmp_path / "a.json").write_bytes(json.dumps({"a": "é"}, ensure_ascii=False).encode("utf-16"))
+    assert read_json(tmp_path / "a.json") == {"a": "é"}
+    (tmp_path / "a.json").write_text('{"a":\n 1,\n')
+    with pytest.raises(UserError, match=r"a\.json: damaged \(.*line [23] column"):
+        read_json(tmp_path / "a.json")
