@@ -12,7 +12,6 @@ from anomaly_detection.commands.exit_codes import run
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.backends import BACKENDS, check_backend
-from anomaly_detection.system.errors import UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,10 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.dry_run:
         study = Study(_heading(name, data.phantom, arguments.quick), tuple(data.datasets), data.root)
         return run_study(study, results, planned, experiments, data, Workers(device, arguments.jobs, arguments.backend))
-    if not data.there:
-        raise UserError(f"the study would run on phantoms, which are not rendered yet; python -m anomaly_detection phantom {data.root} does it")
     for experiment in experiments:
         print(f"{state_of(experiment):12} {experiment.name}")
+    if not data.there:
+        print(f"phantoms are rendered into {data.root} before the first of them")
     return 0
 
 

@@ -351,11 +351,14 @@ def test_a_mistake_is_told_before_phantoms_are_rendered(toy_model, stand_in, tmp
     assert not stand_in
 
 
-def test_a_dry_run_renders_nothing(stand_in, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_renders_nothing(toy_model, stand_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, error = code_and_error(capsys, monkeypatch, "--dry-run")
-    assert (code, "would run on phantoms" in error) == (2, True)
+    assert run_experiments.main(["--models", "toy", "--regimes", "united", "maddr", "--dry-run"]) == 0
+    mixture = "liver_ct+lung_ct+lung_xray seed 0"
+    last = f"phantoms are rendered into {Path('data/phantom')} before the first of them"
+    assert capsys.readouterr().out.splitlines() == [f"to do        toy united {mixture}", f"to do        toy maddr {mixture}", last]
     assert not stand_in
+    assert not Path("data").exists()
 
 
 def test_images_without_a_split_are_not_taken_for_nothing(tmp_path, monkeypatch, capsys):
