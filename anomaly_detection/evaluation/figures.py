@@ -30,9 +30,7 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
     """
     with np.load(folder / "details.npz") as file:
         details = dict(file)
-    log = []
-    if (folder / "log.csv").exists():  # not of a network that was not trained
-        log = read_table(folder / "log.csv", {"phase": str, "iteration": int}, rest=optional(float))
+    log = read_log(folder)
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
     for name in metrics["datasets"]:
         figures[f"gallery_{name}"] = draw_gallery(rows, details, name, float(details["map_scale"]))
@@ -45,6 +43,12 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
         with whole_file(paths[-1]) as partial:
             figure.savefig(partial, format="png", dpi=DPI)
     return paths
+
+
+def read_log(folder: Path) -> Rows:
+    """The lines of log.csv in the folder of an experiment; none of a network that was not trained."""
+    path = folder / "log.csv"
+    return read_table(path, {"phase": str, "iteration": int}, rest=optional(float)) if path.exists() else []
 
 
 def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:

@@ -44,7 +44,7 @@ def write_splits(
     header = f"# {spec.name}: {counts}; {origin}"
     files = {(kind, part): folds / "train_test_split" / kind / part for kind, part in splits}
     texts = {key: read_text(file).splitlines() if file.exists() else [] for key, file in files.items()}
-    if all(header in lines for lines in texts.values()):
+    if all(header in (parse_line(line)[0] for line in lines) for lines in texts.values()):
         return False
     for key, file in files.items():
         block = [header, *(f"{image} {spec.name}" for image in sorted(splits[key], key=natural))]
