@@ -165,6 +165,7 @@ class DataSource:
         self.catalog = read_catalog(find_catalog(data_root, project_root))
         self.splits = Splits(find_folds(data_root, project_root), self.catalog)
         self._fingerprints: dict[tuple, str] = {}
+        self._digests: dict[tuple, str] = {}
         self._files_checked = False
 
     def available(self) -> list[str]:
@@ -235,8 +236,8 @@ class DataSource:
     ) -> str:
         """A short hash of names, labels, organs, modalities and pixels in some parts of the data.
 
-        It depends on no folder and no file time, so a copy of the data on another machine has the same. It is taken once: what changes in the files
-        while this process runs is not seen by it.
+        It depends on no folder and no file time, so a copy of the data on another machine has the same. It is taken once: files that change
+        later are refused when they are read.
 
         Raises:
             UserError: as `load` does; also where two of these parts hold the same pixels, whatever the names of the files.
@@ -272,8 +273,12 @@ class DataSource:
             logger.warning("%s", line)
 
     def _kept(self, group: tuple[DatasetSpec, Kind, list[SplitEntry]], preprocessing: Mapping[str, Preprocessing]) -> KeptImages:
-        spec, _, entries = group
-        return load_images(entries, spec, self.data_root, preprocessing[spec.name])
+        """The pixels of some lines; raises UserError where they are not those that were met before, of which fingerprints were taken."""
+        spec, kind, entries = group
+        kept = load_images(entries, spec, self.data_root, preprocessing[spec.name])
+        if self._digests.setdefault((spec.name, kind, entries[0].part, preprocessing[spec.name]), kept.digest) != kept.digest:
+            raise UserError(f"{self.data_root / spec.root}: images changed while this command ran; run it again, with another --results")
+        return kept
 
     def _specs(self, datasets: Sequence[str]) -> list[DatasetSpec]:
         for name in datasets:

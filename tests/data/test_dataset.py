@@ -140,6 +140,17 @@ def test_the_fingerprint_shows_a_change(data_root, source, change):
     assert fingerprint(DataSource(data_root), DATASETS) != first
 
 
+def test_images_that_change_after_their_fingerprint_are_not_loaded(data_root, source):
+    """The provenance of an experiment would tell of others than it was trained on."""
+    first = fingerprint(source, DATASETS)
+    os.utime(data_root / "lung_ct" / "normal" / "val_2.png", ns=(1, 1))
+    assert len(load(source, DATASETS, "val")) == 12, "the same pixels"
+    change_pixel(data_root)
+    assert f"{data_root / 'lung_ct'}: images changed while this command ran" in refusal(lambda: load(source, DATASETS, "val"))
+    assert len(load(source, ["liver_ct"], "val")) == 4
+    assert fingerprint(DataSource(data_root), DATASETS) != first
+
+
 def test_the_fingerprint_tells_settings_datasets_and_parts_apart(data_root, source):
     prints = [
         fingerprint(source, DATASETS),

@@ -23,7 +23,7 @@ from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import read_json, whole_file
 from anomaly_detection.system.processes import map_jobs
 
 VERSION = 2  # raise it when the same files and settings come to give other images
@@ -129,9 +129,9 @@ def _make(
 
 def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool]:
     try:
-        made = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        made = read_json(folder / RECORD)
         bad = made.pop("skipped")
-    except (OSError, ValueError, KeyError):
+    except (UserError, KeyError):
         raise UserError(f"{folder}: exists and was not made by this command; move it away, or name another --data-root") from None
     differ = [key for key in {**made, **record} if made.get(key) != record.get(key)]
     if differ:
