@@ -1,96 +1,162 @@
-"""Grey images out of DICOM files."""
+"""Images out of DICOM files, as a viewer shows them."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, iter_pixels
+from pydicom.pixels import apply_color_lut, iter_pixels
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from anomaly_detection.data.formats.greyscale import is_inverted, look_up, measure, own_share, shown, value, whole_share
 from anomaly_detection.data.formats.sources import one_line
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
 from anomaly_detection.system.errors import UserError
 
 DICOM = (".dcm", ".dicom", ".ima")
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
+AUTO_FRAMES = 32  # of a file tell its automatic window
+# an element of group 8 up to (0008,0018), little endian: its VR is written out, or its length is below 256
+_BARE = re.compile(rb"\x08\x00[\x00-\x18]\x00(CS|UI|UL|DA|TM|LO|.\x00\x00\x00)", re.DOTALL)
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is named as DICOM, or has DICOM's mark behind its preamble: scanners often leave the suffix out."""
+    """Whether a file is named as DICOM, or begins as one: scanners often leave the suffix out, some the preamble, too."""
     if path.name.lower().endswith(DICOM):
         return True
     try:
         with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _BARE.match(start) is not None
+
+
+def holds_image(path: Path) -> bool:
+    """False for a sound DICOM file of other content: a report, a plan, a directory; what is damaged may hold one."""
+    try:
+        with _quiet():
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows", "Columns"])
+    except Exception:  # see `read_dicom`
+        return True
+    known = value(header, "SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return not known or value(header, "Rows") is not None
 
 
 def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarray]]:
-    """A DICOM file: its PatientID ("" where it has none), and its frames as (H, W) uint8.
+    """A DICOM file: its PatientID ("" where it has none), and its frames as (H, W) uint8, of colour as (H, W, 3).
 
-    Rescale slope and intercept (or the modality LUT) give the values, of CT in Hounsfield units. They are shown through `window`, or, if it
-    is None, through the file's own VOI table or first window (as a linear one); 8 bits need neither. MONOCHROME1 is inverted, so that bright
-    means the same in all files. Colour becomes grey.
+    The modality LUT or rescaling gives the values, of CT in Hounsfield units, see `greyscale`. They are shown through `window`, or, if it is None,
+    through the file's own VOI table or first window; of up to 8 stored bits without either, all. Bright means the same in all files, padding is
+    black and has no part in an automatic window. Pixels stay as they are stored: Pixel Aspect Ratio, ICC Profile and overlays are not applied. A
+    file without preamble and file meta is taken for uncompressed.
 
     Raises:
         UserError: not a DICOM file, one without an image, or one whose pixels cannot be decoded; of the latter also while iterating.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True)
-        patient = str(header.get("PatientID") or "").strip()
-        if not header.get("Rows") or not header.get("Columns"):
-            raise ValueError(f"it holds no image but {header.get('Modality') or 'other data'}")
+        with _quiet():
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            patient = str(header.get("PatientID") or "").strip()
+            if not value(header, "Rows") or not value(header, "Columns"):
+                raise ValueError(f"it holds no image but {header.get('Modality') or 'other data'}")
     except Exception as error:  # a damaged file makes pydicom raise InvalidDicomError, OSError, EOFError, ValueError, struct.error and more
         raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)}); leave it out") from None
     return patient, _frames(path, header, window)
 
 
 def _frames(path: Path, header: pydicom.Dataset, window: WindowChoice) -> Iterator[np.ndarray]:
+    try:
+        with _quiet():
+            options = _pixel_options(header)
+            source = pydicom.dcmread(path) if options["transfer_syntax_uid"] == DeflatedExplicitVRLittleEndian else path
+            header.PhotometricInterpretation = options["photometric_interpretation"]
+            if window == "auto" and header.PhotometricInterpretation.startswith("MONOCHROME"):
+                window = _auto(source, header, options)
+            shift = options["bits_stored"] - _bits_stored(header)
+            for number, frame in enumerate(iter_pixels(source, **options)):
+                yield _shown(frame >> shift if shift else frame, header, number, window)
+    except Exception as error:
+        text = one_line(error)
+        advice = f"; {DECODERS}" if "missing dependencies" in text or "available plugins" in text else ""
+        raise UserError(f"{path}: no grey image can be made of it ({text}){advice}") from None
+
+
+def _pixel_options(header: pydicom.Dataset) -> dict[str, Any]:
+    """How the pixels are stored, with what is meant where an element is missing or empty."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if not syntax:
+        implicit, little = header.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    samples = int(value(header, "SamplesPerPixel") or 1)
+    bits, high = _bits_stored(header), value(header, "HighBit")
+    options = {
+        "transfer_syntax_uid": UID(syntax),
+        "samples_per_pixel": samples,
+        "photometric_interpretation": str(value(header, "PhotometricInterpretation") or ("MONOCHROME2" if samples == 1 else "RGB")),
+        "number_of_frames": int(value(header, "NumberOfFrames") or 1),
+        # files of old lie in the upper bits: read with those below, which are cut off afterwards
+        "bits_stored": bits if high is None or syntax.is_encapsulated else max(bits, min(int(high) + 1, header.BitsAllocated)),
+        "pixel_representation": int(value(header, "PixelRepresentation") or 0),
+    }
+    return options | ({"planar_configuration": int(value(header, "PlanarConfiguration") or 0)} if samples > 1 else {})
+
+
+def _bits_stored(header: pydicom.Dataset) -> int:
+    return int(value(header, "BitsStored") or header.BitsAllocated)
+
+
+def _auto(source: Path | pydicom.Dataset, header: pydicom.Dataset, options: dict[str, Any]) -> Window:
+    """The window that covers what the frames of a file measure, as far as some of them, spread over it, tell."""
+    numbers = spread(range(options["number_of_frames"]), AUTO_FRAMES)
+    frames = zip(numbers, iter_pixels(source, indices=numbers, **options), strict=True)
+    return Window.covering(np.concatenate([measure(frame, header, number).measured for number, frame in frames]))
+
+
+def _shown(frame: np.ndarray, header: pydicom.Dataset, number: int, window: WindowChoice) -> np.ndarray:
+    kind = header.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        return _palette_colours(frame, header)
+    if frame.ndim == 3:  # iter_pixels has made RGB of whatever colour there was
+        return _eight_bit(frame[..., :3], _bits_stored(header))
+    values = measure(frame, header, number)
+    if window is not None:
+        share = window.share(values.array)
+    elif (share := own_share(values, header, number)) is None:
+        if frame.dtype.kind == "f" or _bits_stored(header) > 8:
+            raise ValueError(NO_WINDOW)
+        share = whole_share(values)
+    return shown(share, values.padding, is_inverted(header))
+
+
+def _palette_colours(frame: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    bits = int(header.RedPaletteColorLookupTableDescriptor[2])
+    if value(header, "RedPaletteColorLookupTableData") is None:  # in segments
+        return _eight_bit(apply_color_lut(frame, header)[..., :3], bits)
+    signed = frame.dtype.kind == "i"
+    return _eight_bit(
+        np.stack([look_up(header, f"{name}PaletteColorLookupTable", frame, signed) for name in ("Red", "Green", "Blue")], axis=-1), bits
+    )
+
+
+def _eight_bit(colours: np.ndarray, bits: int) -> np.ndarray:
+    return colours.astype(np.uint8) if bits == 8 else np.rint(colours * (255 / (2**bits - 1))).astype(np.uint8)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What pydicom warns of and logs about a file it also raises."""
     logger = logging.getLogger("pydicom")
-    level, logger.level = logger.level, logging.CRITICAL  # what it logs about a file it also raises
+    level, logger.level = logger.level, logging.CRITICAL
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for frame in iter_pixels(path):
-                yield _dicom_grey(frame, header, window)
-    except Exception as error:
-        advice = f"; {DECODERS}" if "missing dependencies" in str(error) or "decompress" in str(error) else ""
-        raise UserError(f"{path}: no grey image can be made of it ({one_line(error)}){advice}") from None
+            yield
     finally:
         logger.level = level
-
-
-def _dicom_grey(frame: np.ndarray, header: pydicom.Dataset, window: WindowChoice) -> np.ndarray:
-    kind = str(header.PhotometricInterpretation)
-    if kind == "PALETTE COLOR":
-        frame = apply_color_lut(frame, header)
-        frame = (frame >> 8 if frame.dtype == np.uint16 else frame).astype(np.uint8)
-    if frame.ndim == 3:  # iter_pixels has made RGB of whatever colour there was
-        if frame.dtype != np.uint8:
-            frame = Window((2**header.BitsStored - 1) / 2, 2**header.BitsStored - 1).grey(frame)
-        return np.rint(frame[..., :3] @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-    grey = _monochrome_grey(frame, header, window)
-    return 255 - grey if kind == "MONOCHROME1" else grey
-
-
-def _monochrome_grey(frame: np.ndarray, header: pydicom.Dataset, window: WindowChoice) -> np.ndarray:
-    values = apply_modality_lut(frame, header)
-    if window == "auto":
-        return Window.covering(values).grey(values)
-    if window is not None:
-        return window.grey(values)
-    if header.get("VOILUTSequence"):
-        bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-        return Window((2**bits - 1) / 2, 2**bits - 1).grey(apply_voi(values, header))
-    if "WindowCenter" in header and "WindowWidth" in header:
-        center, width = (float(np.atleast_1d(header[key].value)[0]) for key in ("WindowCenter", "WindowWidth"))
-        # the standard's linear window (PS3.3 C.11.2.1.2.1) reaches from c - 0.5 - (w-1)/2 to c - 0.5 + (w-1)/2
-        return Window(center - 0.5, max(width - 1, 1e-6)).grey(values)
-    if header.BitsAllocated > 8:
-        raise ValueError(NO_WINDOW)
-    return Window((2**header.BitsStored - 1) / 2, 2**header.BitsStored - 1).grey(values)

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 
 from anomaly_detection.data.formats.sources import one_line
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
 from anomaly_detection.system.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
@@ -127,10 +127,3 @@ class Volume:
             yield
         except Exception as error:
             raise UserError(f"{self._name}: cannot be read as NIfTI ({one_line(error)}); download it again") from None
-
-
-def spread(numbers: Sequence[int], most: int) -> list[int]:
-    """At most `most` of `numbers`, as far apart as they go."""
-    if len(numbers) <= most:
-        return list(numbers)
-    return [numbers[place] for place in np.rint(np.linspace(0, len(numbers) - 1, most)).astype(int)]

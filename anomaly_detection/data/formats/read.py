@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from anomaly_detection.data.formats.dicom import is_dicom, read_dicom
+from anomaly_detection.data.formats.dicom import holds_image, is_dicom, read_dicom
 from anomaly_detection.data.formats.nifti import Volume, is_nifti
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inputs
@@ -23,7 +23,7 @@ def kind_of(file: SourceFile) -> Literal["picture", "nifti", "dicom"] | None:
     if is_nifti(file.name):
         return "nifti"
     with file.on_disk() as path:
-        return "dicom" if is_dicom(path) else None
+        return "dicom" if is_dicom(path) and holds_image(path) else None
 
 
 def images_in(file: SourceFile, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
@@ -32,17 +32,25 @@ def images_in(file: SourceFile, window: WindowChoice) -> Iterator[tuple[str, np.
     Raises:
         UserError: it is no image, or damaged; of later images also while iterating.
     """
-    kind = kind_of(file)
-    if kind is None:
-        raise UserError(f"{file}: no image; {FORMATS}")
     with file.on_disk() as path:
-        if kind == "picture":
+        if is_picture(file.name):
             yield "", read_picture(path, window)
-        elif kind == "dicom":
-            frames = list(read_dicom(path, window)[1])
-            yield from (("" if len(frames) == 1 else f"#{number:03d}", frame) for number, frame in enumerate(frames))
-        else:
+        elif is_nifti(file.name):
             yield from _slices(Volume(path, str(file)), window)
+        elif is_dicom(path):
+            yield from _frames(path, window)
+        else:
+            raise UserError(f"{file}: no image; {FORMATS}")
+
+
+def _frames(path: Path, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
+    """Only two frames are in memory at a time."""
+    frames = read_dicom(path, window)[1]
+    first, second = next(frames), next(frames, None)
+    yield "" if second is None else "#000", first
+    if second is not None:
+        yield "#001", second
+        yield from ((f"#{number:03d}", frame) for number, frame in enumerate(frames, 2))
 
 
 def _slices(volume: Volume, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:

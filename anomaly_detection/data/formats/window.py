@@ -30,10 +30,18 @@ class Window:
         low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0, 0)
         return cls(float(low + high) / 2, max(float(high - low), 1e-6))
 
+    def share(self, values: np.ndarray) -> np.ndarray:
+        """How bright values are, float32 of the same shape: 0 black, 1 white, and beyond that out of the window."""
+        return (np.asarray(values, np.float32) - np.float32(self.level)) / np.float32(self.width) + np.float32(0.5)
+
     def grey(self, values: np.ndarray) -> np.ndarray:
         """uint8 of the same shape; what is not a number is black."""
-        share = (np.asarray(values, np.float32) - np.float32(self.level)) / np.float32(self.width) + np.float32(0.5)
-        return np.rint(np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
+        return grey_of(self.share(values))
+
+
+def grey_of(share: np.ndarray) -> np.ndarray:
+    """uint8 of brightness from 0 to 1, which is cut off beyond; what is not a number is black."""
+    return np.rint(np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
 
 
 WindowChoice = Window | Literal["auto"] | None  # "auto": `Window.covering` what the file holds; None: what the file says
@@ -72,3 +80,10 @@ def parse_window(words: list[str] | None) -> WindowChoice:
         return Window(level, width)
     except ValueError:
         raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
+
+
+def spread(numbers: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `numbers`, as far apart as they go."""
+    if len(numbers) <= most:
+        return list(numbers)
+    return [numbers[place] for place in np.rint(np.linspace(0, len(numbers) - 1, most)).astype(int)]
