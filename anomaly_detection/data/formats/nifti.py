@@ -1,11 +1,14 @@
 """Axial slices of NIfTI volumes, read one after the other so that memory does not grow with the volume."""
 
+import gzip
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel import FileHolder, Nifti1Image, Nifti2Image
 
 from anomaly_detection.data.formats.sources import one_line
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
@@ -13,6 +16,9 @@ from anomaly_detection.system.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
 AUTO_SLICES = 32  # of a volume tell its automatic window
+BLOCK = 32  # slices in memory where they lie across the file
+GZIP = b"\x1f\x8b"
+ADVICE = "with nibabel: `nibabel.save(nibabel.load(FILE).slicer[..., 0], 'one.nii.gz')`"
 
 
 def is_nifti(name: str) -> bool:
@@ -22,6 +28,8 @@ def is_nifti(name: str) -> bool:
 
 class Volume:
     """A NIfTI volume; its voxels are read when they are asked for.
+
+    A file is unpacked where its content is gzip's, whatever its name says. Lengths of 1 behind the third are left out.
 
     Args:
         path: a .nii or .nii.gz file.
@@ -33,19 +41,22 @@ class Volume:
         slices: how many axial slices there are.
 
     Raises:
-        UserError: not a NIfTI file, not three-dimensional, or the header does not tell the orientation.
+        UserError: not a NIfTI file, not three-dimensional, not of grey values, or the header does not tell the orientation.
     """
 
     def __init__(self, path: Path, name: str):
         self._name = name
         with self._told():
-            self._image = nibabel.load(path, mmap=False, keep_file_open=True)
-        if not isinstance(self._image, nibabel.Nifti1Pair):
-            raise UserError(f"{name}: not a NIfTI file but {type(self._image).__name__}; convert it to .nii.gz")
-        if len(self._image.shape) != 3 or min(self._image.shape) < 1:
-            raise UserError(f"{name}: has the shape {self._image.shape}, not three dimensions; save one volume to a file")
-        if self._image.get_data_dtype().kind not in "iuf":
-            raise UserError(f"{name}: holds values of type {self._image.get_data_dtype()}, not grey ones")
+            self._image = self._open(path)
+        shape, kind = self._image.shape, self._image.get_data_dtype()
+        if len(shape) < 3 or min(shape) < 1:
+            raise UserError(f"{name}: has the shape {shape}, not three dimensions; save it as a volume, or its images as PNG")
+        if max(shape[3:], default=1) > 1:
+            raise UserError(f"{name}: has the shape {shape}, which is several volumes; save one volume to a file, {ADVICE}")
+        if kind.names:
+            raise UserError(f"{name}: holds colours; save its slices as PNG, or one channel as a volume of grey values")
+        if kind.kind not in "iuf":
+            raise UserError(f"{name}: holds values of type {kind}, not grey ones; save their magnitude as a volume")
         header = self._image.header
         if not header["sform_code"] and not header["qform_code"]:
             raise UserError(f"{name}: its header does not tell the orientation (sform and qform code 0); save it with an affine")
@@ -53,10 +64,22 @@ class Volume:
             self._axes = nibabel.io_orientation(self._image.affine)
         if np.isnan(self._axes).any():
             raise UserError(f"{name}: its affine is singular, so that the orientation is unknown; save it with a proper one")
-        self.shape: tuple[int, ...] = self._image.shape
+        self.shape: tuple[int, ...] = shape[:3]
         self.orientation = "".join(nibabel.orientations.ornt2axcodes(self._axes))
         self._axial = int(np.flatnonzero(self._axes[:, 0] == 2)[0])
         self.slices = self.shape[self._axial]
+
+    def _open(self, path: Path) -> Nifti1Image | Nifti2Image:
+        with open(path, "rb") as file:
+            packed = file.read(2) == GZIP
+        stream = (gzip.open if packed else open)(path, "rb")
+        weakref.finalize(self, stream.close)  # slices are read from it as long as the volume lives
+        start = stream.read(Nifti2Image.header_class.sizeof_hdr)
+        stream.seek(0)
+        for kind in (Nifti1Image, Nifti2Image):
+            if kind.header_class.may_contain_header(start):
+                return kind.from_file_map({"image": FileHolder(fileobj=stream)}, mmap=False, keep_file_open=True)
+        raise ValueError("its content is not that of a .nii file; convert it to .nii.gz")
 
     def count(self, labels: Sequence[int]) -> np.ndarray:
         """How many voxels of each label each axial slice holds: (len(labels), slices); one pass over the file.
@@ -77,10 +100,10 @@ class Volume:
         return counts
 
     def count_marked(self) -> np.ndarray:
-        """How many voxels each axial slice (slices,) holds that are not 0."""
+        """How many voxels each axial slice (slices,) holds that are above 0."""
         counts = np.zeros(self.slices, np.int64)
         for k, slab in self._slabs():
-            counts[k if self._axial == 2 else slice(None)] += np.count_nonzero(slab, axis=None if self._axial == 2 else 1 - self._axial)
+            counts[k if self._axial == 2 else slice(None)] += np.count_nonzero(slab > 0, axis=None if self._axial == 2 else 1 - self._axial)
         return counts
 
     def read(self, slices: Sequence[int]) -> np.ndarray:
@@ -88,36 +111,53 @@ class Volume:
 
         Upright as radiologists see them, from the feet: the patient's front is up, the patient's right is left in the image.
         """
-        wanted = {number: place for place, number in enumerate(slices)}
-        plane = [axis for axis in range(3) if axis != self._axial]
-        found = np.empty((len(wanted), *(self.shape[axis] for axis in plane)), np.float32)
-        for k, slab in self._slabs(None if self._axial != 2 else sorted(wanted)):
-            if self._axial == 2:
-                found[wanted[k]] = slab
-            else:
-                found[:, :, k] = np.take(slab, list(wanted), axis=self._axial).swapaxes(0, self._axial)
+        values, plane = self._as_stored(slices), self._plane()
         if self._axes[plane[0], 0] == 0:  # the first axis of the plane runs across the patient: make it the columns
-            found, plane = found.swapaxes(1, 2), plane[::-1]
+            values, plane = values.swapaxes(1, 2), plane[::-1]
         for axis, stored in zip((1, 2), plane, strict=True):
             if self._axes[stored, 1] > 0:  # leads to the front or to the right: must run the other way
-                found = np.flip(found, axis)
-        return found
+                values = np.flip(values, axis)
+        return values
+
+    def planes(self, slices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The same one after the other, (rows, columns) each, with few of them in memory; `slices` are to ascend."""
+        block = 1 if self._axial == 2 else BLOCK
+        for start in range(0, len(slices), block):
+            yield from self.read(slices[start : start + block])
 
     def shown(self, window: WindowChoice) -> Window:
         """The values that are shown of this volume; "auto" covers what slices spread over all of it hold.
 
         Raises:
-            UserError: `window` is None: a NIfTI file states none.
+            UserError: `window` is None, and there are more than 8 bits. A NIfTI file states no window: what it may have for one (cal_min, cal_max)
+                is most often its own least and greatest value.
         """
-        if window is None:
+        if window == "auto":
+            return Window.covering(self._as_stored(spread(range(self.slices), AUTO_SLICES)), overwrite=True)
+        if window is None and (self._image.get_data_dtype() != np.uint8 or self._image.dataobj.slope != 1 or self._image.dataobj.inter != 0):
             raise UserError(f"{self._name}: {NO_WINDOW}")
-        return Window.covering(self.read(spread(range(self.slices), AUTO_SLICES))) if window == "auto" else window
+        return window or Window(127.5, 255)
+
+    def _as_stored(self, slices: Sequence[int]) -> np.ndarray:
+        """Axial slices, float32 (n, ...), with the other two axes as they lie in the file."""
+        wanted = {number: place for place, number in enumerate(slices)}
+        values = np.empty((len(wanted), *(self.shape[axis] for axis in self._plane())), np.float32)
+        for k, slab in self._slabs(None if self._axial != 2 else sorted(wanted)):
+            if self._axial == 2:
+                values[wanted[k]] = slab
+            else:
+                values[:, :, k] = np.take(slab, list(wanted), axis=self._axial).swapaxes(0, self._axial)
+        return values
+
+    def _plane(self) -> list[int]:
+        """The stored axes that lie in an axial slice."""
+        return [axis for axis in range(3) if axis != self._axial]
 
     def _slabs(self, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """The planes across the last stored axis, in the order in which they lie in the file, with their numbers."""
         for k in range(self.shape[2]) if numbers is None else numbers:
             with self._told():
-                slab = np.asarray(self._image.dataobj[..., k])
+                slab = np.asarray(self._image.dataobj[(slice(None), slice(None), k, *[0] * (self._image.ndim - 3))])
             yield k, slab
 
     @contextmanager
@@ -126,4 +166,4 @@ class Volume:
         try:
             yield
         except Exception as error:
-            raise UserError(f"{self._name}: cannot be read as NIfTI ({one_line(error)}); download it again") from None
+            raise UserError(f"{self._name}: cannot be read as NIfTI ({one_line(error)}); download it again, or leave it out") from None

@@ -13,8 +13,6 @@ from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inp
 from anomaly_detection.data.formats.window import WindowChoice, window_from
 from anomaly_detection.system.errors import UserError
 
-BLOCK = 32  # slices of a volume in memory
-
 
 def kind_of(file: SourceFile) -> Literal["picture", "nifti", "dicom"] | None:
     """How a file is read; None if it is no image, as far as can be told without reading it."""
@@ -55,10 +53,8 @@ def _frames(path: Path, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]
 
 def _slices(volume: Volume, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
     shown = volume.shown(window)
-    for start in range(0, volume.slices, BLOCK):
-        numbers = range(start, min(start + BLOCK, volume.slices))
-        for number, plane in zip(numbers, volume.read(numbers), strict=True):
-            yield f"#{number:03d}", shown.grey(plane)
+    for number, plane in enumerate(volume.planes(range(volume.slices))):
+        yield f"#{number:03d}", shown.grey(plane)
 
 
 def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | None = None) -> Iterator[tuple[str, np.ndarray]]:

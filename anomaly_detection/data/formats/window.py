@@ -24,10 +24,16 @@ class Window:
             raise ValueError(f"width of a window must be above 0, not {self.width:g}")
 
     @classmethod
-    def covering(cls, values: np.ndarray) -> "Window":
-        """The window from the 0.5th to the 99.5th percentile of the finite values, as is usual for MRI, whose values have no unit."""
-        finite = values[np.isfinite(values)]
-        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0, 0)
+    def covering(cls, values: np.ndarray, overwrite: bool = False) -> "Window":
+        """The window from the 0.5th to the 99.5th percentile of the finite values, as is usual for MRI, whose values have no unit.
+
+        Args:
+            values: of any shape.
+            overwrite: they may be left in another order, which saves a copy of them.
+        """
+        finite = np.isfinite(values)
+        values = values if finite.all() else values[finite]
+        low, high = np.percentile(values, AUTO_PERCENTILES, overwrite_input=overwrite) if values.size else (0, 0)
         return cls(float(low + high) / 2, max(float(high - low), 1e-6))
 
     def share(self, values: np.ndarray) -> np.ndarray:

@@ -56,9 +56,8 @@ class NiftiJob:
             raise UserError(f"{self.sources[1]}: differs from its volume in shape or orientation; which one is wrong cannot be known")
         slices = np.flatnonzero(mask[0].count_marked()).tolist() if mask else list(range(volume.slices))
         slices = spread(slices, self.max_slices)
-        values = volume.read(slices)
-        marks = mask[0].read(slices) > 0 if mask else [None] * len(slices)
-        for number, plane, marked in zip(slices, values, marks, strict=True):
+        marks = (plane > 0 for plane in mask[0].planes(slices)) if mask else [None] * len(slices)
+        for number, plane, marked in zip(slices, volume.planes(slices), marks, strict=True):
             pixels = window.grey(plane)
             if pixels.min() < pixels.max():
                 yield Picture(f"{self.name}_{number:03d}", self.patient, self.abnormal, pixels, marked)

@@ -41,8 +41,8 @@ class VolumeJob:
         for abnormal, chosen in ((False, shows_liver & (tumour == 0)), (True, shows_liver & (tumour >= self.choice.min_tumour))):
             slices = spread(np.flatnonzero(chosen).tolist(), self.choice.max_slices)
             if slices:
-                masks = segmentation.read(slices) == TUMOUR if abnormal else [None] * len(slices)
-                for number, values, mask in zip(slices, volume.read(slices), masks, strict=True):
+                masks = (plane == TUMOUR for plane in segmentation.planes(slices)) if abnormal else [None] * len(slices)
+                for number, values, mask in zip(slices, volume.planes(slices), masks, strict=True):
                     name = f"{stem}_{number:03d}"
                     yield Picture(name, patient_of(name, abnormal), abnormal, window.grey(values), mask)
 

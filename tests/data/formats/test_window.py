@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.formats.window import Window, spread
 
 
 def test_a_window_is_linear_between_its_ends():
@@ -24,3 +24,10 @@ def test_automatic_window_covers_all_but_a_percent():
 def test_a_window_has_a_width():
     with pytest.raises(ValueError, match="width"):
         Window(40, 0)
+
+
+def test_spread():
+    assert spread([3, 4, 5], 5) == [3, 4, 5]
+    assert spread(list(range(11)), 3) == [0, 5, 10]
+    assert spread([1, 2, 3], 1) == [1]
+    assert spread([1, 2, 3], 0) == []
