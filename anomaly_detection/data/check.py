@@ -111,7 +111,7 @@ def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
         pixels = np.asarray(Image.fromarray(read_picture(path, window)).convert("L"))
         masked = mask is not None and mask.is_file()
         if masked:
-            read_mask(mask)
+            read_mask(mask, pixels.shape)
     except UserError as error:
         return Facts(None, None, None, None, str(error))
     content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest() if pixels.min() < pixels.max() else None
@@ -135,8 +135,9 @@ def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], c
 def _thumbnail(folder: Path, entry: SplitEntry, window: WindowChoice, side: int) -> Image.Image:
     resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BILINEAR)
     path, mask = folder / entry.image, folder / mask_path(entry.image)
-    picture = resize(Image.fromarray(read_picture(path, window)).convert("RGB"))
+    pixels = read_picture(path, window)
+    picture = resize(Image.fromarray(pixels).convert("RGB"))
     if entry.kind == "normal" or not mask.is_file():
         return picture
-    lesion = resize(Image.fromarray(read_mask(mask).astype(np.uint8) * (255 // 2)))
+    lesion = resize(Image.fromarray(read_mask(mask, pixels.shape[:2]).astype(np.uint8) * (255 // 2)))
     return Image.composite(Image.new("RGB", picture.size, "red"), picture, lesion)

@@ -1,14 +1,17 @@
-"""Lesion masks: where they lie, and what in them is lesion."""
+"""Lesion masks: where they lie, what in them is lesion, and which say nothing."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection.data.masks import mask_path, read_mask
+from anomaly_detection.data.masks import load_masks, mask_path, read_mask
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
+from tests.data.formats.test_pictures import of, png, tiff
 
 Y, X = np.mgrid[:64, :64]
 LESION = (Y - 32) ** 2 + (X - 32) ** 2 < 100
+WHOLE = (64, 64)
 
 
 def test_a_mask_lies_beside_the_folders_of_images():
@@ -17,32 +20,121 @@ def test_a_mask_lies_beside_the_folders_of_images():
     assert mask_path("1.tif") == "masks/1.png"
 
 
+def with_palette(colours):
+    image = Image.fromarray(LESION.astype(np.uint8)).convert("P")
+    image.putpalette(sum(colours, ()))
+    return image
+
+
+def with_alpha(opaque, hidden):
+    """Where there is no lesion `hidden` lies under full transparency."""
+    return np.where(LESION[..., None], (*opaque, 255), (*hidden, 0)).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
     ("name", "stored"),
     [
         ("bit.png", LESION),
+        ("bit.tif", LESION),
+        ("bit.bmp", LESION),
         ("grey.png", LESION.astype(np.uint8) * 255),
         ("label.png", LESION.astype(np.uint8)),
+        ("label.tif", LESION.astype(np.uint8)),
+        ("label.bmp", LESION.astype(np.uint8)),
         ("deep.png", LESION.astype(np.uint16)),
+        ("deep128.png", LESION.astype(np.uint16) * 128),
+        ("deep.tif", LESION.astype(np.uint16)),
+        ("signed.tif", np.where(LESION, 1, -1).astype(np.int16)),
         ("whole.tif", LESION.astype(np.int32)),
+        ("ignored.tif", np.where(LESION, 1, -1).astype(np.int32)),
         ("real.tif", LESION.astype(np.float32)),
+        ("nan.tif", np.where(LESION, 0.2, np.nan).astype(np.float32)),
         ("colour.png", np.repeat(LESION[..., None].astype(np.uint8) * 255, 3, axis=2)),
+        ("faint.png", LESION[..., None] * np.array([1, 0, 0], np.uint8)),
+        ("blue.png", LESION[..., None] * np.array([0, 0, 1], np.uint8)),
+        ("palette.png", with_palette([(0, 0, 0), (128, 0, 0)])),
+        ("black_label.png", with_palette([(0, 0, 0), (0, 0, 0), (255, 255, 255)])),
+        ("palette.tif", with_palette([(0, 0, 0), (0, 0, 1)])),
+        ("bright_ground.png", with_palette([(255, 255, 0), (0, 255, 255)])),
+        ("drawn.png", with_alpha((255, 0, 0), (0, 0, 0))),
+        ("drawn_on_white.png", with_alpha((255, 0, 0), (255, 255, 255))),
+        ("grey_alpha.png", np.stack([np.full(WHOLE, 9), LESION * 255], axis=2).astype(np.uint8)),
     ],
 )
-def test_what_is_not_0_is_lesion(tmp_path, name, stored):
-    Image.fromarray(stored).save(tmp_path / name)
-    assert np.array_equal(read_mask(tmp_path / name), LESION)
+def test_what_is_above_0_is_lesion(tmp_path, name, stored):
+    (stored if isinstance(stored, Image.Image) else Image.fromarray(stored)).save(tmp_path / name)
+    assert np.array_equal(read_mask(tmp_path / name, WHOLE), LESION)
 
 
-def test_the_noise_of_a_jpeg_is_no_lesion(tmp_path):
-    Image.fromarray(LESION.astype(np.uint8) * 255).save(tmp_path / "a.jpg", quality=75)
-    assert (np.asarray(Image.open(tmp_path / "a.jpg")) > 0).sum() > 1.5 * LESION.sum(), "the noise is there"
-    assert (read_mask(tmp_path / "a.jpg") != LESION).sum() < 0.02 * LESION.sum()
+@pytest.mark.parametrize(
+    ("content", "lesion"),
+    [
+        (tiff(of("i1", -1, 0, 1, 127), 8, 1, t339=[2]), [0, 0, 1, 1]),
+        (tiff(of(">u2", 0, 1, 256, 65535), 16, 1, ">"), [0, 1, 1, 1]),
+        (tiff(b"\xa0", 1, 1), [1, 0, 1, 0]),
+        (tiff(b"\xa0", 1, 0), [0, 1, 0, 1]),  # white, as a viewer shows it
+        (tiff(b"\x08\xf0", 4, 1), [0, 1, 1, 0]),
+    ],
+    ids=["int8", "uint16, big endian", "1 bit", "1 bit, 0 white", "4 bits"],
+)
+def test_sample_formats_of_tiff(tmp_path, content, lesion):
+    (tmp_path / "m.tif").write_bytes(content)
+    assert read_mask(tmp_path / "m.tif", (1, 4))[0].tolist() == [bool(value) for value in lesion]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.jfif", "a.png", "a.tif"])  # the last two are named as what they are not, or packed as one
+@pytest.mark.parametrize("grey", [255, 128])
+def test_the_noise_of_a_jpeg_is_no_lesion(tmp_path, name, grey):
+    kind = {"format": "tiff", "compression": "jpeg"} if name == "a.tif" else {"format": "jpeg"}
+    Image.fromarray(LESION.astype(np.uint8) * grey).save(tmp_path / name, quality=75, **kind)
+    assert (np.asarray(Image.open(tmp_path / name)) > 0).sum() > 1.3 * LESION.sum(), "the noise is there"
+    assert (read_mask(tmp_path / name, WHOLE) != LESION).sum() < 0.03 * LESION.sum()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "none.jpg")
-    assert not read_mask(tmp_path / "none.jpg").any()
+    assert not read_mask(tmp_path / "none.jpg", (8, 8)).any()
 
 
-def test_a_damaged_mask_is_told(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match="cannot be read as an image"):
-        read_mask(tmp_path / "a.png")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.tif", tiff(of("u1", 0, 1, 0, 1), 8, 0), "a mask in which 0 is white, so that .* cannot be known; save it as PNG, black where"),
+        ("m.tif", tiff(of("<u2", 0, 1, 0, 1), 16, 0), "a mask in which 0 is white"),
+        ("m.png", png(of(">u2", 1, 2, 3, 4, 5, 6), 16, 2, (2, 1)), "of 16-bit colours, of which only the upper 8 bits are read"),
+        ("m.tif", tiff(of("<f8", 0, 1, 0, 1), 64, 1, t339=[3]), "a kind of samples that is not read; save it as PNG"),
+        ("m.png", b"\x89PNG", "cannot be read as an image"),
+    ],
+)
+def test_what_does_not_tell_the_lesion_is_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_mask(tmp_path / name, (1, 2) if name == "m.png" else (1, 4))
+
+
+def test_a_sorted_palette_is_refused(tmp_path):
+    with_palette([(255, 255, 255), (0, 0, 0)]).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png: is a mask with a palette in which black is not the first colour; save it"):
+        read_mask(tmp_path / "m.png", WHOLE)
+
+
+def test_a_mask_of_another_size_is_told(tmp_path):
+    Image.fromarray(LESION).save(tmp_path / "m.png")
+    with pytest.raises(UserError, match=r"m\.png: is a mask of \(64, 64\) pixels for an image of \(64, 32\); make them the same"):
+        read_mask(tmp_path / "m.png", (64, 32))
+
+
+def test_masks_of_stored_images(tmp_path):
+    """What evaluation reads is what `read_mask` says, and a mask that does not fit its image ends it."""
+    for folder in ("normal", "abnormal", "masks"):
+        (tmp_path / folder).mkdir()
+    for image in ("normal/h.png", "abnormal/a.png", "abnormal/b.png", "abnormal/c.png"):
+        Image.new("L", (64, 64)).save(tmp_path / image)
+    Image.fromarray(LESION.astype(np.uint16)).save(tmp_path / "masks" / "a.png")
+    with_palette([(0, 0, 0), (0, 0, 0)]).save(tmp_path / "masks" / "c.png")
+    images = ["normal/h.png", "abnormal/a.png", "abnormal/b.png", "abnormal/c.png"]
+    places, masks = load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
+    assert places.tolist() == [0, 1, 3]
+    assert not masks[0].any()
+    assert np.array_equal(masks[1], LESION)
+    assert np.array_equal(masks[2], LESION)
+    Image.fromarray(LESION[:32]).save(tmp_path / "masks" / "b.png")
+    with pytest.raises(UserError, match=r"masks/b\.png: is a mask of \(32, 64\) pixels for an image of \(64, 64\)"):
+        load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))

@@ -9,7 +9,6 @@ from anomaly_detection.data.formats.sources import SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.masks import read_mask
 from anomaly_detection.data.prepare.build import Picture
-from anomaly_detection.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,7 @@ class PictureJob:
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
         """The one image."""
         pixels = read_picture(paths[0], self.window)
-        mask = read_mask(paths[1]) if len(paths) > 1 else None
-        if mask is not None and mask.shape != pixels.shape[:2]:
-            raise UserError(f"{self.sources[1]}: is a mask of {mask.shape} pixels for an image of {pixels.shape[:2]}; make them the same")
+        mask = read_mask(paths[1], pixels.shape[:2]) if len(paths) > 1 else None
         yield Picture(self.name, self.patient, self.abnormal, pixels, mask)
 
 
