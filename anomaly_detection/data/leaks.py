@@ -65,7 +65,8 @@ def listed_images(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEnt
     def listed(entry: SplitEntry, content: str | None) -> Listed:
         abnormal = entry.kind == "anomaly"
         named = patient_of(entry.image, abnormal)
-        return Listed(entry, _file(folder / entry.image), content, patient_of(entry.image, abnormal, patients), named, rows.get(entry.image))
+        patient = patient_of(entry.image, abnormal, patients, spec.patient)
+        return Listed(entry, _file(folder / entry.image), content, patient, named, rows.get(entry.image))
 
     return [listed(entry, content) for entry, content in zip(entries, contents, strict=True)]
 
