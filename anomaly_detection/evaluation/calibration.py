@@ -17,7 +17,7 @@ import numpy as np
 
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.metrics import normal_threshold
-from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, p_value
+from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, p_value, pooled
 from anomaly_detection.evaluation.scores import Scores
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
@@ -70,6 +70,7 @@ class Reference:
         threshold: on the score.
         guaranteed: see `Verdict`.
         highest: the highest score of each validation patient, ascending.
+        pooled: the mean of its highest slices, likewise, see `pooled`.
     """
 
     center: float
@@ -77,6 +78,7 @@ class Reference:
     threshold: float
     guaranteed: bool
     highest: tuple[float, ...]
+    pooled: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ class Calibration:
         """The inverse of `to_plain`."""
 
         def reference(plain: Mapping[str, Any]) -> Reference:
-            return Reference(**{**{key: plain[key] for key in Reference.__dataclass_fields__}, "highest": tuple(plain["highest"])})
+            return Reference(
+                **{**{key: plain[key] for key in Reference.__dataclass_fields__}, **{name: tuple(plain[name]) for name in ("highest", "pooled")}}
+            )
 
         domains = {(each["organ"], each["modality"]): reference(each) for each in values["domains"]}
         return cls(values["alpha"], domains, reference(values["everything"]), Known.from_plain(values["known"]))
@@ -185,10 +189,10 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     shared = normal_threshold(np.concatenate(left_out), 1 - alpha)
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(domains), strict=True):
-        tops = highest(val.scores, val.unit)
+        tops, means = highest(val.scores, val.unit), pooled(val.scores, val.unit)
         guaranteed = alike and len(tops) >= needed(alpha)
         threshold = limit(tops, alpha) if guaranteed else center + spread * shared
-        references.append(Reference(center, spread, float(threshold), guaranteed, tuple(np.sort(tops).tolist())))
+        references.append(Reference(center, spread, float(threshold), guaranteed, *(tuple(np.sort(each).tolist()) for each in (tops, means))))
     return references
 
 

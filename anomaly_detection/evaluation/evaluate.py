@@ -17,6 +17,7 @@ from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
 from anomaly_detection.evaluation.normals import Normals, needed, numbered
+from anomaly_detection.evaluation.pooling import patient_rows
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
 from anomaly_detection.evaluation.scores import BATCH, Scores, assessments, score_images
 
@@ -34,6 +35,7 @@ class Evaluation:
 
     Attributes:
         rows: lines of scores.csv, validation images first.
+        patients: lines of patients.csv.
         metrics: see `metrics_of`; datasets with masks have those of `pixel_metrics` beside.
         calibration: of the scores.
         map_scale: the anomaly map's 99.5th percentile over all pixels of the validation normals: what is usual in a normal image.
@@ -41,6 +43,7 @@ class Evaluation:
     """
 
     rows: list[dict[str, Any]]
+    patients: list[dict[str, Any]]
     metrics: dict[str, Any]
     calibration: Calibration
     map_scale: float
@@ -86,7 +89,9 @@ def evaluate(
     for name in masks:
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
     latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
-    return Evaluation(rows, metrics, calibration, map_scale, {"latent": latent, **gallery.arrays(offset=len(val))})
+    return Evaluation(
+        rows, patient_rows(rows, calibration, domains), metrics, calibration, map_scale, {"latent": latent, **gallery.arrays(offset=len(val))}
+    )
 
 
 def _training_normals(baseline: Baseline, images: ImageSet, patients: Sequence[str | None]) -> Normals:

@@ -1,6 +1,6 @@
 """Numbers from scores and labels, through scikit-learn. Label 1 and a high score mean abnormal."""
 
-from collections.abc import Mapping
+import math
 
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
@@ -21,9 +21,13 @@ METRICS = (
 
 
 def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
-    """The score that a fraction `quantile` of the validation normals stays below or at; an image above it is called abnormal."""
-    rank = min(len(normal_scores), int(np.ceil((len(normal_scores) + 1) * quantile - 1e-9)))
-    return float(np.sort(normal_scores)[rank - 1])
+    """The ceil((n + 1) quantile)-th smallest of n scores, or the highest.
+
+    A score that is exchangeable with them is above it with a probability of at most 1 - quantile, if n is at least quantile / (1 - quantile)
+    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+    """
+    rank = math.ceil((len(normal_scores) + 1) * quantile - 1e-9)
+    return float(np.sort(normal_scores)[min(rank, len(normal_scores)) - 1])
 
 
 def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -38,11 +42,10 @@ def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.nextafter(thresholds[int(np.argmax(correct))], -np.inf))
 
 
-def threshold_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
-    """F1, accuracy, sensitivity and specificity of calling abnormal what scores above the threshold."""
-    called = (scores > threshold).astype(int)
+def call_metrics(labels: np.ndarray, called: np.ndarray) -> dict[str, float]:
+    """F1, accuracy, sensitivity and specificity of calling images (N,) abnormal."""
+    called = called.astype(int)
     return {
-        "threshold": threshold,
         "f1": f1_score(labels, called, zero_division=0.0),
         "accuracy": accuracy_score(labels, called),
         "sensitivity": recall_score(labels, called, zero_division=0.0),
@@ -50,23 +53,24 @@ def threshold_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) 
     }
 
 
-def image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
+def image_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray) -> dict[str, float]:
     """All metrics of test images.
 
     Args:
         labels: (N,) 0 normal, 1 abnormal; both must occur.
         scores: (N,).
-        threshold: fixed without test data, see `normal_threshold`.
+        called: (N,) bool, what is called abnormal, by thresholds that were fixed without test data.
 
     Returns:
-        auroc, average_precision; f1, accuracy, sensitivity, specificity at the threshold; the same as `oracle_*` at the threshold chosen on the
-        test labels; and the numbers of normal and abnormal images.
+        auroc, average_precision; f1, accuracy, sensitivity, specificity of the calls; the same as `oracle_*` at `oracle_threshold`, which is
+        chosen on the test labels; and the numbers of normal and abnormal images.
     """
-    oracle: Mapping[str, float] = threshold_metrics(labels, scores, oracle_threshold(labels, scores))
+    best = oracle_threshold(labels, scores)
     values = {
         "auroc": roc_auc_score(labels, scores),
         "average_precision": average_precision_score(labels, scores),
-        **threshold_metrics(labels, scores, threshold),
-        **{f"oracle_{name}": value for name, value in oracle.items()},
+        **call_metrics(labels, called),
+        "oracle_threshold": best,
+        **{f"oracle_{name}": value for name, value in call_metrics(labels, scores > best).items()},
     }
     return {name: float(value) for name, value in values.items()} | {"normal": int((labels == 0).sum()), "abnormal": int((labels == 1).sum())}

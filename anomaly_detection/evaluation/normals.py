@@ -13,6 +13,7 @@ import numpy as np
 
 from anomaly_detection.evaluation.scores import Scores
 
+HIGHEST = 3  # slices of a patient, whose mean the patient's score is
 _ROUNDING = 1e-9  # 1 - 0.95 is a little more than 0.05
 
 
@@ -51,6 +52,11 @@ def highest(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
     order = np.argsort(unit, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(unit[order]) != 0))
     return np.maximum.reduceat(values[order], starts) if len(values) else values
+
+
+def pooled(values: np.ndarray, unit: np.ndarray, k: int = HIGHEST) -> np.ndarray:
+    """The mean of the k highest values (N,) of each unit, or of all that it has, sorted by unit."""
+    return np.array([np.sort(values[unit == each])[-k:].mean() for each in np.unique(unit)])
 
 
 def p_value(score: np.ndarray, calibration: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from anomaly_detection.evaluation.metrics import image_metrics
 from anomaly_detection.evaluation.pooling import patient_metrics
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_table, whole_file
+from anomaly_detection.system.files import optional, read_table, whole_file
 
 COLUMNS = (
     "image",
@@ -74,7 +74,7 @@ def score_rows(
         {
             "image": name,
             "dataset": dataset,
-            "patient": patient or "",
+            "patient": patient,
             "organ": domains.organs[organ],
             "modality": domains.modalities[modality],
             "part": part,
@@ -85,7 +85,7 @@ def score_rows(
             "threshold": float(named.threshold[i]),
             "label_threshold": float(told.threshold[i]),
             "guaranteed": int(named.guaranteed[i]),
-            **(dict.fromkeys(CALLED, "") if part == "val" else _called(named, told, i)),
+            **(dict.fromkeys(CALLED) if part == "val" else _called(named, told, i)),
             **_of_heads(named, i, domains),
         }
         for i, (name, dataset, patient, organ, modality, label) in enumerate(facts)
@@ -99,14 +99,14 @@ def _called(named: Verdict, told: Verdict, i: int) -> dict[str, Any]:
         "label_p_value": float(told.p_value[i]),
         "label_anomalous": int(told.anomalous[i]),
         "unknown_domain": int(bool(named.unknown[i])),
-        "unknown_because": named.unknown[i],
+        "unknown_because": named.unknown[i] or None,
     }
 
 
 def _of_heads(verdict: Verdict, i: int, domains: Domains) -> dict[str, Any]:
     words = {"content_distance": float(verdict.distance[i])}
     if verdict.organ is None:
-        return words | dict.fromkeys(("predicted_organ", "predicted_modality", "confidence"), "")
+        return words | dict.fromkeys(("predicted_organ", "predicted_modality", "confidence"))
     return words | {
         "predicted_organ": domains.organs[verdict.organ[i]],
         "predicted_modality": domains.modalities[verdict.modality[i]],
@@ -127,9 +127,10 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     test = [row for row in rows if row["part"] == "test"]
     metrics: dict[str, Any] = {"datasets": {}}
+    unit = unit_of(_patients([row for row in rows if row["part"] == "val"]))
     for name in names:
-        its_rows = [row for row in rows if row["dataset"] == name]
-        metrics["datasets"][name] = _dataset_metrics(its_rows, calibration, domains)
+        values = metrics["datasets"][name] = _dataset_metrics([row for row in rows if row["dataset"] == name], calibration, domains)
+        values["unknown"]["unit"] = unit  # its limits are from all validation images together
     pooled = [row["score"] > calibration.everything.threshold for row in test]
     metrics["pooled"] = {**_metrics(test, "score", pooled), "threshold": calibration.everything.threshold}
     if rows[0]["predicted_organ"]:
@@ -148,7 +149,8 @@ def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, d
         **_metrics(test, "score", [row["label_anomalous"] for row in test]),
         "threshold": reference.threshold,
         "false_alarms": promised | _observed(normals, "label_anomalous"),
-        "unknown": {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units} | _observed(normals, "unknown_domain"),
+        "unknown": {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": promised["unit"]}
+        | _observed(normals, "unknown_domain"),
     }
     for kind, label in (("normal", 0), ("abnormal", 1)):
         values[f"unknown_{kind}"] = float(np.mean([row["unknown_domain"] for row in test if row["label"] == label]))
@@ -170,13 +172,13 @@ def _metrics(rows: Sequence[dict[str, Any]], column: str, called: Sequence[bool]
 
 def _patients(rows: Sequence[dict[str, Any]]) -> list[str | None]:
     """Whose each image is; those of two datasets are two."""
-    return [f"{row['dataset']}/{row['patient']}" if row["patient"] else None for row in rows]
+    return [row["patient"] and f"{row['dataset']}/{row['patient']}" for row in rows]
 
 
-def write_scores(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write scores.csv."""
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write scores.csv, or another table of rows; a value of None is an empty cell."""
     with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -187,9 +189,12 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it is missing or damaged.
     """
-    numbers = dict.fromkeys(COLUMNS, str) | dict.fromkeys(("score", "calibrated_score", "label_calibrated_score"), float) | {"label": int}
-    numbers |= dict.fromkeys(("anomalous", "label_anomalous", "guaranteed", "unknown_domain"), lambda text: int(text) if text else "")
+    numbers = ("score", "calibrated_score", "label_calibrated_score", "threshold", "label_threshold", "content_distance")
+    sometimes = ("p_value", "label_p_value", "confidence")
+    flags = ("anomalous", "label_anomalous", "unknown_domain")
+    kinds = dict.fromkeys(COLUMNS, optional(str)) | dict.fromkeys(numbers, float) | dict.fromkeys(sometimes, optional(float))
+    kinds |= dict.fromkeys(flags, optional(int)) | {"label": int, "guaranteed": int, "image": str}
     try:
-        return read_table(path, numbers)
+        return read_table(path, kinds)
     except UserError as error:
         raise UserError(f"{error}; these are not scores as `evaluate` writes them: evaluate the run again") from None

@@ -1,4 +1,4 @@
-"""Differences between regimes on the same images: what the paper's claim (maddr > united, maddr >= separate) can be read off from."""
+"""Networks over seeds, and differences between regimes on the same images, from which the claim maddr > united, maddr >= separate is read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,29 @@ from statistics import mean
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import auroc_samples, interval
+from anomaly_detection.evaluation.bootstrap import difference_interval, freedom, metric_samples, over_seeds, seeds_interval
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Test images of one dataset in the order of their names: labels (N,) and the scores (N,) of one network."""
+    """Test images of one dataset in the order of their names, as one network scored them.
+
+    Attributes:
+        labels: (N,).
+        scores: (N,).
+        called: (N,) bool, in the true domain.
+        patients: whose each image is; None where that is not known.
+    """
 
     labels: np.ndarray
     scores: np.ndarray
+    called: np.ndarray
+    patients: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two AUROCs, mean over seeds, with the 95 % bootstrap interval over images."""
+    """Of two AUROCs, mean over seeds, with the 95 % interval over patients and seeds."""
 
     value: float
     low: float
@@ -30,26 +39,57 @@ class Difference:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def scored(rows: Sequence[Mapping], dataset: str) -> Scored:
-    """Those of a dataset out of the rows of a scores.csv."""
-    images = sorted((row["image"], row["label"], row["score"]) for row in rows if row["part"] == "test" and row["dataset"] == dataset)
-    return Scored(np.array([label for _, label, _ in images]), np.array([score for _, _, score in images]))
+def scored(rows: Sequence[Mapping], dataset: str | None = None, score: str = "score", called: str | float = "label_anomalous") -> Scored:
+    """Those of a dataset out of the rows of a scores.csv, or of all together.
+
+    Args:
+        rows: of one network.
+        dataset: its name; None: all.
+        score: column of the scores.
+        called: column of what is called abnormal, or a threshold on the scores.
+    """
+    chosen = [row for row in rows if row["part"] == "test" and dataset in (None, row["dataset"])]
+    images = sorted(chosen, key=lambda row: (row["dataset"], row["image"]))
+    labels, scores = (np.array([row[name] for row in images]) for name in ("label", score))
+    calls = np.array([row[called] for row in images], bool) if isinstance(called, str) else scores > called
+    return Scored(labels, scores, calls, tuple(row["patient"] and f"{row['dataset']}/{row['patient']}" for row in images))
+
+
+def intervals_over_seeds(trainings: Sequence[Scored], values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """[low, high] of each metric's mean over seeds.
+
+    Args:
+        trainings: one for each seed, of the same images.
+        values: by metric, of each seed.
+    """
+    drawn = [metric_samples(each.labels, each.scores, each.called, each.patients) for each in trainings]
+    degrees = freedom(trainings[0].labels, trainings[0].patients)
+    return {name: seeds_interval(values[name], np.array([each[name] for each in drawn]), degrees) for name in values if name in drawn[0]}
 
 
 def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]]) -> dict[str, Difference]:
     """AUROC of `one` minus that of `other`, by dataset, and "mean" over the datasets.
 
-    Every bootstrap sample takes the same images for both (paired), and for all seeds.
+    Every bootstrap sample takes the same patients for both, and the same seeds (paired).
 
     Args:
         one, other: by dataset the scores of each seed, the same seeds in the same order.
     """
-    by_dataset, values, samples = {}, [], []
+    by_dataset: dict[str, Difference] = {}
+    values, drawn, degrees = [], [], []
     for number, dataset in enumerate(one):
         pairs = list(zip(one[dataset], other[dataset], strict=True))
-        values.append(mean(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores) for a, b in pairs))
-        drawn = [auroc_samples(a.labels, a.scores, seed=number) - auroc_samples(b.labels, b.scores, seed=number) for a, b in pairs]
-        samples.append(np.mean(drawn, axis=0))
-        by_dataset[dataset] = Difference(values[-1], *interval(samples[-1]))
-    by_dataset["mean"] = Difference(mean(values), *interval(np.mean(samples, axis=0)))
+        values.append([float(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores)) for a, b in pairs])
+        drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
+        degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
+        by_dataset[dataset] = _difference(values[-1], drawn[-1], degrees[-1])
+    by_dataset["mean"] = _difference(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), min(degrees))
     return by_dataset
+
+
+def _aurocs(network: Scored, seed: int) -> np.ndarray:
+    return metric_samples(network.labels, network.scores, network.called, network.patients, seed=seed)["auroc"]
+
+
+def _difference(values: Sequence[float], drawn: np.ndarray, degrees: int) -> Difference:
+    return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees)))

@@ -23,7 +23,8 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.evaluate import evaluate
-from anomaly_detection.evaluation.rows import write_scores
+from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
+from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.distributed import processes, rank
@@ -48,7 +49,8 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: the name of one of the `REGIMES`.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, details.npz, metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, patients.csv, details.npz,
+            metrics.json.
     """
 
     settings: Settings
@@ -224,7 +226,8 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "best_iteration": trained.best_iteration,
         "baseline": trained.baseline.describe(),
     }
-    write_scores(folder / "scores.csv", outcome.rows)
+    write_rows(folder / "scores.csv", outcome.rows)
+    write_rows(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
     with whole_file(folder / "details.npz") as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **outcome.details, map_scale=outcome.map_scale)
     add_calibration(folder, outcome.calibration, outcome.map_scale)

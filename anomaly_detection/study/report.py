@@ -15,7 +15,7 @@ from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, to_html, to_markdown, write_csv
-from anomaly_detection.study.tables import Result, numbers_table, study_document
+from anomaly_detection.study.tables import Result, numbers_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
@@ -63,7 +63,7 @@ def write_study(results: Path, study: Study, source: DataSource) -> str | None:
     finished = all_finished(results, study.datasets, source)
     if not finished:
         return None
-    rows = [_result(each) for each in finished]
+    rows = with_joint_intervals([_result(each) for each in finished])
     document = study_document(rows, study.datasets, study.heading, provenance_lines(finished, source, study.datasets))
     text = to_markdown(document)
     with whole_file(results / "table.md") as partial:

@@ -1,18 +1,24 @@
 """The study's tables: a row per model and regime, a column per dataset, mean and standard deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
-from anomaly_detection.study.comparison import Scored, differences, scored
+from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
 
-NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over test images (mean over seeds)."
+NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 MISSING = "–"
+# all test images with one threshold: the columns of their scores and of what is called abnormal; None: above the threshold of the pool
+POOLED = {
+    "pooled": ("score", None),
+    "pooled_calibrated": ("calibrated_score", "anomalous"),
+    "pooled_label_calibrated": ("label_calibrated_score", "label_anomalous"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,28 +35,59 @@ class Result:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over seeds, with the 95 % bootstrap intervals over images that each seed has; empty where an experiment is missing."""
+    """A metric over seeds, with the 95 % interval of their mean; empty where an experiment is missing."""
 
     values: tuple[float, ...]
-    intervals: tuple[Sequence[float], ...] = ()
+    interval: Sequence[float] | None = None
 
     def __str__(self) -> str:
         if not self.values:
             return MISSING
         text = f"{mean(self.values):.3f}" + (f" ± {stdev(self.values):.3f}" if len(self.values) > 1 else "")
-        return text + (" [{:.3f}, {:.3f}]".format(*self.interval) if self.intervals else "")
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The mean over seeds of the lower and of the upper ends."""
-        return tuple(mean(ends) for ends in zip(*self.intervals, strict=True)) if self.intervals else None
+        return text + (" [{:.3f}, {:.3f}]".format(*self.interval) if self.interval else "")
 
     @classmethod
     def of(cls, metrics: Sequence[Mapping[str, Any]], name: str) -> "Cell":
-        """From the metrics of each seed; those that lack it are left out."""
+        """From the metrics of each seed, as `with_joint_intervals` leaves them; seeds that lack it are left out."""
         having = [each for each in metrics if name in each]
-        intervals = tuple(each["intervals"][name] for each in having if name in each.get("intervals", {}))
-        return cls(tuple(each[name] for each in having), intervals)
+        return cls(tuple(each[name] for each in having), having[0].get("intervals", {}).get(name) if having else None)
+
+
+def with_joint_intervals(results: Sequence[Result]) -> list[Result]:
+    """The same results; where a network was trained with several seeds, each metric has the interval of its mean over them instead of its own.
+
+    Without the rows of all its seeds it has none.
+    """
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.model, result.regime, result.datasets), []).append(result)
+    joint = {key: _joint_intervals(group) for key, group in groups.items() if len(group) > 1}
+    found = []
+    for result in results:
+        intervals = joint.get((result.model, result.regime, result.datasets))
+        if intervals is not None:
+            datasets = {name: {**values, "intervals": intervals.get(name, {})} for name, values in result.metrics["datasets"].items()}
+            pools = {key: {**result.metrics[key], "intervals": intervals.get(key, {})} for key in POOLED if key in result.metrics}
+            result = replace(result, metrics={**result.metrics, "datasets": datasets, **pools})
+        found.append(result)
+    return found
+
+
+def _joint_intervals(group: Sequence[Result]) -> dict[str, dict[str, list[float]]]:
+    """By dataset and kind of pool, the interval of each metric's mean over seeds."""
+    if not all(result.rows for result in group):
+        return {}
+    intervals = {}
+    for name in group[0].datasets:
+        trainings, metrics = [scored(result.rows, name) for result in group], [result.metrics["datasets"][name] for result in group]
+        intervals[name] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
+    for key, (score, called) in POOLED.items():
+        metrics = [result.metrics[key] for result in group if key in result.metrics]
+        if len(metrics) == len(group):
+            calls = [called or each["threshold"] for each in metrics]
+            trainings = [scored(result.rows, None, score, each) for result, each in zip(group, calls, strict=True)]
+            intervals[key] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
+    return intervals
 
 
 def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str], metric: str) -> dict[str, Cell]:
@@ -113,6 +150,44 @@ def _pooled_table(results: Sequence[Result]) -> Table:
     return Table("One threshold for all datasets", ["model", "regime", "scores calibrated by", "auroc", "sensitivity", "specificity"], rows)
 
 
+def _patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+    """AUROC over patients, each scored by the mean of its highest slices, on datasets whose patients are known; without rows where there are none."""
+    rows = []
+    for name in _by_network(results):
+        chosen = [result for result in results if (result.model, result.regime) == name]
+        each = {d: [r.metrics["datasets"][d]["patients"] for r in chosen if "patients" in r.metrics["datasets"].get(d, {})] for d in datasets}
+        if any(each.values()):
+            rows.append([*name, *(_patient_cell(metrics) for metrics in each.values())])
+    return Table("Patients (auroc; normal + abnormal)", ["model", "regime", *datasets], rows)
+
+
+def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Over several trainings without an interval: theirs would be over patients alone."""
+    if not metrics:
+        return MISSING
+    cell = Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
+    return f"{cell}; {metrics[0]['normal']} + {metrics[0]['abnormal']}"
+
+
+def _promise_table(results: Sequence[Result]) -> Table:
+    """What was promised of normal images, beside what the normal test images show."""
+    rows = []
+    for name in _by_network(results):
+        chosen = [result for result in results if (result.model, result.regime) == name]
+        for dataset in dict.fromkeys(dataset for result in chosen for dataset in result.datasets):
+            metrics = [r.metrics["datasets"][dataset] for r in chosen if "false_alarms" in r.metrics["datasets"].get(dataset, {})]
+            for kind in ("false_alarms", "unknown") if metrics else ():
+                promises = [each[kind] for each in metrics]
+                first = promises[0]
+                cell = Cell(tuple(each["observed"] for each in promises), first["interval"] if len(promises) == 1 else None)
+                guaranteed = "yes" if all(each["guaranteed"] for each in promises) else "no"
+                rows.append(
+                    [*name, dataset, kind.replace("_", " "), f"{first['promised']:.3g}", guaranteed, f"{first['units']} {first['unit']}", cell]
+                )
+    header = ["model", "regime", "dataset", "share of normals", "promised", "guaranteed", "calibrated on", "observed"]
+    return Table("False alarms: promised and observed", header, rows)
+
+
 def _pixel_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """How well the anomaly maps show the lesions, on datasets with masks; without rows where there are none."""
     rows = []
@@ -160,11 +235,23 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
         _difference_table(main, datasets),
         _component_table(results, datasets),
         _pooled_table(main),
+        _patient_table(main, datasets),
+        _promise_table(main),
         _head_table(results),
         _pixel_table(main, datasets),
         *(_metric_table(main, datasets, metric) for metric in METRICS if metric != "auroc"),
     ]
-    return Document(heading, NOTE, [table for table in tables if table.rows], provenance)
+    return Document(heading, _note(results), [table for table in tables if table.rows], provenance)
+
+
+def _note(results: Sequence[Result]) -> str:
+    """What ± and the intervals are over."""
+    units: dict[str, str] = {}
+    for result in results:
+        units |= {name: values["unit"] for name, values in result.metrics["datasets"].items() if "unit" in values}
+    words = ", ".join(f"{unit} ({', '.join(name for name, its in units.items() if its == unit)})" for unit in dict.fromkeys(units.values()))
+    several = len({result.seed for result in results}) > 1
+    return NOTE.format(words or "images", " and over seeds" if several else "")
 
 
 def numbers_table(results: Sequence[Result], datasets: Sequence[str], heading: str) -> Table:

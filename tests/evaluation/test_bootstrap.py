@@ -1,12 +1,27 @@
-"""Bootstrap intervals: the resampled metrics are scikit-learn's, and the intervals hold what they promise."""
+"""Bootstrap intervals: the resampled metrics are scikit-learn's, patients are drawn as wholes, and the intervals hold what they promise."""
+
+from collections import defaultdict
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import auroc_samples, interval, metric_intervals, resample, weighted_metrics
+from anomaly_detection.evaluation.bootstrap import (
+    difference_interval,
+    freedom,
+    metric_intervals,
+    metric_samples,
+    over_seeds,
+    resample,
+    seeds_interval,
+    share_interval,
+    share_interval_of,
+    unit_of,
+    weighted_metrics,
+)
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
+from benchmarks.intervals import coverage
 
 
 def scored(normal: int, abnormal: int, shift: float, seed: int, decimals: int = 9):
@@ -15,63 +30,168 @@ def scored(normal: int, abnormal: int, shift: float, seed: int, decimals: int = 
     return labels, np.round(rng.normal(size=normal + abnormal) + shift * labels, decimals)
 
 
+def strangers(labels) -> list[None]:
+    return [None] * len(labels)
+
+
+# normal only, abnormal only and both, of two to nine images each
+PATIENTS = ["a"] * 3 + ["b"] * 2 + ["c"] * 9 + ["d"] * 4 + ["e"] * 2 + ["f"] * 6 + ["g"] * 5
+LABELS = np.array([0] * 3 + [0] * 2 + [0] * 9 + [1] * 4 + [1] * 2 + [0, 1] * 3 + [1, 1, 0, 0, 0])
+
+
 @pytest.mark.parametrize("decimals", [9, 1])  # 1: many ties
 def test_every_sample_is_measured_as_scikit_learn_does(decimals):
     labels, scores = scored(30, 40, 0.7, 1, decimals)
-    (counts,) = resample(labels, samples=25, seed=3)
-    values = weighted_metrics(labels, scores, 0.5, counts)
+    (weights,) = resample(labels, strangers(labels), samples=25, seed=3)
+    values = weighted_metrics(labels, scores, scores > 0.5, weights)
     assert set(values) == set(METRICS)
     for row in range(25):
-        y, s = np.repeat(labels, counts[row].astype(int)), np.repeat(scores, counts[row].astype(int))
-        called = s > 0.5
+        called, weight = scores > 0.5, {"sample_weight": weights[row]}
         expected = {
-            "auroc": roc_auc_score(y, s),
-            "average_precision": average_precision_score(y, s),
-            "f1": f1_score(y, called),
-            "accuracy": accuracy_score(y, called),
-            "sensitivity": recall_score(y, called),
-            "specificity": recall_score(y, called, pos_label=0),
-            "oracle_accuracy": max(accuracy_score(y, s > threshold) for threshold in [*s, -np.inf]),
+            "auroc": roc_auc_score(labels, scores, **weight),
+            "average_precision": average_precision_score(labels, scores, **weight),
+            "f1": f1_score(labels, called, **weight),
+            "accuracy": accuracy_score(labels, called, **weight),
+            "sensitivity": recall_score(labels, called, **weight),
+            "specificity": recall_score(labels, called, pos_label=0, **weight),
+            "oracle_accuracy": max(accuracy_score(labels, scores > threshold, **weight) for threshold in [*scores, -np.inf]),
         }
         assert {name: values[name][row] for name in expected} == pytest.approx(expected)
 
 
 def test_the_sample_as_it_is_has_the_metrics_of_the_table():
     labels, scores = scored(30, 40, 0.7, 2, 1)
-    values = weighted_metrics(labels, scores, 0.5, np.ones((1, 70)))
-    table = image_metrics(labels, scores, 0.5)
+    values = weighted_metrics(labels, scores, scores > 0.5, np.ones((1, 70)))
+    table = image_metrics(labels, scores, scores > 0.5)
     assert {name: value[0] for name, value in values.items()} == pytest.approx({name: table[name] for name in values})
 
 
-def test_samples_are_stratified_and_repeatable():
-    labels, _ = scored(30, 40, 0, 0)
-    counts = np.concatenate(list(resample(labels, samples=50)))
-    assert (counts[:, labels == 0].sum(axis=1) == 30).all()
-    assert (counts[:, labels == 1].sum(axis=1) == 40).all()
-    assert np.array_equal(counts, np.concatenate(list(resample(labels, samples=50))))
-    assert counts[:, 0].mean() == pytest.approx(1, abs=0.5)
+def test_a_patient_is_drawn_with_all_its_images_among_those_of_its_kind():
+    weights = np.concatenate(list(resample(LABELS, PATIENTS, samples=200)))
+    by_patient = defaultdict(list)
+    for place, patient in enumerate(PATIENTS):
+        by_patient[patient].append(weights[:, place])
+    for columns in by_patient.values():
+        assert (np.array(columns) == columns[0]).all()
+    drawn = {patient: columns[0] for patient, columns in by_patient.items()}
+    for kind in ("abc", "de", "fg"):
+        total = sum(drawn[patient] for patient in kind)
+        assert total == pytest.approx(len(kind)), "kinds keep their weight"
+        step = len(kind) / (len(kind) - 1)
+        assert {round(float(value / step), 6) for patient in kind for value in drawn[patient]} <= set(range(len(kind))), "n - 1 are drawn"
+        assert all(values.mean() == pytest.approx(1, abs=0.25) for values in (drawn[patient] for patient in kind))
+
+
+def test_samples_are_repeatable_and_have_both_classes():
+    weights = np.concatenate(list(resample(LABELS, PATIENTS, samples=300)))
+    assert np.array_equal(weights, np.concatenate(list(resample(LABELS, PATIENTS, samples=300))))
+    for label in (0, 1):
+        assert (weights[:, label == LABELS].sum(axis=1) > 0).all()
+    only = np.concatenate(list(resample(np.array([0, 1, 1]), ["x", "x", "x"], samples=5)))
+    assert (only == 1).all(), "a single patient is always there"
 
 
 def test_blocks_do_not_change_the_count(monkeypatch):
     monkeypatch.setattr("anomaly_detection.evaluation.bootstrap._CELLS", 7 * 70)
     labels, scores = scored(30, 40, 0.7, 2)
-    assert [len(block) for block in resample(labels, samples=20)] == [7, 7, 6]
-    assert auroc_samples(labels, scores, samples=20).shape == (20,)
+    assert [len(block) for block in resample(labels, strangers(labels), samples=20)] == [7, 7, 6]
+    assert metric_samples(labels, scores, scores > 0, strangers(labels), samples=20)["auroc"].shape == (20,)
 
 
-def test_intervals_cover_the_true_auroc():
-    shift, covered = 1.0, 0
-    true = norm.cdf(shift / np.sqrt(2))
-    for seed in range(200):
-        low, high = metric_intervals(*scored(60, 60, shift, seed), 0.0, samples=400)["auroc"]
-        covered += low <= true <= high
-    assert 180 <= covered <= 198
+@pytest.mark.parametrize(
+    ("patients", "unit"), [(["a", "b"], "patients"), ([None, None], "images"), (["a", None], "patients and images"), ([], "patients")]
+)
+def test_the_unit_has_a_name(patients, unit):
+    assert unit_of(patients) == unit
+
+
+def test_freedom_is_that_of_the_rarer_class():
+    assert freedom(LABELS, PATIENTS) == 3, "four patients with abnormal images"
+    assert freedom(np.zeros(5, int), ["a", "a", "b", "c", "d"]) == 3, "all of one class"
+    assert freedom(np.array([0, 1]), ["a", "a"]) == 1
+
+
+@pytest.mark.parametrize(("correlation", "both"), [(0.0, 0), (0.6, 0), (0.3, 6), (0.6, 13)])
+def test_intervals_cover_the_true_auroc_of_alike_slices(correlation, both):
+    """`benchmarks.intervals` has the whole table; of 60 simulations, 95 % within three standard errors and no less than 0.90 of many."""
+    assert coverage(13, 20, correlation, both, simulations=60) >= 0.87
+
+
+def test_intervals_over_images_would_not():
+    assert coverage(13, 20, 0.6, 0, simulations=60, known=False) < 0.7
+
+
+def test_the_interval_by_hand():
+    """t standard errors on the logit scale; the standard error of the mean of n drawn with n - 1 is the unbiased one."""
+    rng = np.random.default_rng(0)
+    flags = rng.random(40) < 0.3
+    low, high = share_interval(flags, [None] * 40)
+    share = flags.mean()
+    error = np.sqrt(share * (1 - share) / 39) / (share * (1 - share))  # of the mean, times the slope of the logit
+    expected = [1 / (1 + np.exp(-(np.log(share / (1 - share)) + sign * student.ppf(0.975, 39) * error))) for sign in (-1, 1)]
+    assert [low, high] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("value", "degrees", "expected"), [(0.0, 9, [0.0, 0.308]), (1.0, 9, [0.692, 1.0]), (1.0, 1, [0.158, 1.0])])
+def test_where_all_patients_are_alike_the_interval_is_that_of_clopper_and_pearson(value, degrees, expected):
+    assert share_interval_of(value, np.full(100, value), degrees) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_share_of_few_patients_is_uncertain_however_many_slices_they_have():
+    flags, patients = np.repeat([True, False, False, False], 100), np.repeat(list("abcd"), 100).tolist()
+    low, high = share_interval(flags, patients)
+    assert low < 0.05
+    assert high > 0.6
+    few = share_interval(flags, strangers(flags))
+    assert few[1] - few[0] < 0.1
 
 
 def test_paired_differences_are_narrower_than_those_of_strangers():
     labels, scores = scored(60, 60, 1.0, 0)
-    better = scores + 0.1 * labels
-    paired = interval(auroc_samples(labels, better) - auroc_samples(labels, scores))
-    strangers = interval(auroc_samples(labels, better, seed=1) - auroc_samples(labels, scores))
+    better, nobody = scores + 0.1 * labels, strangers(labels)
+
+    def samples(values, seed=0):
+        return metric_samples(labels, values, values > 0, nobody, seed=seed)["auroc"]
+
+    value = roc_auc_score(labels, better) - roc_auc_score(labels, scores)
+    paired = difference_interval(value, samples(better) - samples(scores), 59)
+    others = difference_interval(value, samples(better, 1) - samples(scores), 59)
     assert paired[0] > 0
-    assert paired[1] - paired[0] < 0.3 * (strangers[1] - strangers[0])
+    assert paired[1] - paired[0] < 0.3 * (others[1] - others[0])
+
+
+def test_one_interval_holds_patients_and_seeds():
+    """Trainings that differ by 0.1 of a standard deviation of 0.02 over patients: variances add up, freedom is Satterthwaite's."""
+    rng = np.random.default_rng(0)
+    values = np.array([0.6, 0.7, 0.8])
+    drawn = values[:, None] + 0.02 * rng.normal(size=20000)  # the same patients for all trainings
+    samples, degrees = over_seeds(values.tolist(), drawn, 30)
+    of_seeds = values.var(ddof=1) / 3
+    assert samples.mean() == pytest.approx(0.7, abs=0.003)
+    assert samples.var() == pytest.approx(of_seeds + 0.02**2, rel=0.05)
+    patients = samples.var() - of_seeds
+    assert degrees == pytest.approx(samples.var() ** 2 / (of_seeds**2 / 2 + patients**2 / 30))
+    low, high = seeds_interval(values.tolist(), drawn, 30)
+    assert low < 0.6 < 0.8 < high, "three trainings say little"
+    single = seeds_interval([0.7], 0.7 + 0.02 * rng.normal(size=(1, 20000)), 30)
+    assert single == pytest.approx([0.7 - 2.04 * 0.02, 0.7 + 2.04 * 0.02], abs=0.004)
+
+
+def test_intervals_over_seeds_cover_the_mean():
+    hits = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        shift = 0.03 * rng.normal()  # of the patients drawn, the same for all trainings
+        values = (0.75 + shift + 0.03 * rng.normal(size=4)).tolist()
+        drawn = np.array(values)[:, None] + 0.03 * rng.normal(size=500)
+        low, high = seeds_interval(values, drawn, 30)
+        hits += low <= 0.75 <= high
+    assert 0.9 <= hits / 150 <= 1
+
+
+def test_metric_intervals_hold_every_metric():
+    labels, scores = scored(30, 40, 0.7, 1)
+    intervals = metric_intervals(labels, scores, scores > 0.5, strangers(labels), samples=200)
+    assert set(intervals) == set(METRICS)
+    values = image_metrics(labels, scores, scores > 0.5)
+    assert all(low < values[name] < high for name, (low, high) in intervals.items())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from anomaly_detection.evaluation.metrics import METRICS, image_metrics, normal_threshold, oracle_threshold, threshold_metrics
+from anomaly_detection.evaluation.metrics import METRICS, call_metrics, image_metrics, normal_threshold, oracle_threshold
 
 
 def scored(n: int = 200, seed: int = 0, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,7 @@ def test_auroc_is_the_fraction_of_pairs_in_order():
     labels, scores = scored()
     pairs = [(n, a) for n in scores[labels == 0] for a in scores[labels == 1]]
     expected = np.mean([1.0 if a > n else 0.5 if a == n else 0.0 for n, a in pairs])
-    assert image_metrics(labels, scores, 0.0)["auroc"] == pytest.approx(expected)
+    assert image_metrics(labels, scores, scores > 0)["auroc"] == pytest.approx(expected)
 
 
 def test_average_precision_is_the_sum_over_recall_steps():
@@ -25,12 +25,12 @@ def test_average_precision_is_the_sum_over_recall_steps():
         recall, precision = labels[called].sum() / labels.sum(), labels[called].mean()
         area += (recall - recall_before) * precision
         recall_before = recall
-    assert image_metrics(labels, scores, 0.0)["average_precision"] == pytest.approx(area)
+    assert image_metrics(labels, scores, scores > 0)["average_precision"] == pytest.approx(area)
 
 
 def test_counts_at_a_threshold():
     labels, scores = np.array([0, 0, 0, 1, 1]), np.array([0.1, 0.5, 0.9, 0.5, 0.8])
-    values = threshold_metrics(labels, scores, 0.5)  # calls the third and the last abnormal
+    values = call_metrics(labels, scores > 0.5)  # calls the third and the last abnormal
     assert values["sensitivity"] == 1 / 2
     assert values["specificity"] == 2 / 3
     assert values["accuracy"] == 3 / 5
@@ -42,25 +42,29 @@ def test_counts_at_a_threshold():
 def test_no_threshold_has_a_better_accuracy_than_the_oracle(seed, shift):
     labels, scores = scored(60, seed, shift)
     best = max(np.mean((scores > t) == labels) for t in [*scores, scores.min() - 1])
-    assert threshold_metrics(labels, scores, oracle_threshold(labels, scores))["accuracy"] == best
+    assert call_metrics(labels, scores > oracle_threshold(labels, scores))["accuracy"] == best
 
 
-def test_the_oracle_uses_the_labels_and_the_threshold_does_not():
+def test_the_oracle_uses_the_labels():
     labels, scores = scored()
-    values, flipped = image_metrics(labels, scores, 0.7), image_metrics(1 - labels, scores, 0.7)
-    assert values["threshold"] == flipped["threshold"] == 0.7
+    values, flipped = (image_metrics(each, scores, scores > 0.7) for each in (labels, 1 - labels))
     assert values["oracle_threshold"] != flipped["oracle_threshold"]
 
 
-def test_a_fraction_of_normals_lies_above_the_threshold():
-    normals = np.random.default_rng(0).normal(size=1000)
-    assert np.mean(normals > normal_threshold(normals, 0.95)) == pytest.approx(0.05, abs=0.001)
+@pytest.mark.parametrize(
+    ("count", "quantile", "rank"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (1000, 0.95, 951), (5, 0.95, 5), (9, 0.5, 5)]
+)
+def test_the_threshold_is_the_conformal_rank(count, quantile, rank):
+    normals = np.random.default_rng(0).permutation(count) + 1.0
+    assert normal_threshold(normals, quantile) == rank
 
 
 def test_nothing_called_abnormal_is_no_error():
-    values = image_metrics(*scored(), 100.0)
+    labels, scores = scored()
+    values = image_metrics(labels, scores, scores > 100)
     assert (values["f1"], values["sensitivity"], values["specificity"]) == (0.0, 0.0, 1.0)
 
 
 def test_every_metric_of_the_tables_is_there():
-    assert set(METRICS) <= set(image_metrics(*scored(), 0.0))
+    labels, scores = scored()
+    assert set(METRICS) <= set(image_metrics(labels, scores, scores > 0))

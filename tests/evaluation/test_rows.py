@@ -8,7 +8,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import Normals
-from anomaly_detection.evaluation.rows import COLUMNS, check_finite, metrics_of, read_scores, score_rows, write_scores
+from anomaly_detection.evaluation.rows import check_finite, metrics_of, read_scores, score_rows, write_rows
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import write_json
@@ -29,8 +29,6 @@ def toy_scores(baseline, images, size=256):
     return score_images(baseline, batches(images, size))
 
 
-NUMBERS = ("label", "score", "calibrated_score", "label_calibrated_score", "anomalous", "label_anomalous", "guaranteed", "unknown_domain")
-WORDS = set(COLUMNS) - set(NUMBERS)
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
@@ -66,15 +64,15 @@ def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
     images, calibration = toy_images(4), fitted(baseline, toy_images(30, 1))
     rows = score_rows(images, ["P1", None, "P1", "P2"], "test", toy_scores(baseline, images), calibration, DOMAINS)
     assert [(row["organ"], row["modality"]) for row in rows] == [("liver", "ct"), ("lung", "ct"), ("lung", "xray"), ("liver", "ct")]
-    assert [row["patient"] for row in rows] == ["P1", "", "P1", "P2"]
+    assert [row["patient"] for row in rows] == ["P1", None, "P1", "P2"]
     assert all((row["predicted_organ"] in ("liver", "lung")) == heads for row in rows)
     for row, pair in zip(rows, [(0, 0), (1, 0), (1, 1), (0, 0)], strict=True):
         reference = calibration.domains[pair]
         assert row["label_threshold"] == reference.threshold
         assert row["label_p_value"] == pytest.approx((1 + sum(score >= row["score"] for score in reference.highest)) / (len(reference.highest) + 1))
         assert row["label_anomalous"] == (row["score"] > reference.threshold)
-    write_scores(tmp_path / "scores.csv", rows)
-    assert read_scores(tmp_path / "scores.csv") == [{name: str(value) if name in WORDS else value for name, value in row.items()} for row in rows]
+    write_rows(tmp_path / "scores.csv", rows)
+    assert read_scores(tmp_path / "scores.csv") == rows
     with pytest.raises(UserError, match="not scores as"):
         read_scores(tmp_path / "nothing.csv")
 
@@ -84,11 +82,11 @@ def test_what_set_the_thresholds_is_not_called_by_them():
     baseline = toy_baseline(toy_settings())
     images = toy_images(4)
     rows = score_rows(images, [None] * 4, "val", toy_scores(baseline, images), fitted(baseline, images), DOMAINS)
-    assert {row[name] for row in rows for name in ("p_value", "anomalous", "label_p_value", "label_anomalous", "unknown_domain")} == {""}
+    assert {row[name] for row in rows for name in ("p_value", "anomalous", "label_p_value", "label_anomalous", "unknown_domain")} == {None}
 
 
 def reference(threshold: float, guaranteed: bool = False) -> Reference:
-    return Reference(0.0, 1.0, threshold, guaranteed, tuple(range(11)))
+    return Reference(0.0, 1.0, threshold, guaranteed, tuple(range(11)), tuple(range(11)))
 
 
 CALIBRATION = Calibration(

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.study.comparison import Scored, differences, scored
+from anomaly_detection.evaluation.metrics import METRICS, image_metrics
+from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 
 
-def example(seed, shift):
+def example(seed, shift, patients=(None,) * 100):
     rng = np.random.default_rng(seed)
     labels = np.repeat([0, 1], 50)
-    return Scored(labels, rng.normal(size=100) + shift * labels)
+    scores = rng.normal(size=100) + shift * labels
+    return Scored(labels, scores, scores > 1, patients)
 
 
 def test_values_are_means_over_seeds_and_datasets():
@@ -36,7 +38,8 @@ def test_a_detector_does_not_differ_from_itself():
 
 def test_images_are_paired_by_name():
     rows = [
-        {"image": name, "dataset": dataset, "part": part, "label": int(name > "b"), "score": score}
+        {"image": name, "dataset": dataset, "part": part, "label": int(name > "b"), "score": score, "other": -score}
+        | {"patient": None if name == "a" else "P", "label_anomalous": int(score > 2)}
         for name, dataset, part, score in (
             ("c", "x", "test", 3.0),
             ("a", "x", "test", 1.0),
@@ -47,3 +50,26 @@ def test_images_are_paired_by_name():
     ]
     found = scored(rows, "x")
     assert (found.labels.tolist(), found.scores.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
+    assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "x/P", "x/P"))
+    everything = scored(rows, None, "other", -2.5)
+    assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0], [True, True, False, False])
+
+
+def test_a_difference_over_few_patients_and_seeds_is_uncertain():
+    """The same images: what looks sure over images of one seed is not over four patients of three seeds that disagree."""
+    patients = tuple(f"P{i // 25}" for i in range(100))
+    sure = differences({"a": [example(0, 1.5)]}, {"a": [example(1, 0.2)]})["a"]
+    over_patients = differences({"a": [example(0, 1.5, patients)]}, {"a": [example(1, 0.2, patients)]})["a"]
+    assert over_patients.high - over_patients.low > 2 * (sure.high - sure.low)
+    one = {"a": [example(0, shift) for shift in (2.5, 0.0, 1.0)]}
+    seeds = differences(one, {"a": [example(1, 0.2)] * 3})["a"]
+    assert seeds.high - seeds.low > 2 * (sure.high - sure.low)
+
+
+def test_every_metric_has_an_interval_over_seeds():
+    trainings = [example(seed, 1.0) for seed in range(3)]
+    values = {name: [image_metrics(each.labels, each.scores, each.called)[name] for each in trainings] for name in METRICS}
+    intervals = intervals_over_seeds(trainings, values)
+    assert set(intervals) == set(METRICS)
+    for name, (low, high) in intervals.items():
+        assert low < np.mean(values[name]) < high

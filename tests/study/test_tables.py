@@ -2,12 +2,12 @@ import csv
 import dataclasses
 from statistics import mean, stdev
 
-import pytest
+import numpy as np
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
-from anomaly_detection.evaluation.metrics import METRICS
+from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
-from anomaly_detection.study.tables import Result, cells, numbers_table, study_document
+from anomaly_detection.study.tables import Result, cells, numbers_table, study_document, with_joint_intervals
 
 DATASETS = ("liver", "lung")
 
@@ -87,13 +87,63 @@ def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):
 
 
 def test_intervals_stand_beside_the_numbers(tmp_path):
-    one, two = (result("maddr", seed, liver=0.6) for seed in (0, 1))
-    one.metrics["datasets"]["liver"]["intervals"] = {"auroc": [0.5, 0.7]}
-    two.metrics["datasets"]["liver"]["intervals"] = {"auroc": [0.4, 0.7]}
-    text = table_markdown([one, two], ["liver"], "study", [])
-    assert "| dpa | maddr | 0.600 ± 0.000 [0.450, 0.700] | 0.600 ± 0.000 | – |" in text
-    row = next(row for row in written_csv(tmp_path, [one, two], ["liver"]) if (row["dataset"], row["metric"]) == ("liver", "auroc"))
-    assert [float(row[key]) for key in ("low", "high")] == pytest.approx([0.45, 0.7])
+    only = result("maddr", 0, liver=0.6)
+    only.metrics["datasets"]["liver"] |= {"intervals": {"auroc": [0.5, 0.7]}, "unit": "patients"}
+    results = with_joint_intervals([only])
+    text = table_markdown(results, ["liver"], "study", [])
+    assert "| dpa | maddr | 0.600 [0.500, 0.700] | 0.600 | – |" in text
+    assert "95 % bootstrap interval over the patients (liver) of the test part." in text
+    row = next(row for row in written_csv(tmp_path, results, ["liver"]) if (row["dataset"], row["metric"]) == ("liver", "auroc"))
+    assert [float(row[key]) for key in ("low", "high")] == [0.5, 0.7]
+
+
+def with_rows(regime, seed, shift, noise=0):
+    """A result with the rows of its scores, of patients with ten slices each."""
+    rng = np.random.default_rng(noise)
+    rows = [
+        {"image": f"{i}.png", "dataset": name, "patient": f"P{i // 10}", "part": "test", "label": i // 10 % 2}
+        | {"score": float(i % 7 + shift * (i // 10 % 2) + noise * rng.normal()), "label_anomalous": int(i % 7 > 4)}
+        for name in DATASETS
+        for i in range(120)
+    ]
+    metrics = result(regime, seed, liver=0.6, lung=0.6).metrics
+    for name in DATASETS:
+        labels, scores, called = np.array([(row["label"], row["score"], row["label_anomalous"]) for row in rows if row["dataset"] == name]).T
+        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | {"intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
+    metrics["pooled"]["threshold"] = 5.0
+    return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows, metrics=metrics)
+
+
+def test_several_seeds_have_one_interval_over_patients_and_seeds():
+    group = [with_rows("maddr", seed, 2 + seed, noise=1) for seed in range(3)]
+    joint = with_joint_intervals(group)
+    intervals = [each.metrics["datasets"]["liver"]["intervals"]["auroc"] for each in joint]
+    assert intervals[0] == intervals[1] == intervals[2]
+    values = [each.metrics["datasets"]["liver"]["auroc"] for each in group]
+    assert 0 < intervals[0][0] < mean(values) < intervals[0][1] < 1
+    assert joint[0].metrics["pooled"]["intervals"]["auroc"][0] > 0
+    assert "of the test part and over seeds." in table_markdown(joint, DATASETS, "study", [])
+    without = with_joint_intervals([dataclasses.replace(each, rows=()) for each in group])
+    assert without[0].metrics["datasets"]["liver"]["intervals"] == {}, "those of single seeds would be too narrow"
+
+
+def test_what_was_promised_stands_beside_what_is_observed():
+    only, other = result("maddr", 0, liver=0.6), result("maddr", 1, liver=0.6)
+    for each, observed in ((only, 0.04), (other, 0.08)):
+        alarms = {"promised": 0.05, "observed": observed, "interval": [0.01, 0.2], "guaranteed": True, "units": 30, "unit": "patients"}
+        each.metrics["datasets"]["liver"] |= {"false_alarms": alarms, "unknown": alarms | {"promised": 0.02, "guaranteed": False, "units": 50}}
+    text = table_markdown([only], ["liver"], "study", [])
+    assert "| dpa | maddr | liver | false alarms | 0.05 | yes | 30 patients | 0.040 [0.010, 0.200] |" in text
+    assert "| dpa | maddr | liver | unknown | 0.02 | no | 50 patients | 0.040 [0.010, 0.200] |" in text
+    both = table_markdown([only, other], ["liver"], "study", [])
+    assert f"| dpa | maddr | liver | false alarms | 0.05 | yes | 30 patients | 0.060 ± {stdev([0.04, 0.08]):.3f} |" in both
+
+
+def test_patients_stand_beside_images():
+    only = result("maddr", 0, liver=0.6, lung=0.7)
+    only.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
+    assert "| dpa | maddr | – | 0.800 [0.600, 0.900]; 12 + 9 |" in table_markdown([only], DATASETS, "study", [])
+    assert "Patients" not in table_markdown([result("maddr", 0, liver=0.6)], ["liver"], "study", [])
 
 
 def test_one_threshold_for_all_datasets():
@@ -115,15 +165,8 @@ def test_pixels_where_there_are_masks(tmp_path):
 
 
 def test_differences_need_both_on_the_same_seed():
-    def scores(regime, seed, shift):
-        rows = [
-            {"image": f"{i}.png", "dataset": name, "part": "test", "label": i % 2, "score": float(i % 7 + shift * (i % 2))}
-            for name in DATASETS
-            for i in range(40)
-        ]
-        return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows)
-
-    lines = table_markdown([scores("united", 0, 0), scores("maddr", 0, 6), scores("maddr", 1, 6)], DATASETS, "study", []).splitlines()
+    lines = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 0, 6), with_rows("maddr", 1, 6)], DATASETS, "study", []).splitlines()
     (line,) = (line for line in lines if "maddr - " in line)
     assert line.startswith("| dpa | maddr - united | 1 | +0.")
-    assert not [line for line in table_markdown([scores("united", 0, 0), scores("maddr", 1, 6)], DATASETS, "", []).splitlines() if "maddr - " in line]
+    others = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 1, 6)], DATASETS, "", [])
+    assert not [line for line in others.splitlines() if "maddr - " in line]

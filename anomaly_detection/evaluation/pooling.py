@@ -1,0 +1,103 @@
+"""From slices to patients: a patient's score is the mean of its highest slices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.evaluation.bootstrap import metric_intervals
+from anomaly_detection.evaluation.calibration import Calibration
+from anomaly_detection.evaluation.metrics import image_metrics
+from anomaly_detection.evaluation.normals import HIGHEST, numbered, p_value, pooled
+
+# of patients.csv
+COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """P patients that have a slice which the network knows.
+
+    Attributes:
+        names: of the patients, in order of first appearance.
+        labels: (P,) 1 where any slice is abnormal.
+        scores: (P,) mean of the highest slice scores.
+        slices: (P,) how many there are.
+        unknown: (P,) how many of them the network does not know: a volume holds slices that no training set had. They have no part in the score.
+    """
+
+    names: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+    slices: np.ndarray
+    unknown: np.ndarray
+
+
+def pool_patients(patients: Sequence[str], labels: np.ndarray, scores: np.ndarray, known: np.ndarray, k: int = HIGHEST) -> Pooled:
+    """Patients of N slices.
+
+    Args:
+        patients: whose each slice is.
+        labels: (N,) 0 normal, 1 abnormal.
+        scores: (N,).
+        known: (N,) bool, whether the network knows images of the slice's kind; patients without such a slice are left out.
+        k: how many of a patient's slices count.
+    """
+    unit, names = numbered(patients), list(dict.fromkeys(patients))
+    some = np.unique(unit[known])
+    return Pooled(
+        [names[each] for each in some],
+        np.array([labels[unit == each].max() for each in some], int),
+        pooled(scores[known], unit[known], k),
+        np.array([(unit == each).sum() for each in some], int),
+        np.array([(~known[unit == each]).sum() for each in some], int),
+    )
+
+
+def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:
+    """AUROC and average precision over patients with intervals, and their numbers.
+
+    None where a slice's patient is not known, or all patients are of one class. For the arguments see `pool_patients`.
+    """
+    if None in patients or not known.any():
+        return None
+    each = pool_patients([str(patient) for patient in patients], labels, scores, known)
+    if len(set(each.labels.tolist())) < 2:
+        return None
+    called = np.zeros(len(each.labels), bool)
+    names = ("auroc", "average_precision")
+    metrics, intervals = image_metrics(each.labels, each.scores, called), metric_intervals(each.labels, each.scores, called, each.names)
+    return {
+        **{name: metrics[name] for name in (*names, "normal", "abnormal")},
+        "intervals": {name: intervals[name] for name in names},
+        "unknown_slices": int((~known).sum()),
+        "left_out": len(set(patients)) - len(each.names),
+    }
+
+
+def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
+    """Lines of patients.csv: the test patients of each dataset whose patients are known, judged in its domain.
+
+    The p-value is that of the patient's score among the validation patients, pooled alike; anomalous is empty where there are too few of these.
+
+    Args:
+        rows: of scores.csv.
+        calibration: of the network.
+        domains: that class numbers refer to.
+    """
+    lines = []
+    for name in dict.fromkeys(row["dataset"] for row in rows):
+        test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
+        if None in (patients := [row["patient"] for row in test]):
+            continue
+        labels, scores, known = np.array([(row["label"], row["score"], not row["unknown_domain"]) for row in test]).T
+        each = pool_patients(patients, labels, scores, known.astype(bool))
+        reference = calibration.reference(domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"]))
+        p = p_value(each.scores, np.array(reference.pooled))
+        for i, patient in enumerate(each.names):
+            called = int(p[i] <= calibration.alpha) if reference.guaranteed else None
+            numbers = (int(each.labels[i]), int(each.slices[i]), int(each.unknown[i]), float(each.scores[i]), float(p[i]))
+            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, int(reference.guaranteed)), strict=True)))
+    return lines

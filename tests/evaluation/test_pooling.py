@@ -1,0 +1,90 @@
+"""From slices to patients."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.known import Known
+from anomaly_detection.evaluation.normals import pooled
+from anomaly_detection.evaluation.pooling import patient_metrics, patient_rows, pool_patients
+
+PATIENTS = ["a", "b", "a", "a", "a", "c", "b"]
+LABELS = np.array([0, 0, 1, 0, 0, 0, 0])
+SCORES = np.array([1.0, 5, 7, 3, 2, 9, 4])
+KNOWN = np.array([True, True, True, True, True, False, True])
+
+
+def test_a_patients_score_is_the_mean_of_its_highest_slices():
+    each = pool_patients(PATIENTS, LABELS, SCORES, np.ones(7, bool))
+    assert each.names == ["a", "b", "c"]
+    assert each.scores == pytest.approx([(7 + 3 + 2) / 3, (5 + 4) / 2, 9])
+    assert each.labels.tolist() == [1, 0, 0]
+    assert each.slices.tolist() == [4, 2, 1]
+    assert pool_patients(PATIENTS, LABELS, SCORES, np.ones(7, bool), k=1).scores.tolist() == [7, 5, 9]
+
+
+def test_slices_that_the_network_does_not_know_count_for_nothing_and_are_told():
+    known = KNOWN.copy()
+    known[2] = False  # the abnormal slice of a
+    each = pool_patients(PATIENTS, LABELS, SCORES, known)
+    assert each.names == ["a", "b"], "c has no slice that is known"
+    assert each.scores == pytest.approx([2, 4.5])
+    assert each.labels.tolist() == [1, 0], "the patient is ill, whatever the network knows"
+    assert each.unknown.tolist() == [1, 0]
+
+
+def test_pooling_sorts_by_unit():
+    rng = np.random.default_rng(0)
+    values, unit = rng.normal(size=60), rng.integers(0, 7, size=60)
+    assert pooled(values, unit, 2).tolist() == pytest.approx([np.mean(sorted(values[unit == each])[-2:]) for each in sorted(set(unit.tolist()))])
+
+
+def test_the_metrics_are_of_patients():
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"P{i}" for i in range(20)], 10).tolist()
+    labels = np.repeat([0, 1], 100)
+    scores = rng.normal(size=200) + labels
+    metrics = patient_metrics(patients, labels, scores, np.ones(200, bool))
+    expected = [np.sort(scores[i * 10 : i * 10 + 10])[-3:].mean() for i in range(20)]
+    assert metrics["auroc"] == pytest.approx(roc_auc_score([0] * 10 + [1] * 10, expected))
+    assert (metrics["normal"], metrics["abnormal"], metrics["unknown_slices"], metrics["left_out"]) == (10, 10, 0, 0)
+    low, high = metrics["intervals"]["auroc"]
+    assert low < metrics["auroc"] < high
+
+
+@pytest.mark.parametrize(
+    ("patients", "labels", "known"),
+    [([None, "a"], [0, 1], [1, 1]), (["a", "b"], [0, 0], [1, 1]), (["a", "b"], [0, 1], [0, 0]), (["a", "a"], [0, 1], [1, 1])],
+)
+def test_there_are_none_where_patients_are_not_known_or_of_one_class(patients, labels, known):
+    assert patient_metrics(patients, np.array(labels), np.array([1.0, 2.0]), np.array(known, bool)) is None
+
+
+def rows(patient="P"):
+    return [
+        {
+            "dataset": "x",
+            "patient": f"{patient}{i // 2}" if patient else None,
+            "part": "test",
+            "label": 0,
+            "score": float(i),
+            "unknown_domain": int(i == 5),
+        }
+        | {"organ": "liver", "modality": "ct"}
+        for i in range(6)
+    ]
+
+
+@pytest.mark.parametrize("guaranteed", [True, False])
+def test_a_patient_is_judged_among_patients(guaranteed):
+    reference = Reference(0.0, 1.0, 0.0, guaranteed, (0.0, 1.0, 2.0, 3.0), (0.1, 1.0, 3.0, 5.0))
+    calibration = Calibration(0.5, {(0, 0): reference}, reference, Known(((0.0,),), (((1.0,),),), 1.0, None, 4, False))
+    lines = patient_rows(rows(), calibration, Domains(("liver",), ("ct",)))
+    assert [line["patient"] for line in lines] == ["P0", "P1", "P2"]
+    assert [line["score"] for line in lines] == [0.5, 2.5, 4.0]
+    assert [line["unknown_slices"] for line in lines] == [0, 0, 1]
+    assert [line["p_value"] for line in lines] == pytest.approx([4 / 5, 3 / 5, 2 / 5])
+    assert [line["anomalous"] for line in lines] == ([0, 0, 1] if guaranteed else [None] * 3)
+    assert patient_rows(rows(None), calibration, Domains(("liver",), ("ct",))) == []
