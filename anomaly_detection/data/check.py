@@ -95,10 +95,9 @@ def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images
     missing = [image.entry for image in images if image.file is None]
     if missing:
         yield missing_images(missing, len(images), spec, data_root)
-    for group in groups:
-        for entry, fact in zip(group.entries, group.facts, strict=True):
-            if fact.error and entry not in missing:
-                yield f"{entry.where}: {fact.error}"
+    for image, fact in zip(images, (fact for group in groups for fact in group.facts), strict=True):
+        if fact.error and image.file is not None:
+            yield f"{image.entry.where}: {fact.error}"
     for entry, other in aliases([image.entry for image in images], {spec.name: spec}, data_root):
         if (entry.kind, entry.part) == (other.kind, other.part):
             yield f"{entry.where}: {entry.image} is the same file as {other.image} ({other.where}); take one line out"

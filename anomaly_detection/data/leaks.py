@@ -106,6 +106,10 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
     """A line for each thing in one dataset by which images of one patient seem to be on two sides, though nothing says so."""
     if rounded := [image.row.patient for image in images if image.row and _ROUNDED.fullmatch(image.row.patient)]:
         yield f"{MANIFEST}: patient {rounded[0]} of {len(rounded)} images was a number that a spreadsheet has rounded: prepare the dataset again"
+    without = [image for image in images if image.row is None]
+    if 0 < len(without) < len(images):
+        first = without[0].entry.image
+        yield f"{MANIFEST} says nothing of {len(without)} of {len(images)} images, the first: {first}; were names changed, or images added by hand?"
     alone = _alone(images)
     # one folder for all images of a kind says nothing
     folders = {kind: {image.folder for image in alone if image.entry.kind == kind} for kind in get_args(Kind)}

@@ -6,6 +6,7 @@ Empty lines and lines that begin with `#` count for nothing.
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -166,8 +167,8 @@ def missing_images(missing: Sequence[SplitEntry], listed: int, spec: DatasetSpec
     folder, first = Path(data_root) / spec.root, missing[0]
     words = spec.name if spec.name in DOWNLOADS else f"folder {spec.name}"
     command = f"`python -m anomaly_detection prepare {words} ... --data-root {data_root}`"
-    if near := _with_zeros(folder / first.image):
-        advice = f"{near} is there: a spreadsheet takes zeros away, so correct the list, or let {command} write it again"
+    if near := _nearly(folder / first.image):
+        advice = f"{near} is there: correct the list (did a spreadsheet take zeros away?), or let {command} write it again"
     elif (folder / MANIFEST).is_file():
         advice = f"the list is of other images than `prepare` has made there; {command} writes both"
     else:
@@ -175,10 +176,11 @@ def missing_images(missing: Sequence[SplitEntry], listed: int, spec: DatasetSpec
     return f"{first.where}: {len(missing)} of {listed} images of {spec.name} are missing, the first is {folder / first.image}; {advice}"
 
 
-def _with_zeros(path: Path) -> str | None:
-    """The file beside a missing one whose name is the same number with zeros before it."""
-    stem = path.stem.lstrip("0") or "0"
-    if not stem.isdigit() or not path.parent.is_dir():
-        return None
-    names = (other.name for other in path.parent.iterdir() if other.suffix == path.suffix and other.stem.isdigit())
-    return next((name for name in sorted(names) if (Path(name).stem.lstrip("0") or "0") == stem), None)
+def _nearly(path: Path) -> str | None:
+    """The file beside a missing one whose name differs in zeros before a number, in capitals or in how accents are written."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFC", name).casefold())
+
+    names = (other.name for other in sorted(path.parent.iterdir())) if path.parent.is_dir() else ()
+    return next((name for name in names if plain(name) == plain(path.name)), None)

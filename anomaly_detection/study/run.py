@@ -136,7 +136,7 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
     for experiment in experiments:
         settings, preprocessing = experiment.settings, preprocessing_of(experiment.settings, source)
         check_data(experiment, source)
-        source.fingerprint(settings.datasets, preprocessing)
+        source.fingerprint(settings.datasets, preprocessing)  # meets images that are in two parts
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
                 if (preprocessing[dataset], dataset, part) not in read:

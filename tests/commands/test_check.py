@@ -128,9 +128,10 @@ def test_nothing_to_check(tmp_path):
 HEADER = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
 
 
-def manifest(folder, patient, source=lambda image: image.replace("/", "_"), digest=lambda image: "", parts=("train", "val", "test")):
+def manifest(folder, patient, source=lambda image: image.replace("/", "_"), digest=lambda image: ""):
     """A manifest of the dataset in a folder, as functions of the images' paths say."""
-    images = [f"normal/{part}_{i}.png" for part in parts for i in range({"train": 8}.get(part, 4))] + [f"anomaly/test_{i}.png" for i in range(4)]
+    counts = {"normal/train": 8, "normal/val": 4, "normal/test": 4, "anomaly/test": 4}
+    images = [f"{split}_{i}.png" for split, count in counts.items() for i in range(count)]
     lines = [f"{image},{int(image[0] == 'a')},{patient(image)},{source(image)},{digest(image)},," for image in images]
     (folder / "manifest.csv").write_text(HEADER + "\n".join(lines) + "\n")
 
@@ -173,8 +174,8 @@ def test_every_key_by_which_a_patient_is_on_two_sides(data_root, tmp_path, capsy
 
 
 def test_what_is_in_two_datasets(data_root, tmp_path, capsys):
-    for name, parts in (("lung_ct", ("train",)), ("lung_xray", ("test",))):
-        manifest(data_root / name, lambda image: f"Doe{number(image)}" if image.startswith("normal") else image, parts=parts)
+    for name, part in (("lung_ct", "train"), ("lung_xray", "test")):
+        manifest(data_root / name, lambda image: f"Doe{number(image)}" if image.startswith(f"normal/{part}") else image)
     shutil.copy(data_root / "lung_ct" / "normal" / "train_3.png", data_root / "liver_ct" / "anomaly" / "test_1.png")
     os.link(data_root / "lung_xray" / "normal" / "val_0.png", data_root / "lung_ct" / "normal" / "more.png")
     line(data_root, "normal", "test", "normal/more.png lung_ct")
@@ -184,7 +185,7 @@ def test_what_is_in_two_datasets(data_root, tmp_path, capsys):
     assert "wrong: the same file in several splits: normal/more.png of lung_ct in normal/test, normal/val_0.png of lung_xray in normal/val" in told
     assert "wrong: the same image in several splits: anomaly/test_1.png of liver_ct in anomaly/test, normal/train_3.png of lung_ct in normal" in told
     assert "WARNING: lung_ct and lung_xray: 4 patients of one name on several sides: Doe0: normal/train_0.png of lung_ct in train, " in told
-    assert "1 WARNING, see above" in told
+    assert "2 WARNINGS, see above" in told, "the other: no manifest names more.png"
 
 
 def test_images_of_one_grey_are_not_one_image(data_root, tmp_path):
@@ -200,4 +201,12 @@ def test_a_list_from_which_a_spreadsheet_took_zeros(data_root, tmp_path, capsys)
     split.write_text(split.read_text().replace("normal/train_0.png lung_ct", "normal/7.png lung_ct"))
     with pytest.raises(UserError, match="1 thing is wrong"):
         check(data_root, tmp_path)
-    assert "7.png; 007.png is there: a spreadsheet takes zeros away, so correct the list" in capsys.readouterr().out
+    assert "7.png; 007.png is there: correct the list (did a spreadsheet take zeros away?), or let" in capsys.readouterr().out
+
+
+def test_a_manifest_that_no_longer_names_the_images_is_told(data_root, tmp_path, capsys):
+    manifest(data_root / "lung_ct", lambda image: "p" + image)
+    path = data_root / "lung_ct" / "manifest.csv"
+    path.write_text(path.read_text().replace("normal/val_2.png", "normal/val_02.png"))
+    assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
+    assert "WARNING: manifest.csv says nothing of 1 of 20 images, the first: normal/val_2.png" in capsys.readouterr().out

@@ -195,8 +195,9 @@ def test_images_behind_links_to_elsewhere_are_told(tmp_path):
     [
         ([], "a.png", ["put the images there", "prepare lits ... --data-root"]),
         (["manifest.csv"], "a.png", ["the list is of other images than `prepare` has made there", "prepare lits"]),
-        (["n/007.png", "n/8.png"], "n/7.png", ["007.png is there: a spreadsheet takes zeros away"]),
+        (["n/007.png", "n/8.png"], "n/7.png", ["007.png is there: correct the list (did a spreadsheet take zeros away?)"]),
         (["n/000.png", "n/x.png"], "n/0.png", ["000.png is there"]),
+        (["n/A\u0308 1.PNG"], "n/\u00e4 1.png", ["A\u0308 1.PNG is there"]),
         (["n/07.jpg", "n/70.png"], "n/7.png", ["put the images there"]),
     ],
 )
