@@ -87,6 +87,8 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
         for other in catalog.values():
             if other.label == spec.label:
                 raise UserError(f"{path}: {name}: label: {spec.label} is the label of {other.name} already; give each dataset its own")
+            if other.name.casefold() == name.casefold():
+                raise UserError(f"{path}: {name}: some systems take it for {other.name}, and results of both into one folder; give it another name")
         catalog[name] = spec
     if not catalog:
         raise UserError(f"{path}: no dataset in it; describe one as `name:` with the keys label, organ, modality and root below it")

@@ -60,6 +60,7 @@ def test_the_catalog_of_the_project():
         ("lits: {label: 0, organ: liver, modality: ct, root: ../private}", ["lits: root", "without `..`", "../private"]),
         ("lits: {label: 0, organ: liver, modality: ct, root: 'C:\\x'}", ["lits: root", "under the data root"]),
         (LITS + "b: {label: 4, organ: lung, modality: ct, root: b}", ["b: label: 4", "of lits already"]),
+        (LITS + "LiTS: {label: 5, organ: lung, modality: ct, root: b}", ["LiTS: some systems take it for lits"]),
         ("7: {label: 0, organ: liver, modality: ct, root: lits}", ["7", "begins with a letter"]),
         ("'12': {label: 0, organ: liver, modality: ct, root: lits}", ["12", "begins with a letter"]),
         ("my set: {label: 0, organ: liver, modality: ct, root: lits}", ["my set", "begins with a letter"]),
