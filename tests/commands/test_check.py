@@ -153,11 +153,12 @@ def number(image):
             {"patient": lambda image: "p" + image, "source": lambda image: f"s{number(image)}/{image.replace('/', '_')}"},
             "WARNING: images of one folder, s0, on several sides: normal/train_0.png in train, normal/val_0.png in val, normal/test_0.png in test",
         ),
+        ({"patient": lambda image: "p" + image, "source": lambda image: f"all/{image.replace('/', '_')}"}, None),
         # who has said whose the images are is believed
         ({"patient": lambda image: "p" + image.split("_")[0], "source": lambda image: f"s{number(image)}/{image.replace('/', '_')}"}, None),
         ({"patient": lambda image: "1,5E+12" if image == "normal/val_1.png" else "p" + image}, "WARNING: manifest.csv: patient 1,5E+12"),
     ],
-    ids=["a patient each", "patient", "source", "folder", "folder, but patients are known", "rounded"],
+    ids=["a patient each", "patient", "source", "folder", "one folder", "folder, but patients are known", "rounded"],
 )
 def test_every_key_by_which_a_patient_is_on_two_sides(data_root, tmp_path, capsys, changed, told):
     manifest(data_root / "lung_ct", **changed)

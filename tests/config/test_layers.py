@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from anomaly_detection.config.layers import Layer, build, parse_override, read_layers, to_plain
+from anomaly_detection.registry import build_settings
 from anomaly_detection.system.errors import UserError
 
 
@@ -136,10 +137,20 @@ def test_a_missing_key_is_blamed_on_the_file_and_not_on_an_override(tmp_path: Pa
     assert message in str(caught.value)
 
 
+def test_a_missing_model_is_blamed_on_the_file(tmp_path: Path):
+    (tmp_path / "common.yaml").write_text("iterations: 3\n")
+    (tmp_path / "mine.yaml").write_text("extends: common.yaml\ndatasets: [lits]\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: the key model is missing"):
+        build_settings([*read_layers(tmp_path / "mine.yaml"), parse_override("iterations=5")])
+    with pytest.raises(UserError, match=r"--set model=3: model: expected the name of a baseline, got 3"):
+        build_settings([*read_layers(tmp_path / "mine.yaml"), parse_override("model=3"), parse_override("iterations=5")])
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
         ("latent=1", "latent: no such key; the keys there are lr, kind"),
+        ("line=1", "line: no such key; the keys there are lr, kind"),
         ("width=1", "width: no such key; did you mean inner.width?"),
         ("limits=1", "did you mean limit?"),
         ("kin=wide", "did you mean kind?"),
