@@ -55,7 +55,7 @@ class ExportableDetector(nn.Module):
     def _prepared(self, x: Tensor) -> Tensor:
         """What `Preprocessing.apply` does; `export` refuses what is not done here."""
         if self.preprocessing.size is not None:
-            if x.shape[1] == 3:
+            if x.shape[1] == 3 and self.preprocessing.stored_channels == 1:
                 red, green, blue = x.unbind(1)
                 # Pillow's whole numbers, which float32 holds exactly: no runtime rounds them otherwise
                 x = ((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536).floor()[:, None].expand(-1, 3, -1, -1)

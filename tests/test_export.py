@@ -60,7 +60,7 @@ def test_onnxruntime_gives_the_same_scores_and_maps(model, tmp_path):
     assert (words["anomalous"], words["promises"]) == ("score > threshold", "; ".join(detector.promises()))
 
 
-@pytest.mark.parametrize(("prepared", "channels"), [({}, 1), ({"size": 40}, 1), ({"size": 40}, 3)])
+@pytest.mark.parametrize(("prepared", "channels"), [({}, 1), ({"size": 40}, 1), ({"size": 40}, 3), ({"size": 40, "stored_channels": 3}, 3)])
 def test_preprocessing_is_inside(tmp_path, prepared, channels):
     detector = detector_of("memae", prepared=prepared, channels=channels)
     export(detector, tmp_path / "model.onnx")

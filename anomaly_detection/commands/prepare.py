@@ -69,6 +69,8 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aspect", choices=("stretch", "pad"), default="stretch", help="what is done to images that are not square (default: %(default)s)"
     )
+    text = "of the images that are written: 3 keeps colours, 1 turns them grey (default: %(default)s)"
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=1, help=text)
     parser.add_argument("--seed", type=int, default=Shares.seed, help="another seed, other patients in the splits (default: %(default)s)")
     parser.add_argument("--train", type=_share, default=Shares.train, metavar="SHARE", help="of the patients (default: %(default)s)")
     parser.add_argument("--val", type=_share, default=Shares.val, metavar="SHARE", help="of the patients (default: %(default)s)")
@@ -110,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
         shares = Shares(arguments.train, arguments.val, arguments.seed, arguments.train_images or None)
     except ValueError as error:
         raise UserError(f"--train, --val: {error}") from None
-    work = _work(arguments, catalog).stored(arguments.size, arguments.aspect)
+    work = _work(arguments, catalog).stored(arguments.size, arguments.aspect, arguments.channels)
     check_mixture(data_root, work, catalog)
     done = prepare(
         work.spec,

@@ -29,7 +29,7 @@ from anomaly_detection.system.files import whole_file
 logger = logging.getLogger(__name__)
 
 # raise it when `Preprocessing.read` comes to make other pixels of the same file
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 HASH_BYTES = 16
 HASHES = ".hashes"  # the suffix of the file beside an array that holds the hashes of its images
 # a 12-bit image in a 16-bit file is no brighter than this

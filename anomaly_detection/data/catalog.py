@@ -29,6 +29,7 @@ class DatasetSettings:
     aspect: Aspect = "stretch"
     size: int | None = None
     patient: str | None = None
+    channels: Literal[1, 3] = 1
 
     def __post_init__(self):
         if self.label < 0:
@@ -37,6 +38,8 @@ class DatasetSettings:
             raise ValueError(f"crop_size must be at least 1 pixel, or null for no crop, not {self.crop_size}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, or null for images that were not prepared, not {self.size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 for grey or 3 for colours, not {self.channels}")
         if isinstance(self.window, list) and (len(self.window) != 2 or not self.window[1] > 0):
             raise ValueError(f"window must be [level, width] with a width above 0, auto or null, not {self.window}")
         if self.patient is not None:
@@ -59,9 +62,9 @@ class DatasetSpec(DatasetSettings):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What is done to its images, but for the part of training: `image_size` and `channels`."""
+        """What is done to its images, but for the part of training: `image_size`, and the channels that a network sees."""
         values = {key: getattr(self, key) for key in ("aspect", "size", "crop_size", "equalize_hist")}
-        return Preprocessing(window=window_from(self.window), **values)
+        return Preprocessing(window=window_from(self.window), stored_channels=self.channels, **values)
 
 
 def is_phantom(data_root: Path) -> bool:

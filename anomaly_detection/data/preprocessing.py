@@ -1,7 +1,7 @@
 """From an image file to what a network takes, as one value that `prepare`, training, `predict` and `export` share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,39 +13,51 @@ from anomaly_detection.data.formats.window import WindowChoice, plain_window, wi
 from anomaly_detection.system.errors import UserError
 
 Aspect = Literal["stretch", "pad"]
+TINT = 16  # by so much of 255 the channels of a grey image differ at most, as the noise of a JPEG makes them
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What is done to an image on its way to a network, in the order of the attributes.
 
-    The first three are the part of `prepare`, which stores what comes of them; what it has stored passes through them unchanged. All resizing is
+    The first four are the part of `prepare`, which stores what comes of them; what it has stored passes through them unchanged. All resizing is
     bilinear with antialiasing. Nothing is stretched to an image's own minimum and maximum unless `window` says so, since brightness may tell
     normal from abnormal.
 
     Attributes:
         window: the values that are shown of images with more than 8 bits; see `WindowChoice`.
         aspect: what becomes of images that are not square on their way to `size`: stretched, or between black bars.
-        size: side in pixels of the images that `prepare` stores, in grey; None where it has not made them: they are taken as they are.
+        size: side in pixels of the images that `prepare` stores; None where it has not made them: they are taken as they are.
+        stored_channels: what `prepare` leaves of colours on their way to `size`: 1 for grey, 3 for all.
         crop_size: side of the centre crop, with 0 around a smaller image; None: the whole image.
         equalize_hist: equalise the histogram, of each channel on its own.
         image_size: side of the network's images, to which these are stretched.
-        channels: of these: 1 for grey, 3 for RGB.
+        channels: of these: 1 for grey, 3 for RGB, three times the same where only grey is stored.
     """
 
     window: WindowChoice = None
     aspect: Aspect = "stretch"
     size: int | None = None
+    stored_channels: Literal[1, 3] = 1
     crop_size: int | None = None
     equalize_hist: bool = False
     image_size: int = 64
     channels: Literal[1, 3] = 1
 
     def store(self, pixels: np.ndarray) -> np.ndarray:
-        """The part of `prepare`: of an image (H, W) or (H, W, 3) uint8, (size, size) uint8, or the image itself where `size` is None."""
+        """The part of `prepare`: of an image (H, W) or (H, W, 3) uint8, (size, size) uint8, with colours that are kept (size, size, 3).
+
+        Where `size` is None it is the image itself.
+        """
         if self.size is None:
             return pixels
-        return np.asarray(_resize(Image.fromarray(pixels).convert("L"), self.size, self.aspect))
+        kept = self.stored_channels == 3 and colourfulness(pixels) > 0
+        stored = np.asarray(_resize(Image.fromarray(pixels).convert("RGB" if kept else "L"), self.size, self.aspect))
+        return stored if colourfulness(stored) > 0 or stored.ndim == 2 else stored[..., 0]
+
+    def loses_colour(self, pixels: np.ndarray) -> bool:
+        """Whether `store` makes grey of an image that is none."""
+        return self.size is not None and self.stored_channels == 1 and colourfulness(pixels) > TINT
 
     def store_mask(self, mask: np.ndarray) -> np.ndarray:
         """The same of its mask (H, W) bool: where it covers half of a pixel; a small lesion keeps the pixels that it covers most."""
@@ -84,9 +96,15 @@ class Preprocessing:
             ValueError: other keys.
         """
         names = [field.name for field in fields(cls)]
+        values = {"stored_channels": 1, **values}  # what there was before colours could be kept
         if set(values) != set(names):
             raise ValueError(f"preprocessing has the keys {', '.join(values)}, not {', '.join(names)}")
         return cls(**{**values, "window": window_from(values["window"])})
+
+
+def colourfulness(pixels: np.ndarray) -> int:
+    """By how much the channels of a pixel of an image (H, W) or (H, W, 3) uint8 differ at most; 0 of a grey one."""
+    return int(np.ptp(pixels, axis=2).max()) if pixels.ndim == 3 else 0
 
 
 def differences(preprocessing: Mapping[str, Preprocessing]) -> dict[str, str]:
@@ -100,22 +118,24 @@ def differences(preprocessing: Mapping[str, Preprocessing]) -> dict[str, str]:
 def agreed(preprocessing: Mapping[str, Preprocessing], where: str) -> Preprocessing:
     """How an image of unknown origin is to be treated by a network that was trained on some datasets.
 
-    Where they differ in their windows alone there is none: images of more than 8 bits are shown as their files say.
+    Where they differ in their windows alone there is none: images of more than 8 bits are shown as their files say. Where some are stored in grey
+    and others in colour, colours are kept: a grey image is the same either way.
 
     Args:
         preprocessing: of each dataset.
         where: what the message is about.
 
     Raises:
-        UserError: the datasets differ in more than their windows.
+        UserError: the datasets differ in more than that.
     """
     unlike = differences(preprocessing)
-    decisive = {key: values for key, values in unlike.items() if key != "window"}
+    decisive = {key: values for key, values in unlike.items() if key not in ("window", "stored_channels")}
     if decisive:
         told = "; ".join(f"{key} ({values})" for key, values in decisive.items())
         raise UserError(f"{where}: trained on datasets with different {told}: how a new image is to be treated is not known")
     first = next(iter(preprocessing.values()))
-    return Preprocessing(**{**vars(first), "window": None}) if unlike else first
+    window = None if "window" in unlike else first.window
+    return replace(first, window=window, stored_channels=max(each.stored_channels for each in preprocessing.values()))
 
 
 def _crop(image: Image.Image, side: int) -> Image.Image:

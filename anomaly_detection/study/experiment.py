@@ -6,7 +6,7 @@ Its folder is all that it leaves, but for first phases of training that several 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +185,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     settings = experiment.settings
     domains = source.domains(settings.datasets)
     preprocessing = preprocessing_of(settings, source)
+    _tell_grey(preprocessing)
     train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
     seed_everything(settings.seed)
     baseline = build_baseline(settings, domains, train_set).to(device)
@@ -193,6 +194,14 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
     facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
     train(baseline, train_set, val_set, settings, experiment.folder, facts, _shared_file(experiment, device))
+
+
+def _tell_grey(preprocessing: Mapping[str, Preprocessing]) -> None:
+    """Warn of datasets that have no colours for a network that takes some."""
+    grey = [name for name, each in preprocessing.items() if each.channels == 3 and each.size is not None and each.stored_channels == 1]
+    if grey:
+        advice = "the 3 channels that the network takes hold the same; `prepare` with --channels 3 keeps colours"
+        logger.warning("%s: prepared in grey: %s", ", ".join(grey), advice)
 
 
 def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:

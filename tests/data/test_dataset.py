@@ -248,7 +248,7 @@ def test_each_dataset_has_its_preprocessing(data_root):
     by_dataset = source.preprocessing(["lung_xray", "lung_ct"], 32, 3)
     assert list(by_dataset) == ["lung_ct", "lung_xray"]
     assert by_dataset["lung_xray"] == Preprocessing(image_size=32, channels=3)
-    assert by_dataset["lung_ct"] == Preprocessing(Window(1064, 400), "pad", 300, 8, False, 32, 3)
+    assert by_dataset["lung_ct"] == Preprocessing(Window(1064, 400), "pad", 300, 1, 8, False, 32, 3)
     images = source.load(["lung_ct"], "val", by_dataset)
     expected = [by_dataset["lung_ct"].read(data_root / "lung_ct" / name) for name in images.names]
     assert np.array_equal(images.images.numpy(), expected)

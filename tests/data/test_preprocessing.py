@@ -223,12 +223,13 @@ def test_masks_keep_their_place_and_small_lesions():
 
 @pytest.mark.parametrize("aspect", ["stretch", "pad"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_was_stored_passes_unchanged(aspect, channels):
+@pytest.mark.parametrize("kept", [1, 3])
+def test_what_was_stored_passes_unchanged(aspect, channels, kept):
     """So that a detector treats what `prepare` read and what it wrote alike."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 100, 3), dtype=np.uint8)
-    preprocessing = Preprocessing(aspect=aspect, size=60, crop_size=50, equalize_hist=True, image_size=32, channels=channels)
+    preprocessing = Preprocessing(None, aspect, 60, kept, crop_size=50, equalize_hist=True, image_size=32, channels=channels)
     stored = preprocessing.store(pixels)
-    assert (stored.shape, stored.dtype) == ((60, 60), np.uint8)
+    assert (stored.shape, stored.dtype) == ((60, 60) if kept == 1 else (60, 60, 3), np.uint8)
     assert np.array_equal(preprocessing.store(stored), stored)
     assert np.array_equal(preprocessing.apply(stored), preprocessing.apply(pixels))
     by_hand = Preprocessing(crop_size=50, equalize_hist=True, image_size=32, channels=channels)
@@ -241,6 +242,37 @@ def test_without_a_stored_size_colours_stay():
     red[..., 0] = 200
     assert Preprocessing(image_size=8, channels=3).apply(red)[:, 0, 0].tolist() == [200, 0, 0]
     assert Preprocessing(size=8, image_size=8, channels=3).apply(red)[:, 0, 0].tolist() == [60, 60, 60]  # 0.299 * 200
+
+
+def test_colours_are_stored_where_they_are_kept():
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    kept = Preprocessing(size=4, stored_channels=3, image_size=4, channels=3)
+    assert kept.store(red).tolist() == [[[200, 0, 0]] * 4] * 4
+    assert kept.apply(red)[:, 0, 0].tolist() == [200, 0, 0]
+    assert kept.apply(kept.store(red))[:, 0, 0].tolist() == [200, 0, 0]
+    assert Preprocessing(size=4, stored_channels=3, image_size=4).apply(red)[:, 0, 0].tolist() == [60], "as many channels as in training"
+    grey = np.full((8, 8), 90, np.uint8)
+    for pixels in (grey, np.stack([grey] * 3, axis=2)):  # an image without colours is stored alike, however many channels it came with
+        assert kept.store(pixels).tolist() == [[90] * 4] * 4
+        assert kept.apply(pixels)[:, 0, 0].tolist() == [90, 90, 90]
+
+
+@pytest.mark.parametrize(
+    ("pixel", "options", "lost"),
+    [
+        ((200, 100, 50), {"size": 8}, True),
+        ((200, 100, 50), {"size": 8, "stored_channels": 3}, False),
+        ((200, 100, 50), {}, False),
+        ((90, 90, 90), {"size": 8}, False),
+        ((90, 93, 88), {"size": 8}, False),  # the noise of a JPEG
+    ],
+)
+def test_which_colours_are_lost(pixel, options, lost):
+    pixels = np.full((8, 8, 3), 60, np.uint8)
+    pixels[3, 4] = pixel
+    assert Preprocessing(**options).loses_colour(pixels) == lost
+    assert not Preprocessing(**options).loses_colour(pixels[..., 0])
 
 
 def test_a_mask_goes_where_its_image_goes():
@@ -264,9 +296,11 @@ def test_a_mask_goes_where_its_image_goes():
 
 @pytest.mark.parametrize("window", [None, "auto", Window(40, 400)])
 def test_as_plain_values_and_back(window):
-    preprocessing = Preprocessing(window, "pad", 300, 224, True, 128, 3)
+    preprocessing = Preprocessing(window, "pad", 300, 3, 224, True, 128, 3)
     plain = json.loads(json.dumps(preprocessing.to_plain()))
     assert Preprocessing.from_plain(plain) == preprocessing
+    older = {key: value for key, value in plain.items() if key != "stored_channels"}
+    assert Preprocessing.from_plain(older).stored_channels == 1, "before colours could be kept all was grey"
     with pytest.raises(ValueError, match="preprocessing has the keys"):
         Preprocessing.from_plain({key: value for key, value in plain.items() if key != "size"})
     with pytest.raises(ValueError, match="window must be"):
@@ -292,3 +326,6 @@ def test_what_datasets_differ_in_is_told():
     ct = Preprocessing(window=Window(40, 400), size=300, image_size=32)
     assert differences({"a": ct, "b": one}) == {"window": "a: [40, 400], b: None"}
     assert agreed({"a": ct, "b": one}, "run") == one, "as the files say"
+    colour = Preprocessing(size=300, stored_channels=3, image_size=32)
+    assert agreed({"a": one, "b": colour}, "run") == colour, "grey is the same with colours kept"
+    assert agreed({"a": ct, "b": colour}, "run") == colour

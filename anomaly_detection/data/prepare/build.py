@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,9 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file
 from anomaly_detection.system.processes import map_jobs
 
-VERSION = 2  # raise it when the same files and settings come to give other images
+logger = logging.getLogger(__name__)
+
+VERSION = 3  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
 
 
@@ -37,7 +40,7 @@ class Picture(NamedTuple):
         name: of its file, "/" between folders, without suffix.
         patient: whose it is; images of one patient are never on two sides of a split.
         abnormal: whether it shows disease.
-        pixels: (H, W) or (H, W, 3) uint8; stored as grey.
+        pixels: (H, W) or (H, W, 3) uint8.
         mask: (H, W) bool, where the lesion is; None where that is not known.
     """
 
@@ -62,6 +65,7 @@ class _Result(NamedTuple):
     job: str
     rows: list[Row]
     bad: str | None
+    turned_grey: int = 0
 
 
 def build_dataset(
@@ -84,7 +88,7 @@ def build_dataset(
         UserError: a file cannot be read, no image is left, `folder` holds something else, or another process is at it.
     """
     stored = {key: preprocessing.to_plain()[key] for key in ("size", "aspect", "window")}
-    record = {"version": VERSION, **stored, **settings, "sources": _fingerprint(jobs)}
+    record = {"version": VERSION, **stored, "channels": preprocessing.stored_channels, **settings, "sources": _fingerprint(jobs)}
     if folder.exists() and any(folder.iterdir()):
         return _made_before(folder, record)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +119,8 @@ def _make(
             journal.add(result)
     results = [journal.done[_name(job)] for job in jobs]
     rows, bad = sorted((row for result in results for row in result.rows), key=lambda row: row.image), [r.bad for r in results if r.bad]
+    if turned_grey := sum(result.turned_grey for result in results):
+        logger.warning("%s: %d colour images were turned grey; --channels 3 keeps their colours", folder.name, turned_grey)
     if not rows:
         raise UserError(f"{folder.name}: none of {len(jobs)} files gave an image" + (f"; the first: {bad[0]}" if bad else ""))
     write_manifest(unfinished / MANIFEST, rows)
@@ -152,19 +158,21 @@ def _name(job: Job) -> str:
 def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: bool) -> _Result:
     """Write the images of one job; runs in a worker."""
     rows: list[Row] = []
+    turned_grey = 0
     try:
         with contextlib.ExitStack() as stack:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
             digest = _sha256(paths[0])
             for picture in job.pictures(paths):
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
+                turned_grey += preprocessing.loses_colour(picture.pixels)
     except UserError as error:
         if not skip_bad:
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()
         return _Result(_name(job), [], str(error))
-    return _Result(_name(job), rows, None)
+    return _Result(_name(job), rows, None, turned_grey)
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:
@@ -206,8 +214,8 @@ class _Journal:
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         if lines and lines[0] == self._first:
             for line in lines[1:-1]:  # the last one is empty, or was cut short
-                job, rows, bad = json.loads(line)
-                self.done[job] = _Result(job, [Row(*row) for row in rows], bad)
+                job, rows, bad, turned_grey = json.loads(line)
+                self.done[job] = _Result(job, [Row(*row) for row in rows], bad, turned_grey)
         else:
             shutil.rmtree(path.parent)
             path.parent.mkdir()
@@ -234,4 +242,4 @@ class _Journal:
 
     @staticmethod
     def _line(result: _Result) -> str:
-        return json.dumps([result.job, [list(vars(row).values()) for row in result.rows], result.bad])
+        return json.dumps([result.job, [list(vars(row).values()) for row in result.rows], result.bad, result.turned_grey])

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
@@ -41,9 +41,9 @@ class Work:
     healthy_first: bool = True
     published: Mapping[str, Part] | None = None
 
-    def stored(self, size: int, aspect: Aspect) -> "Work":
+    def stored(self, size: int, aspect: Aspect, channels: Literal[1, 3]) -> "Work":
         """The same with the form in which the images are stored."""
-        return replace(self, spec=replace(self.spec, size=size, aspect=aspect))
+        return replace(self, spec=replace(self.spec, size=size, aspect=aspect, channels=channels))
 
 
 def of_lits(src: Path, catalog: Catalog, choice: Choice) -> Work:

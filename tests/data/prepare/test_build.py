@@ -76,6 +76,47 @@ def test_images_masks_and_manifest(tmp_path, jobs):
     assert sorted(os.listdir(tmp_path / "data")) == ["set"]
 
 
+@dataclass(frozen=True)
+class ColourJob:
+    """A text file becomes a picture that is red in one place."""
+
+    sources: tuple[SourceFile, ...]
+
+    def pictures(self, paths) -> Iterator[Picture]:
+        pixels = np.full((20, 20, 3), 90, np.uint8)
+        pixels[:10] = 200, int(paths[0].read_text()), 0
+        yield Picture(self.sources[0].stem, "p", False, pixels)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_colour_that_is_turned_grey_is_told(tmp_path, jobs, caplog, workers):
+    jobs = [jobs[0], *(ColourJob(job.sources) for job in jobs[1:4])]
+    build_dataset(tmp_path / "set", jobs, Preprocessing(size=20), {}, workers, False)
+    assert [record.message for record in caplog.records] == ["set: 3 colour images were turned grey; --channels 3 keeps their colours"]
+    assert Image.open(tmp_path / "set" / "normal" / "n1.png").mode == "L"
+    caplog.clear()
+    build_dataset(tmp_path / "set", jobs, Preprocessing(size=20), {}, workers, False)
+    build_dataset(tmp_path / "colour", jobs, Preprocessing(size=20, stored_channels=3), {}, workers, False)
+    assert not caplog.records
+    image = np.asarray(Image.open(tmp_path / "colour" / "normal" / "n1.png"))
+    assert image[0, 0].tolist() == [200, 10, 0]
+    assert image[19, 0].tolist() == [90, 90, 90]
+    assert Image.open(tmp_path / "colour" / "normal" / "n0.png").mode == "L"
+    with pytest.raises(UserError, match="was prepared with another channels; delete it"):
+        build_dataset(tmp_path / "set", jobs, Preprocessing(size=20, stored_channels=3), {}, workers, False)
+
+
+def test_colours_of_a_run_that_was_stopped_are_counted(tmp_path, jobs, caplog, monkeypatch):
+    jobs = [ColourJob(job.sources) for job in jobs]
+    convert = module._convert
+    monkeypatch.setattr(module, "_convert", lambda job, **options: convert(job, **options) if job in jobs[:4] else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build_dataset(tmp_path / "set", jobs, Preprocessing(size=20), {}, 1, False)
+    monkeypatch.setattr(module, "_convert", convert)
+    build_dataset(tmp_path / "set", jobs, Preprocessing(size=20), {}, 1, False)
+    assert [record.message for record in caplog.records] == ["set: 6 colour images were turned grey; --channels 3 keeps their colours"]
+
+
 def test_the_number_of_processes_changes_nothing(tmp_path, jobs):
     make(tmp_path / "a" / "set", jobs)
     make(tmp_path / "b" / "set", jobs, workers=3)
