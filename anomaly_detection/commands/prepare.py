@@ -53,9 +53,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal", type=Path, required=True, metavar="DIR", help="folder or zip archive of the normal images")
     parser.add_argument("--abnormal", type=Path, required=True, metavar="DIR", help="of the abnormal ones")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="masks of the abnormal ones, of the same names, not 0 where the lesion is")
-    text = (
-        "values shown, of images with more than 8 bits: level and width (Hounsfield units for CT), or auto (0.5th to 99.5th percentile of each file)"
-    )
+    text = "values shown, of DICOM, NIfTI and pictures with more than 8 bits: level and width (Hounsfield units for CT), or auto"
+    text = f"{text} (0.5th to 99.5th percentile of each file)"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=f"{text}; default: as DICOM files say, 16-bit pictures whole")
     text = "regular expression whose first group is the patient in an image's path, such as '(.*)_[0-9]+'; default: subfolders, DICOM's PatientID"
     parser.add_argument("--patient", metavar="REGEX", help=text)

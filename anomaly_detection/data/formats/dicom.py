@@ -20,6 +20,7 @@ from anomaly_detection.system.errors import UserError
 
 DICOM = (".dcm", ".dicom", ".ima")
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 AUTO_FRAMES = 32  # of a file tell its automatic window
 # an element of group 8 up to (0008,0018), little endian: its VR is written out, or its length is below 256
 _BARE = re.compile(rb"\x08\x00[\x00-\x18]\x00(CS|UI|UL|DA|TM|LO|.\x00\x00\x00)", re.DOTALL)
@@ -38,14 +39,22 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_image(path: Path) -> bool:
-    """False for a sound DICOM file of other content: a report, a plan, a directory; what is damaged may hold one."""
+    """False for a sound DICOM file of other content: a report, a plan, a directory, a segmentation; what is damaged may hold one."""
     try:
         with _quiet():
-            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Rows", "Columns"])
+            header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality", "Rows", "Columns"])
     except Exception:  # see `read_dicom`
         return True
     known = value(header, "SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return not known or value(header, "Rows") is not None
+    return not known or _other_content(header) is None
+
+
+def _other_content(header: pydicom.Dataset) -> str | None:
+    """What a file holds in place of an image."""
+    modality = value(header, "Modality")
+    if modality == "SEG" or not value(header, "Rows") or not value(header, "Columns"):
+        return str(modality or "other data")
+    return None
 
 
 def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarray]]:
@@ -63,8 +72,8 @@ def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarr
         with _quiet():
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
             patient = str(header.get("PatientID") or "").strip()
-            if not value(header, "Rows") or not value(header, "Columns"):
-                raise ValueError(f"it holds no image but {header.get('Modality') or 'other data'}")
+            if other := _other_content(header):
+                raise ValueError(f"it holds no image but {other}")
     except Exception as error:  # a damaged file makes pydicom raise InvalidDicomError, OSError, EOFError, ValueError, struct.error and more
         raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)}); leave it out") from None
     return patient, _frames(path, header, window)
@@ -115,14 +124,16 @@ def _auto(source: Path | pydicom.Dataset, header: pydicom.Dataset, options: dict
     """The window that covers what the frames of a file measure, as far as some of them, spread over it, tell."""
     numbers = spread(range(options["number_of_frames"]), AUTO_FRAMES)
     frames = zip(numbers, iter_pixels(source, indices=numbers, **options), strict=True)
-    return Window.covering(np.concatenate([measure(frame, header, number).measured for number, frame in frames]))
+    return Window.covering(np.concatenate([measure(frame, header, number).measured.astype(np.float32) for number, frame in frames]), overwrite=True)
 
 
 def _shown(frame: np.ndarray, header: pydicom.Dataset, number: int, window: WindowChoice) -> np.ndarray:
     kind = header.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         return _palette_colours(frame, header)
-    if frame.ndim == 3:  # iter_pixels has made RGB of whatever colour there was
+    if frame.ndim == 3:  # iter_pixels has made RGB of these
+        if kind not in COLOURS:
+            raise ValueError(f"its colours are {kind}; convert it to RGB, by dcmconv of DCMTK for example")
         return _eight_bit(frame[..., :3], _bits_stored(header))
     values = measure(frame, header, number)
     if window is not None:

@@ -62,8 +62,8 @@ def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | No
 
     Args:
         path: the file, folder or archive; of the files in a folder or an archive those that are no images are left out.
-        window: the values that are shown of more than 8 bits: (level, width), of CT in Hounsfield units; "auto", from the 0.5th to the 99.5th
-            percentile of each file; None, as each file says.
+        window: the values that are shown of DICOM and NIfTI files and of pictures with more than 8 bits: (level, width), of CT in Hounsfield units;
+            "auto", from the 0.5th to the 99.5th percentile of each file; None, as each file says.
 
     Yields:
         The path below `path`, with the number of a frame or slice behind `#`, and (H, W) uint8, or (H, W, 3) of a picture with colours.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from anomaly_detection.data.formats.nifti import spread
+from anomaly_detection.data.formats.window import spread
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import SPLITS, Kind, Part

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_detection.data.formats.dicom import read_dicom
-from anomaly_detection.data.formats.nifti import Volume, is_nifti, spread
-from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
-from anomaly_detection.data.formats.window import WindowChoice
+from anomaly_detection.data.formats.window import WindowChoice, spread
 from anomaly_detection.data.prepare.build import Job, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.system.errors import UserError
@@ -87,9 +86,14 @@ def plan(
         UserError: no image is there, the expression is wrong or does not match a path, or a mask belongs to no image.
     """
     expression = _compile(patient)
-    of_masks = {_path(file): file for file in masks if is_picture(file.name) or is_nifti(file.name)}
+    of_masks: dict[str, SourceFile] = {}
     jobs: list[Job] = []
     other: list[SourceFile] = []
+    for file in masks:
+        if kind_of(file) is None:
+            other.append(file)
+        elif (first := of_masks.setdefault(_path(file), file)) is not file:
+            raise UserError(f"{file}: is a mask of the same image as {first}; take one away")
     for files, ill in ((normal, False), (abnormal, True)):
         kinds = [(file, kind) for file in files if (kind := kind_of(file)) is not None]
         other += sorted(set(files) - {file for file, _ in kinds})

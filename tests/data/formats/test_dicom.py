@@ -93,6 +93,14 @@ def test_colour_stays_colour(tmp_path, kind, content, expected, tags):
     assert np.abs(frame.astype(float) - np.array(expected)).max() <= 2, "YBR is rounded"
 
 
+def test_colours_that_are_not_known_are_refused(tmp_path):
+    data = pydicom.dcmread(write_dicom(tmp_path / "c.dcm", np.array(RGB, np.uint8), "RGB"))
+    data.PhotometricInterpretation = "YBR_PARTIAL_422"
+    data.save_as(tmp_path / "c.dcm")
+    with pytest.raises(UserError, match="its colours are YBR_PARTIAL_422; convert it to RGB"):
+        frames(tmp_path / "c.dcm")
+
+
 def test_colour_of_16_bits(tmp_path):
     deep = np.array([[[0, 257, 65535], [128 * 257, 1000, 129]]], np.uint16)
     data = pydicom.dcmread(write_dicom(tmp_path / "c.dcm", np.zeros((1, 2, 3), np.uint8), "RGB"))

@@ -2,15 +2,20 @@
 
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
 from anomaly_detection import UserError, read_images
+from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.formats.window import window_from
+from anomaly_detection.data.prepare.folder import plan
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
 DEEP = np.array([[0, 1000], [32768, 65535]], np.uint16)
@@ -78,6 +83,46 @@ def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(folder, tmp_pa
         archive.writestr("a/bad.png", b"\x89PNG")
     with pytest.raises(UserError, match=r"y\.zip: a/bad\.png: cannot be read as an image"):
         list(read_images(tmp_path / "y.zip"))
+
+
+def test_reports_and_directories_are_left_out_and_told_apart(folder):
+    files = Path(pydicom.data.__file__).parent / "test_files"
+    for name, source in (("sr.dcm", "reportsi.dcm"), ("DICOMDIR", "dicomdirtests/DICOMDIR"), ("mask", "liver_1frame.dcm")):
+        (folder / name).write_bytes((files / source).read_bytes())
+    assert list(dict(read_images(folder))) == ["IM1", "a/deep.png", "colour.bmp", "movie.dcm#000", "movie.dcm#001"]
+    with pytest.raises(UserError, match=r"sr\.dcm: cannot be read as DICOM \(it holds no image but SR\); leave it out"):
+        list(read_images(folder / "sr.dcm"))
+    with pytest.raises(UserError, match=r"mask: cannot be read as DICOM \(it holds no image but SEG\)"):
+        list(read_images(folder / "mask"))
+
+
+@pytest.mark.parametrize("window", [None, (40, 400), "auto"])
+def test_prepare_reads_the_same_pixels(folder, window):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 6))
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.uint8 if window is None else np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), folder / "v.nii.gz")
+    files = list_source(folder)
+    jobs, _ = plan(files, files, [], window_from(window), None, 99)
+    prepared = [picture.pixels for job in jobs if not job.abnormal for picture in job.pictures([job.sources[0].path])]
+    images = [pixels for _, pixels in read_images(folder, window)]
+    assert len(images) == len(prepared) == 11
+    assert all(np.array_equal(one, other) for one, other in zip(images, prepared, strict=True))
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "m.dcm"])
+def test_a_file_of_many_images_is_read_one_by_one(tmp_path, name):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 600), dtype=np.uint8)
+    if name == "m.dcm":
+        write_dicom(tmp_path / name, np.ascontiguousarray(values.transpose(2, 0, 1)))
+    else:
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), tmp_path / name)
+    count = sum(1 for _ in read_images(tmp_path / name))  # what is imported and kept for good is there by now
+    tracemalloc.start()
+    for _ in read_images(tmp_path / name):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 600
+    assert peak < values.nbytes / 4
 
 
 def test_the_public_door_does_not_import_torch():

@@ -92,6 +92,21 @@ def test_masks(root):
         plan(root, masks=True)
 
 
+def test_masks_that_are_none_or_two(root):
+    (root / "masks").mkdir()
+    write_dicom(root / "masks" / "b.dcm", STORED)
+    with pytest.raises(UserError, match=r"masks/b\.dcm: cannot be read as an image"):
+        pictures(plan(root, masks=True)[0])
+    image(root / "masks" / "b.png")
+    with pytest.raises(UserError, match=r"masks/b\.png: is a mask of the same image as .*b\.dcm; take one away"):
+        plan(root, masks=True)
+    (root / "masks" / "b.dcm").unlink()
+    (root / "masks" / "readme.txt").write_text("hello")
+    jobs, other = plan(root, masks=True)
+    assert [file.name for file in other] == ["readme.txt"]
+    assert next(p for p in pictures(jobs) if p.name == "b").mask.all()
+
+
 def test_patients(root):
     image(root / "normal" / "p1" / "c_1.png")
     image(root / "normal" / "p1" / "c_2.png")
