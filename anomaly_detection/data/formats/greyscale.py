@@ -1,8 +1,8 @@
 """From the stored values of a monochrome DICOM frame to grey, step by step as PS3.3 C.11 and C.7.6.16 have it.
 
 An element is looked for in the functional groups of the frame, in those that all frames share, and in the header itself, in this order; one that is
-there without a value counts as absent, so does a window whose width the standard does not allow. pydicom.pixels has functions for these steps, but
-none that reads functional groups; its tables of 8 bits wrap values above 255, those of 12 bits are refused, and empty elements raise TypeError.
+there without a value counts as absent, so does a window whose width the standard does not allow. pydicom.pixels windows by the same formulas, but it
+reads no functional groups, takes empty elements for values, refuses tables of 8 and of 12 bits, and lets values wrap that are far from a table's first.
 """
 
 from collections.abc import Iterator, Sequence

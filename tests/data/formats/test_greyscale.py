@@ -264,6 +264,8 @@ GENERAL_IMAGE = [
             "DerivationDescription": "scaled",
             "LossyImageCompression": "01",
             "LossyImageCompressionRatio": 12,
+            "LossyImageCompressionMethod": "ISO_10918_1",
+            "ContentTime": "101010",
             "ImageLaterality": "L",
         }.items()
     ),

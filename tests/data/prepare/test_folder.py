@@ -1,9 +1,12 @@
 """Anyone's images: formats, patients, masks."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
@@ -43,11 +46,12 @@ def root(tmp_path):
 
 def test_every_format(root):
     (root / "normal" / "readme.txt").write_text("hello")
+    (root / "normal" / "report.dcm").write_bytes(Path(get_testdata_file("reportsi.dcm", download=False)).read_bytes())
     nifti(root / "normal" / "v.nii.gz", VOLUME)
     write_dicom(root / "abnormal" / "IM1", STORED, **CT, PatientID="P7")
     write_dicom(root / "abnormal" / "movie.dcm", np.zeros((3, 4, 5), np.uint8))
     jobs, other = plan(root, window=Window(60, 120))
-    assert [file.name for file in other] == ["readme.txt"]
+    assert [file.name for file in other] == ["readme.txt", "report.dcm"]
     assert {(p.name, p.patient, p.abnormal) for p in pictures(jobs)} == {
         ("a", "a", False),
         *((f"v_{k:03d}", "v", False) for k in range(6)),
@@ -140,8 +144,6 @@ def test_a_folder_without_images_says_what_is_read(root):
 
 
 def test_nibabels_own_files_are_read_or_refused_in_one_line():
-    from pathlib import Path
-
     files = list_source(Path(nibabel.__file__).parent / "tests" / "data")
     jobs, other = folder.plan(files, files, [], "auto", None, 3)
     assert any(file.name.endswith(".mgz") for file in other)
