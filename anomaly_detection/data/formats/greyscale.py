@@ -2,7 +2,7 @@
 
 An element is looked for in the functional groups of the frame, in those that all frames share, and in the header itself, in this order; one that is
 there without a value counts as absent, so does a window whose width the standard does not allow. pydicom.pixels windows by the same formulas, but it
-reads no functional groups, takes empty elements for values, refuses tables of 8 and of 12 bits, and lets values wrap that are far from a table's first.
+reads no functional groups, takes empty elements for values, refuses tables of 8 and of 12 bits, and lets values wrap that lie far from a table's.
 """
 
 from collections.abc import Iterator, Sequence
