@@ -20,7 +20,7 @@ class Values(NamedTuple):
     """What a frame measures, of CT in Hounsfield units.
 
     Attributes:
-        array: (H, W) float64.
+        array: (H, W) float32, which is exact for what 16 bits hold; float64 of more.
         span: the lowest and the highest one that the stored bits can stand for.
         padding: (H, W) bool, where there is no image; None if it is everywhere.
     """
@@ -48,17 +48,18 @@ def measure(stored: np.ndarray, header: Dataset, number: int) -> Values:
     """
     padding = _padding(stored, header)
     span = _stored_span(stored, header)
+    exact = np.float32 if stored.itemsize <= 2 else np.float64
     for place in _places(header, number, "PixelValueTransformationSequence"):
         for table in _tables(place, "ModalityLUTSequence"):
-            return Values(look_up(table, "LUT", stored, span[0] < 0).astype(np.float64), (0, 2 ** _bits(table, "LUT") - 1), padding)
+            return Values(look_up(table, "LUT", stored, span[0] < 0).astype(exact), (0, 2 ** _bits(table, "LUT") - 1), padding)
         slope, intercept = (value(place, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
         if slope is not None or intercept is not None:
             slope, intercept = float(1 if slope is None else slope), float(intercept or 0)
             if slope == 0:
                 raise ValueError("its Rescale Slope is 0, which makes all values one")
             low, high = sorted(slope * end + intercept for end in span)
-            return Values(stored.astype(np.float64) * slope + intercept, (low, high), padding)
-    return Values(stored.astype(np.float64), span, padding)
+            return Values(stored.astype(exact) * slope + intercept, (low, high), padding)
+    return Values(stored.astype(exact), span, padding)
 
 
 def own_share(values: Values, header: Dataset, number: int) -> np.ndarray | None:
@@ -164,7 +165,7 @@ def _windowed(x: np.ndarray, c: float, w: float, function: str) -> np.ndarray:
         return 0.5 + 0.5 * np.tanh(2 * (x - c) / w)  # 1 / (1 + exp(-4 (x - c) / w)), which would overflow
     if function == "LINEAR":
         c, w = c - 0.5, w - 1
-    return np.clip((x - c) / w + 0.5, 0, 1) if w > 0 else (x > c).astype(np.float64)
+    return np.clip((x - c) / w + 0.5, 0, 1) if w > 0 else (x > c).astype(x.dtype)
 
 
 def _stored_span(stored: np.ndarray, header: Dataset) -> tuple[float, float]:

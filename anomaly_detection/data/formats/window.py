@@ -47,7 +47,10 @@ class Window:
 
 def grey_of(share: np.ndarray) -> np.ndarray:
     """uint8 of brightness from 0 to 1, which is cut off beyond; what is not a number is black."""
-    return np.rint(np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1) * 255).astype(np.uint8)
+    grey = np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0)  # a copy, on which the rest is done in place
+    np.clip(grey, 0, 1, out=grey)
+    grey *= 255
+    return np.rint(grey, out=grey).astype(np.uint8)
 
 
 WindowChoice = Window | Literal["auto"] | None  # "auto": `Window.covering` what the file holds; None: what the file says
