@@ -2,9 +2,10 @@
 
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,32 @@ AUTO_FRAMES = 32  # of a file tell its automatic window
 _BARE = re.compile(rb"\x08\x00[\x00-\x18]\x00(CS|UI|UL|DA|TM|LO|.\x00\x00\x00)", re.DOTALL)
 
 
+class _Silence:
+    """Keeps pydicom from saying what it also raises; of the threads and the iterators that ask for it at a time the last puts back what was."""
+
+    def __init__(self):
+        self._lock, self._users, self._before = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                logger = logging.getLogger("pydicom")
+                self._before.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.CRITICAL)
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._before.close()
+
+
+QUIET = _Silence()
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is named as DICOM, or begins as one: scanners often leave the suffix out, some the preamble, too."""
     if path.name.lower().endswith(DICOM):
@@ -41,7 +68,7 @@ def is_dicom(path: Path) -> bool:
 def holds_image(path: Path) -> bool:
     """False for a sound DICOM file of other content: a report, a plan, a directory, a segmentation; what is damaged may hold one."""
     try:
-        with _quiet():
+        with QUIET:
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality", "Rows", "Columns"])
     except Exception:  # see `read_dicom`
         return True
@@ -69,7 +96,7 @@ def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarr
         UserError: not a DICOM file, one without an image, or one whose pixels cannot be decoded; of the latter also while iterating.
     """
     try:
-        with _quiet():
+        with QUIET:
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
             patient = str(header.get("PatientID") or "").strip()
             if other := _other_content(header):
@@ -81,7 +108,7 @@ def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarr
 
 def _frames(path: Path, header: pydicom.Dataset, window: WindowChoice) -> Iterator[np.ndarray]:
     try:
-        with _quiet():
+        with QUIET:
             options = _pixel_options(header)
             source = pydicom.dcmread(path) if options["transfer_syntax_uid"] == DeflatedExplicitVRLittleEndian else path
             header.PhotometricInterpretation = options["photometric_interpretation"]
@@ -158,16 +185,3 @@ def _palette_colours(frame: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
 
 def _eight_bit(colours: np.ndarray, bits: int) -> np.ndarray:
     return colours.astype(np.uint8) if bits == 8 else np.rint(colours * (255 / (2**bits - 1))).astype(np.uint8)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What pydicom warns of and logs about a file it also raises."""
-    logger = logging.getLogger("pydicom")
-    level, logger.level = logger.level, logging.CRITICAL
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.level = level

@@ -1,5 +1,6 @@
 """Grey images out of DICOM files."""
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -160,6 +161,16 @@ def test_pydicoms_own_files_are_read_or_refused_in_one_line():
     (deep,) = (line for path, line in refused.items() if path.name == "JPGExtended.dcm")
     assert "12-bit" in deep, "a decoder is not there"
     assert 'pip install "pylibjpeg[all]" may bring the decoder' in deep
+
+
+def test_reading_side_by_side_leaves_warnings_and_logs_as_they_were(tmp_path):
+    path = write_dicom(tmp_path / "f.dcm", np.zeros((3, 4, 5), np.uint8))
+    before = list(warnings.filters), logging.getLogger("pydicom").level
+    first, second = (read_dicom(path, None)[1] for _ in range(2))
+    next(first), next(second)
+    assert logging.getLogger("pydicom").level == logging.CRITICAL
+    assert len(list(first)) == len(list(second)) == 2
+    assert (list(warnings.filters), logging.getLogger("pydicom").level) == before
 
 
 def test_ct_small_by_hand():
