@@ -2,13 +2,18 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
 
 MANIFEST = "manifest.csv"
+
+# How it is known whose an image is: by --patient, by the header of its file, by its subfolder, by the names that a public dataset gives its files,
+# or, since nothing says it, every file counts as a patient of its own; "": an older manifest does not say
+Key = Literal["--patient", "header", "folder", "name", "file", ""]
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Row:
         source, source_sha256: the file that it was made of, below the source folder, and its content.
         pixels_sha256: of the written pixels; the same for the same image under two names.
         mask_pixels: size of the lesion in the written mask; empty where there is none.
+        patient_from: by which key `patient` was told, see `Key`; empty in a manifest of an older version.
+        patient_id, study, series: PatientID, StudyInstanceUID and SeriesInstanceUID of a DICOM file, as far as it has them.
     """
 
     image: str
@@ -31,20 +38,25 @@ class Row:
     source_sha256: str
     pixels_sha256: str
     mask_pixels: int | None
+    patient_from: Key = ""
+    patient_id: str = ""
+    study: str = ""
+    series: str = ""
 
 
 def read_manifest(path: Path) -> list[Row]:
-    """The rows of a manifest.csv.
+    """The rows of a manifest.csv; columns that came later are empty in an older one.
 
     Raises:
         UserError: it is missing or damaged.
     """
-    kinds = {field.name: str for field in fields(Row)} | {"abnormal": int, "mask_pixels": optional(int)}
+    needed = [field.name for field in fields(Row) if field.default is MISSING]
+    kinds = {name: str for name in needed} | {"abnormal": int, "mask_pixels": optional(int)}
     try:
         lines = read_table(path, kinds)
     except UserError as error:
         raise UserError(f"{error}; this is not a manifest as `prepare` writes it: delete the folder and prepare it again") from None
-    return [Row(**{name: line[name] for name in kinds}) for line in lines]
+    return [Row(**{field.name: line[field.name] for field in fields(Row) if field.name in line}) for line in lines]
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:

@@ -1,10 +1,11 @@
 """Whose an image is, so that no patient is trained on and tested: as the manifest says, otherwise as the names of the public datasets do."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from anomaly_detection.data.manifest import MANIFEST, read_manifest
+from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
 
 _SLICE = re.compile(r"(volume-\d+)_\d+", re.IGNORECASE)  # LiTS
 _RADIOGRAPH = re.compile(r"CHNCXR_\d{4}_[01]", re.IGNORECASE)  # Shenzhen
@@ -48,3 +49,94 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
 def figure_of(name: str, abnormal: bool) -> str:
     """The figure or patient that an image of COVID-CT is of: what stands before "%", told apart by kind, since the kinds are numbered alike."""
     return f"{'COVID' if abnormal else 'NonCOVID'} {name.partition('%')[0]}"
+
+
+def patient_warning(rows: Sequence[Row]) -> str | None:
+    """What `suspicious_patients` says of the images of which nothing told whose they are: neither --patient nor header, subfolder or public names."""
+    untold = [row for row in rows if row.patient_from in ("file", "")]
+    return suspicious_patients([row.image for row in untold], [row.patient for row in untold])
+
+
+def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str | None:
+    """A line that says that patients may be on both sides of the splits, since every file counts as one; None where nothing points to that.
+
+    Where names share their beginnings, as `run12_000.png` and `run12_001.png` do, it gives the regular expression that groups them.
+
+    Args:
+        images: paths in the dataset's folder, as in the manifest: `normal/run12_000.png`.
+        patients: whose each is.
+    """
+    files = [(image, who) for image, who in zip(images, patients, strict=True) if _named_after_file(image, who)]
+    if not files or 2 * len(files) < len(images):
+        return None
+    first: dict[str, str] = {}  # image of each
+    for image, who in files:
+        first.setdefault(who, image)
+    if grouping := _shared_beginnings(list(first.values())):
+        expression, groups = grouping
+        example = _grouped_example(list(first.values()), expression)
+        return (
+            f"{len(first)} files, each counted as a patient of its own, but names share their beginnings ({example}): images of one patient may be "
+            f"trained on AND tested; --patient '{expression}' would make {groups} patients of them"
+        )
+    if len(first) < len(files):  # some files gave several images, and their names tell nothing
+        return None
+    return (
+        f"{len(first)} files, each counted as a patient of its own: if some show the same patient, results are too good; "
+        "give --patient REGEX, or a subfolder for each patient"
+    )
+
+
+def _named_after_file(image: str, patient: str) -> bool:
+    """Whether a patient is nothing but the name of the file that the image was made of, which may have given several."""
+    name = _below_kind(image)
+    if patient_of(image, image.startswith("abnormal")) == patient:
+        return False
+    return any(name == own or name.startswith(f"{own}_") for own in (patient, _below_kind(patient)))
+
+
+def _below_kind(image: str) -> str:
+    """The path in the folder `normal` or `abnormal`, without suffix."""
+    kind, _, name = image.partition("/")
+    return (name if kind in ("normal", "abnormal") else image).removesuffix(".png")
+
+
+def _shared_beginnings(images: Sequence[str]) -> tuple[str, int] | None:
+    """The regular expression whose first group is shared by images as it is by those of one patient, and how many groups it makes."""
+    for expression in _expressions(images):
+        search = re.compile(expression).search
+        found = [(image.partition("/")[0], match[1]) for image in images if (match := search(image))]
+        sizes = Counter(found)  # within a folder, since the same name in both says nothing
+        groups = Counter(group for _, group in found)
+        shared = sum(size for size in sizes.values() if size > 1)
+        numbered = 2 * sum(any(map(str.isdigit, group)) for group in groups) > len(groups) or len(groups) >= 6
+        if len(found) == len(images) and len(groups) >= 3 and 5 * shared >= len(images) and 5 * max(groups.values()) <= 3 * len(images) and numbered:
+            return expression, len(groups)
+    return None
+
+
+def _expressions(images: Sequence[str]) -> Iterator[str]:
+    """Regular expressions for what names may begin with, coarse ones first."""
+    names = [PurePosixPath(image).name for image in images]
+    for mark in "_-%+ ":
+        if all(mark in name for name in names):
+            first: dict[str, set[str]] = defaultdict(set)
+            for image, name in zip(images, names, strict=True):
+                first[image.partition("/")[0]].add(name.partition(mark)[0])
+            piece, between = f"[^/{mark}]+", re.escape(mark) + ("+" if any(2 * mark in name for name in names) else "")
+            kind = piece + between if all(len(words) == 1 for words in first.values()) else ""  # `normal_run3_07` begins with its kind
+            for pieces in (1, 2, 3):
+                yield f"{kind}({between.join([piece] * pieces)}){between}[^/]*$"
+    yield r"([^/0-9]*[0-9]+)[^/0-9.][^/]*$"  # p01s03
+
+
+def _grouped_example(images: Sequence[str], expression: str) -> str:
+    """Two names of one folder that share their beginning."""
+    seen: dict[tuple[str, str], str] = {}
+    for image in images:
+        match = re.search(expression, image)
+        key = image.partition("/")[0], match[1] if match else ""
+        if match and key in seen:
+            return f"{PurePosixPath(seen[key]).name}, {PurePosixPath(image).name}"
+        seen.setdefault(key, image)
+    return ""
