@@ -3,23 +3,23 @@
 An archive is never unpacked: its members are read where they lie, so no name in it can reach a path outside, and a source is never changed.
 """
 
-import functools
+import logging
 import os
 import shutil
-import stat
 import tempfile
-import zipfile
-from collections import Counter
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from anomaly_detection.data.formats.archives import is_archive, members, one_line, open_member
 from anomaly_detection.system.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
-MAX_MEMBER = 8 * 2**30  # bytes; the largest public CT volumes unpack to 1 GiB
-MAX_MEMBERS = 2_000_000
 
 
 @dataclass(frozen=True, order=True)
@@ -31,15 +31,17 @@ class SourceFile:
         path: the file, or the archive that holds it.
         member: its name in the archive; None for a file of its own.
         size: bytes.
+        within: where the archive holds archives, the name of the one that `member` lies in.
     """
 
     name: str
     path: Path
     member: str | None
     size: int
+    within: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path) if self.member is None else f"{self.path}: {self.member}"
+        return ": ".join(str(part) for part in (self.path, self.within, self.member) if part is not None)
 
     @property
     def stem(self) -> str:
@@ -67,10 +69,12 @@ class SourceFile:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / PurePosixPath(self.name).name
             try:
-                with _open_archive(self.path).open(self.member) as packed, open(copy, "wb") as unpacked:
+                with open_member(self.path, self.within, self.member) as packed, open(copy, "wb") as unpacked:
                     shutil.copyfileobj(packed, unpacked, 2**20)
-            except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, NotImplementedError, OSError and more
-                raise UserError(f"{self}: cannot be unpacked ({one_line(error)}); download it again, or make room in {folder}") from None
+            except OSError as error:
+                raise UserError(f"{self}: cannot be copied out of the archive ({one_line(error)}); make room in {Path(folder).parent}") from None
+            except Exception as error:  # zipfile raises BadZipFile, zlib.error, EOFError, NotImplementedError and more
+                raise UserError(f"{self}: cannot be unpacked ({one_line(error)}); download it again") from None
             try:
                 yield copy
             except UserError as error:
@@ -80,32 +84,70 @@ class SourceFile:
 def list_source(source: Path) -> list[SourceFile]:
     """Every file below a folder, and every member of the zip archives there or of the one that `source` is, in order of their names; or the one file.
 
-    Hidden files, links to folders and what macOS adds to archives are left out. The folder of an archive's members is the archive's path
-    without its suffix.
+    Links are followed, and each file is listed once, however many links lead to it. Hidden files, links that lead nowhere (which are told) and
+    what macOS adds to archives are left out. The folder of an archive's members is the archive's path without its suffix.
 
     Raises:
-        UserError: there is no such file or folder, or an archive is damaged, encrypted or unsafe: it names paths outside, holds links, or members
-            that would unpack to more than 8 GiB.
+        UserError: there is no such file or folder, a folder must not be read, or an archive is damaged or unsafe, see `archives.members`.
     """
     source = Path(source)
     if source.is_file():
-        own = SourceFile(source.name, source, None, source.stat().st_size)
-        return sorted(_members(source, "")) if source.suffix.lower() == ".zip" else [own]
+        return sorted(_files_of(source, source.name, ""))
     if not source.is_dir():
-        raise UserError(f"{source}: no such file or folder")
-    found: list[SourceFile] = []
-    for folder, folders, names in os.walk(source):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(folder) / name
-            relative = path.relative_to(source).as_posix()
-            if name.startswith(".") or not path.is_file():
-                continue
-            if path.suffix.lower() == ".zip":
-                found += _members(path, relative[: -len(".zip")] + "/")
-            else:
-                found.append(SourceFile(relative, path, None, path.stat().st_size))
-    return sorted(found)
+        raise UserError(f"{source}: {'a link that leads nowhere' if source.is_symlink() else 'no such file or folder'}")
+    files: list[SourceFile] = []
+    for path in _walk(source):
+        name = path.relative_to(source).as_posix()
+        files += _files_of(path, name, name[: -len(".zip")] + "/")
+    return sorted(files)
+
+
+def _files_of(path: Path, name: str, folder: str) -> Iterator[SourceFile]:
+    """A file, or, of an archive, its members, whose names begin with `folder`."""
+    if is_archive(path.name):
+        yield from (SourceFile(folder + each.name, path, each.member, each.size, each.within) for each in members(path))
+    else:
+        yield SourceFile(name, path, None, path.stat().st_size)
+
+
+def _walk(source: Path) -> list[Path]:
+    """The files below a folder, each once: what lies there itself first, then what links lead to."""
+    files: dict[str, Path] = {}  # by the path that no link is on, since that is what tells files apart
+    again, dangling = [], []
+    folders, links = deque([source]), deque()
+    visited: set[str] = set()
+    while folders or links:
+        path = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(path)
+        if real in visited or real in files:
+            again.append(path)
+        elif path.is_dir():
+            visited.add(real)
+            for name in _names_in(path):
+                entry = path / name
+                if entry.is_symlink():
+                    (links if os.path.exists(entry) else dangling).append(entry)
+                elif entry.is_dir():
+                    folders.append(entry)
+                elif entry.is_file() and files.setdefault(os.path.join(real, name), entry) is not entry:
+                    again.append(entry)
+        elif path.is_file():
+            files[real] = path
+    if dangling:
+        logger.warning(
+            "warning: %s: %d links lead nowhere and are left out, the first: %s (fetch what they stand for, with git-annex, DVC or the like)",
+            source, len(dangling), dangling[0],
+        )  # fmt: skip
+    if again:
+        logger.warning("warning: %s: %d links lead to what is there already, which is taken once; the first: %s", source, len(again), again[0])
+    return list(files.values())
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be looked into ({error.strerror}); allow it, or take the folder away") from None
 
 
 def list_inputs(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
@@ -131,59 +173,23 @@ def _folder_of(source: Path) -> Path:
 def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
     """A name for each of several sources: of its candidates, short ones first, the first that it need not share; else the last, with a number.
 
-    Two names count as one where they differ in upper and lower case alone, since there are file systems that do not tell these apart.
+    Two names count as one where they differ in upper and lower case alone, or in how an accent is encoded, since there are file systems that do
+    not tell these apart.
     """
     names = [each[0] for each in candidates]
     for level in range(1, max(map(len, candidates), default=0)):
-        counts = Counter(name.lower() for name in names)
-        names = [each[min(level, len(each) - 1)] if counts[name.lower()] > 1 else name for name, each in zip(names, candidates, strict=True)]
+        counts = Counter(map(same_name, names))
+        names = [each[min(level, len(each) - 1)] if counts[same_name(name)] > 1 else name for name, each in zip(names, candidates, strict=True)]
     taken: set[str] = set()
     for place, name in enumerate(names):
         number = 1
-        while names[place].lower() in taken:
+        while same_name(names[place]) in taken:
             number += 1
             names[place] = f"{name}~{number}"
-        taken.add(names[place].lower())
+        taken.add(same_name(names[place]))
     return names
 
 
-def one_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _members(archive: Path, folder: str) -> Iterator[SourceFile]:
-    try:
-        members = _open_archive(archive).infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise UserError(f"{archive}: a damaged zip archive ({one_line(error)}); download it again") from None
-    if len(members) > MAX_MEMBERS:
-        raise UserError(f"{archive}: holds {len(members)} files, which no dataset does; nothing of it was read")
-    for member in members:
-        _check_member(archive, member)
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        if not member.is_dir() and path.parts[0] != "__MACOSX" and not path.name.startswith("."):
-            yield SourceFile(folder + path.as_posix(), archive, member.filename, member.file_size)
-
-
-def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
-    name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.parts or ":" in name.parts[0]:
-        raise UserError(f"{archive}: unsafe archive, it names a path outside ({member.filename!r}); nothing of it was read")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise UserError(f"{archive}: unsafe archive, it holds a link ({member.filename!r}); nothing of it was read")
-    if member.file_size > MAX_MEMBER:
-        size = f"{member.file_size / 2**30:.0f} GiB"
-        raise UserError(f"{archive}: unsafe archive, {member.filename!r} would unpack to {size}; nothing of it was read")
-    if member.flag_bits & 1:
-        raise UserError(f"{archive}: {member.filename!r} is encrypted; unpack the archive with its password first")
-
-
-def _open_archive(path: Path) -> zipfile.ZipFile:
-    """The archive, whose list of members is read once in each process; a forked one must not share the open file of its parent."""
-    return _open_archive_once(path, path.stat().st_mtime_ns, os.getpid())
-
-
-@functools.lru_cache(maxsize=8)
-def _open_archive_once(path: Path, _changed: int, _process: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+def same_name(name: str) -> str:
+    """What is equal of names that some file system takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()

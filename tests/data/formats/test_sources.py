@@ -1,12 +1,15 @@
 """The files of a download, in folders and archives; what archives must not be able to do."""
 
+import io
+import os
 import stat
+import unicodedata
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from anomaly_detection.data.formats import sources
+from anomaly_detection.data.formats import archives
 from anomaly_detection.data.formats.sources import list_inputs, list_source, unique_names
 from anomaly_detection.system.errors import UserError
 
@@ -61,10 +64,10 @@ def test_links_bombs_and_encryption_are_refused(tmp_path, monkeypatch):
         list_source(tmp_path)
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("big.png", b"0" * 5000)
-    monkeypatch.setattr(sources, "MAX_MEMBER", 4999)
+    monkeypatch.setattr(archives, "MAX_MEMBER", 4999)
     with pytest.raises(UserError, match=r"'big\.png' would unpack to"):
         list_source(tmp_path)
-    monkeypatch.setattr(sources, "MAX_MEMBERS", 0)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 0)
     with pytest.raises(UserError, match="holds 1 files"):
         list_source(tmp_path)
 
@@ -108,3 +111,138 @@ def test_files_of_several_inputs_are_told_apart(tmp_path, monkeypatch):
     assert names("../2020.01/A", ".", "../more.zip") == ["A/1.png", "2.png", "B/1.png", "more/1.png"]
     assert names(tmp_path / "2020.01" / "A", "../2021/A") == ["2020.01/A/1.png", "2.png", "2021/A/1.png"]
     assert names("1.png", "1.png") == ["B/1.png", "B/1.png~2"]
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def listed(root):
+    """name -> content"""
+    contents = {}
+    for file in list_source(root):
+        assert file.name not in contents
+        with file.on_disk() as path:
+            contents[file.name] = path.read_text()
+    return contents
+
+
+def links_to_a_folder(root):
+    touch(root, "in/1.png", "pool/p1/2.png", "pool/p1/deep/3.png")
+    (root / "in/p1").symlink_to(root / "pool/p1")
+    return {"1.png": "in/1.png", "p1/2.png": "pool/p1/2.png", "p1/deep/3.png": "pool/p1/deep/3.png"}, []
+
+
+def links_to_files(root):
+    touch(root, "in/1.png", "pool/2.png")
+    (root / "in/x.png").symlink_to(root / "pool/2.png")
+    return {"1.png": "in/1.png", "x.png": "pool/2.png"}, []
+
+
+def a_circle(root):
+    touch(root, "in/a/1.png")
+    (root / "in/a/up").symlink_to(root / "in")
+    (root / "in/a/self").symlink_to("self")
+    return {"a/1.png": "in/a/1.png"}, ["1 links lead to what is there already", "1 links lead nowhere"]
+
+
+def one_file_by_three_ways(root):
+    touch(root, "in/b/1.png")
+    (root / "in/a").symlink_to("b")
+    (root / "in/c.png").symlink_to("b/1.png")
+    return {"b/1.png": "in/b/1.png"}, ["in: 2 links lead to what is there already, which is taken once; the first: "]
+
+
+def two_links_to_one_file(root):
+    touch(root, "pool/1.png", "in/2.png")
+    (root / "in/a.png").symlink_to(root / "pool/1.png")
+    (root / "in/pool").symlink_to(root / "pool")
+    return {"2.png": "in/2.png", "a.png": "pool/1.png"}, ["1 links lead to what is there already"]
+
+
+def links_that_lead_nowhere(root):
+    touch(root, "in/1.png")
+    for name in ("gone0.png", "gone1.png", "gone"):
+        (root / "in" / name).symlink_to(root / ".git/annex" / name)
+    return {"1.png": "in/1.png"}, ["3 links lead nowhere and are left out, the first: "]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+@pytest.mark.parametrize(
+    "make", [links_to_a_folder, links_to_files, a_circle, one_file_by_three_ways, two_links_to_one_file, links_that_lead_nowhere]
+)
+def test_links_are_followed_once_and_what_is_left_out_is_told(tmp_path, caplog, make):
+    contents, lines = make(tmp_path)
+    assert listed(tmp_path / "in") == contents
+    assert len(caplog.messages) == len(lines)
+    assert all(any(line in message for message in caplog.messages) for line in lines)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_predict_is_told_of_links_that_lead_nowhere_as_prepare_is(tmp_path, caplog):
+    links_that_lead_nowhere(tmp_path)
+    assert [name for name, _ in list_inputs([tmp_path / "in"])] == ["1.png"]
+    assert "3 links lead nowhere" in caplog.text
+    with pytest.raises(UserError, match=r"gone: a link that leads nowhere"):
+        list_inputs([tmp_path / "in/gone"])
+
+
+def archive_of(*members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def test_archives_in_an_archive_are_read(tmp_path):
+    deepest = archive_of(("x.png", "x"))
+    inner = archive_of(("CT/1%0.png", "one"), ("12:30.png", "time"), ("deep.zip", deepest))
+    (tmp_path / "all.zip").write_bytes(archive_of(("master/CT.zip", inner), ("master/CT.txt", "a list")))
+    files = {file.name: file for file in list_source(tmp_path / "all.zip")}
+    assert list(files) == ["master/CT.txt", "master/CT/12:30.png", "master/CT/CT/1%0.png", "master/CT/deep.zip"]
+    assert str(files["master/CT/CT/1%0.png"]) == f"{tmp_path / 'all.zip'}: master/CT.zip: CT/1%0.png"
+    with files["master/CT/CT/1%0.png"].on_disk() as path:
+        assert path.read_text() == "one"
+    assert [file.name for file in list_source(tmp_path)][1] == "all/master/CT/12:30.png"
+    (tmp_path / "all.zip").write_bytes(archive_of(("master/CT.zip", inner[:-30])))
+    with pytest.raises(UserError, match=r"all\.zip: master/CT\.zip: a damaged zip archive"):
+        list_source(tmp_path)
+    (tmp_path / "all.zip").write_bytes(archive_of(("in.zip", archive_of(("../evil.png", "x")))))
+    with pytest.raises(UserError, match=r"all\.zip: in\.zip: unsafe archive"):
+        list_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "flag", "message"),
+    [
+        (9, 0, r"'h\.png' is packed by Deflate64, which is not read here; unpack the archive and give the folder"),
+        (98, 0, "packed by PPMd"),
+        (200, 0, "packed by method 200"),
+        (8, 1, r"'h\.png' is encrypted; unpack the archive with its password and give the folder"),
+    ],
+)
+def test_what_python_cannot_unpack_is_to_be_unpacked(tmp_path, method, flag, message):
+    raw = bytearray(archive_of(("h.png", bytes(300))))
+    for start, offset in ((0, 6), (raw.find(b"PK\x01\x02"), 8)):
+        raw[start + offset], raw[start + offset + 2] = flag, method
+    (tmp_path / "x.zip").write_bytes(raw)
+    with pytest.raises(UserError, match=message) as caught:
+        list_source(tmp_path)
+    assert "download it again" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_an_archive_holds_twice_is_told(tmp_path):
+    (tmp_path / "x.zip").write_bytes(archive_of(("a/1.png", "one"), ("a\\1.png", "other")))
+    with pytest.raises(UserError, match="twice; unpack the archive"):
+        list_source(tmp_path)
+
+
+@pytest.mark.parametrize(("one", "other"), [("a.png", "A.PNG"), ("stra\u00dfe", "STRASSE"), ("\u00e9", "e\u0301"), ("\u00c9", "e\u0301")])
+def test_names_that_a_file_system_takes_for_one_are_told_apart(one, other):
+    names = unique_names([(one, f"{one}_1"), (other, f"{other}_2")])
+    folded = {unicodedata.normalize("NFC", name).casefold() for name in names}
+    assert len(folded) == 2
