@@ -105,7 +105,7 @@ def open_archive(path: Path, within: str | None = None) -> zipfile.ZipFile:
 def _open_once(path: Path, within: str | None, changed: int, process: int) -> zipfile.ZipFile:
     if within is None:
         return zipfile.ZipFile(path)
-    copy = tempfile.TemporaryFile()  # noqa: SIM115: on disk, as it may be larger than memory; it goes with the archive that reads it
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - on disk, as it may be larger than memory; it goes with the archive that reads it
     with _open_once(path, None, changed, process).open(within) as packed:
         shutil.copyfileobj(packed, copy, 2**20)
     return zipfile.ZipFile(copy)
