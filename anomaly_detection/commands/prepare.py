@@ -119,6 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
         Target(data_root, arguments.folds or find_folds(data_root), {**catalog, work.spec.name: work.spec}),
         settings=work.settings,
         shares=shares,
+        told_by=work.told_by,
         healthy_first=work.healthy_first,
         published=work.published,
         workers=arguments.workers,
@@ -151,7 +152,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     for reason, count in done.left_out.items():
         logger.info("in no split: %d %s", count, reason)
     counts = ", ".join(f"{count} {kind} {part}" for (kind, part), count in done.counts.items())
-    print(f"{spec.name}: {counts}; {done.patients} patients; in {data_root / spec.root}")
+    print(f"{spec.name}: {counts}; {len({row.patient for row in done.rows})} patients; in {data_root / spec.root}")
     if not done.images_made and not done.splits_written:
         print("nothing to do: these images and split files are there already")
     elif not done.images_made:

@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> list[Row]:
         UserError: it is missing or damaged.
     """
     needed = [field.name for field in fields(Row) if field.default is MISSING]
-    kinds = {name: str for name in needed} | {"abnormal": int, "mask_pixels": optional(int)}
+    kinds = dict.fromkeys(needed, str) | {"abnormal": int, "mask_pixels": optional(int)}
     try:
         lines = read_table(path, kinds)
     except UserError as error:

@@ -3,6 +3,7 @@
 An archive is never unpacked: its members are read where they lie, so no name in it can reach a path outside, and a source is never changed.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -14,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from anomaly_detection.data.formats.archives import is_archive, members, one_line, open_member
+from anomaly_detection.data.formats.archives import checksum, is_archive, members, one_line, open_member
 from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
+PIECE, PIECES = 2**16, 16  # bytes, and how many of a large file, that stand for its content
 
 
 @dataclass(frozen=True, order=True)
@@ -53,6 +55,20 @@ class SourceFile:
     def folder(self) -> str:
         """The folder it lies in, below the one that was listed; "" for that one itself."""
         return "" if "/" not in self.name else self.name.rpartition("/")[0]
+
+    def fingerprint(self) -> str:
+        """What changes with its content: of a file that is not large all of it counts, of others 16 pieces; of a member its CRC-32."""
+        if self.member is not None:
+            return f"{checksum(self.path, self.within, self.member):08x}"
+        digest = hashlib.blake2b(digest_size=8)
+        try:
+            with open(self.path, "rb") as file:
+                for start in range(0, self.size, max(PIECE, self.size // PIECES)):
+                    file.seek(start)
+                    digest.update(file.read(PIECE))
+        except OSError:  # whoever needs its content tells that
+            return "unreadable"
+        return digest.hexdigest()
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:

@@ -19,9 +19,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_manifest
+from anomaly_detection.data.formats.sources import SourceFile, same_name
+from anomaly_detection.data.manifest import MANIFEST, Key, Row, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
+from anomaly_detection.data.prepare.header import Header
+from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file
@@ -29,8 +31,9 @@ from anomaly_detection.system.processes import map_jobs
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # raise it when the same files and settings come to give other images
+VERSION = 4  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
+LONGEST = 200  # bytes of a file's name; file systems take 255, and unfinished files have longer ones
 
 
 class Picture(NamedTuple):
@@ -38,10 +41,11 @@ class Picture(NamedTuple):
 
     Attributes:
         name: of its file, "/" between folders, without suffix.
-        patient: whose it is; images of one patient are never on two sides of a split.
+        patient: whose it is; images of one patient are never on two sides of a split. "" where that follows from header, folder or file.
         abnormal: whether it shows disease.
         pixels: (H, W) or (H, W, 3) uint8.
         mask: (H, W) bool, where the lesion is; None where that is not known.
+        header: what the file says of whose it is.
     """
 
     name: str
@@ -49,6 +53,11 @@ class Picture(NamedTuple):
     abnormal: bool
     pixels: np.ndarray
     mask: np.ndarray | None = None
+    header: Header = Header()
+
+
+class NoImage(UserError):
+    """A sound file that holds no image, such as a report among the images of a study: it is left out and listed, never a reason to stop."""
 
 
 class Job(Protocol):
@@ -62,14 +71,19 @@ class Job(Protocol):
 
 
 class _Result(NamedTuple):
-    job: str
     rows: list[Row]
     bad: str | None
     turned_grey: int = 0
 
 
 def build_dataset(
-    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, settings: dict, workers: int | None, skip_bad: bool
+    folder: Path,
+    jobs: Sequence[Job],
+    preprocessing: Preprocessing,
+    settings: dict,
+    workers: int | None,
+    skip_bad: bool,
+    told_by: Key = "name",
 ) -> tuple[list[Row], list[str], bool]:
     """Make the images of a dataset in `folder`, or find that they are made.
 
@@ -80,12 +94,13 @@ def build_dataset(
         settings: whatever else the images depend on; JSON.
         workers: processes; None: one for each processor.
         skip_bad: leave out what cannot be read; otherwise the first such file ends it.
+        told_by: by what the jobs know the patients that they name, see `settle_patients`.
 
     Returns:
         the rows of the manifest in order of `image`, one line for each file that was left out, and whether anything was done.
 
     Raises:
-        UserError: a file cannot be read, no image is left, `folder` holds something else, or another process is at it.
+        UserError: a file cannot be read, no image is left, two files would get one name, `folder` holds something else, or another process is at it.
     """
     stored = {key: preprocessing.to_plain()[key] for key in ("size", "aspect", "window")}
     record = {"version": VERSION, **stored, "channels": preprocessing.stored_channels, **settings, "sources": _fingerprint(jobs)}
@@ -96,7 +111,7 @@ def build_dataset(
     try:
         with FileLock(lock, timeout=0):
             try:
-                return *_make(folder, jobs, preprocessing, record, workers, skip_bad), True
+                return *_make(folder, jobs, preprocessing, record, workers, skip_bad, told_by), True
             finally:
                 with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                     lock.unlink()
@@ -105,22 +120,24 @@ def build_dataset(
 
 
 def _make(
-    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, record: dict, workers: int | None, skip_bad: bool
+    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, record: dict, workers: int | None, skip_bad: bool, told_by: Key
 ) -> tuple[list[Row], list[str]]:
     unfinished = folder.with_name(f".{folder.name}.partial")
     unfinished.mkdir(exist_ok=True)
     for stale in unfinished.rglob(".*.partial"):  # of a process that was killed
         stale.unlink()
     journal = _Journal(unfinished / "journal.jsonl", record)
-    left = [job for job in jobs if not journal.has(_name(job), skip_bad)]
+    left = [place for place in range(len(jobs)) if not journal.has(place, skip_bad)]
     work = functools.partial(_convert, folder=unfinished, preprocessing=preprocessing, skip_bad=skip_bad)
     with journal:
-        for result in map_jobs(work, left, workers, f"preparing {folder.name}", "file"):
-            journal.add(result)
-    results = [journal.done[_name(job)] for job in jobs]
+        for place, result in zip(left, map_jobs(work, [jobs[place] for place in left], workers, f"preparing {folder.name}", "file"), strict=True):
+            journal.add(place, result)
+    results = [journal.done[place] for place in range(len(jobs))]
     rows, bad = sorted((row for result in results for row in result.rows), key=lambda row: row.image), [r.bad for r in results if r.bad]
     if turned_grey := sum(result.turned_grey for result in results):
         logger.warning("%s: %d colour images were turned grey; --channels 3 keeps their colours", folder.name, turned_grey)
+    _refuse_one_name_for_two(rows)
+    rows = settle_patients(rows, told_by)
     if not rows:
         raise UserError(f"{folder.name}: none of {len(jobs)} files gave an image" + (f"; the first: {bad[0]}" if bad else ""))
     write_manifest(unfinished / MANIFEST, rows)
@@ -142,17 +159,22 @@ def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool
     differ = [key for key in {**made, **record} if made.get(key) != record.get(key)]
     if differ:
         what = "other source files" if differ == ["sources"] else f"another {', '.join(differ)}"
+        what = "an older version of this program" if "version" in differ else what
         raise UserError(f"{folder}: was prepared with {what}; delete it to prepare it anew, or name another --data-root")
     return read_manifest(folder / MANIFEST), bad, False
 
 
 def _fingerprint(jobs: Sequence[Job]) -> str:
-    files = [(source.name, source.size) for job in jobs for source in job.sources]
+    files = [(source.name, source.size, source.fingerprint()) for job in jobs for source in job.sources]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
-def _name(job: Job) -> str:
-    return job.sources[0].name
+def _refuse_one_name_for_two(rows: Sequence[Row]) -> None:
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(same_name(row.image), row)
+        if other is not row:
+            raise UserError(f"{other.source} and {row.source}: both would give the image {row.image}; rename one of them")
 
 
 def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: bool) -> _Result:
@@ -167,17 +189,19 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
     except UserError as error:
-        if not skip_bad:
+        if not (skip_bad or isinstance(error, NoImage)):
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()
-        return _Result(_name(job), [], str(error))
-    return _Result(_name(job), rows, None, turned_grey)
+        return _Result([], str(error))
+    return _Result(rows, None, turned_grey)
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:
     if not picture.name.isprintable():
         raise UserError(f"{source!r}: a name that no line of a split file can hold; rename the file")
+    if max(len(os.fsencode(part)) for part in picture.name.split("/")) > LONGEST:
+        raise UserError(f"{source}: a name of more than {LONGEST} bytes; rename the file")
     pixels = preprocessing.store(picture.pixels)
     image = f"{'abnormal' if picture.abnormal else 'normal'}/{picture.name}.png"
     _save(pixels, folder / image)
@@ -186,7 +210,14 @@ def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessi
         mask = preprocessing.store_mask(picture.mask)
         _save(mask.astype(np.uint8) * 255, folder / mask_path(image))
         mask_pixels = int(np.count_nonzero(mask))
-    return Row(image, int(picture.abnormal), picture.patient, source, digest, hashlib.sha256(pixels).hexdigest()[:16], mask_pixels)
+    who = {"patient_id": picture.header.patient_id, "study": picture.header.study, "series": picture.header.series}
+    return Row(image, int(picture.abnormal), picture.patient, source, digest, _content(pixels, image), mask_pixels, **who)
+
+
+def _content(pixels: np.ndarray, image: str) -> str:
+    """What is the same of the same image under two names; empty slices look alike in all patients, so they count as different."""
+    content = pixels if pixels.min() < pixels.max() else image.encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
@@ -203,29 +234,29 @@ def _sha256(path: Path) -> str:
 
 
 class _Journal:
-    """The jobs that are done, a line each, so that a run that was stopped need not do them again.
+    """The jobs that are done, a line each, by their place among all jobs, so that a run that was stopped need not do them again.
 
     What lies beside a journal of other settings, or of an older version, is deleted: it is this module's own unfinished work.
     """
 
     def __init__(self, path: Path, record: dict):
-        self.done: dict[str, _Result] = {}
+        self.done: dict[int, _Result] = {}
         self._path, self._first = path, json.dumps(record)
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         if lines and lines[0] == self._first:
             for line in lines[1:-1]:  # the last one is empty, or was cut short
-                job, rows, bad, turned_grey = json.loads(line)
-                self.done[job] = _Result(job, [Row(*row) for row in rows], bad, turned_grey)
+                place, rows, bad, turned_grey = json.loads(line)
+                self.done[place] = _Result([Row(*row) for row in rows], bad, turned_grey)
         else:
             shutil.rmtree(path.parent)
             path.parent.mkdir()
 
-    def has(self, job: str, skip_bad: bool) -> bool:
-        """Whether a job is done; what was left out for being bad is tried again unless that may be."""
-        return job in self.done and (skip_bad or self.done[job].bad is None)
+    def has(self, place: int, skip_bad: bool) -> bool:
+        """Whether the job at a place is done; what was left out for being bad is tried again unless that may be."""
+        return place in self.done and (skip_bad or self.done[place].bad is None)
 
     def __enter__(self):
-        text = "".join(f"{line}\n" for line in (self._first, *map(self._line, self.done.values())))
+        text = "".join(f"{line}\n" for line in (self._first, *(self._line(*item) for item in self.done.items())))
         with whole_file(self._path) as partial:
             partial.write_text(text, encoding="utf-8")
         self._file = open(self._path, "a", encoding="utf-8")
@@ -234,12 +265,12 @@ class _Journal:
     def __exit__(self, *_):
         self._file.close()
 
-    def add(self, result: _Result) -> None:
+    def add(self, place: int, result: _Result) -> None:
         """Note that a job is done; its images are on disk."""
-        self.done[result.job] = result
-        self._file.write(self._line(result) + "\n")
+        self.done[place] = result
+        self._file.write(self._line(place, result) + "\n")
         self._file.flush()
 
     @staticmethod
-    def _line(result: _Result) -> str:
-        return json.dumps([result.job, [list(vars(row).values()) for row in result.rows], result.bad, result.turned_grey])
+    def _line(place: int, result: _Result) -> str:
+        return json.dumps([place, [list(vars(row).values()) for row in result.rows], result.bad, result.turned_grey])

@@ -17,7 +17,7 @@ _SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
 def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) -> list[PictureJob]:
     """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone.
 
-    Every image of Shenzhen is another patient; of other sets every image counts as one.
+    Every image of Shenzhen is another patient; for other sets see `settle_patients`.
 
     Raises:
         UserError: normal or abnormal images are missing.
@@ -29,7 +29,7 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
         if abnormal not in {own for _, own in found}:
             raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOADS['covid_xray']}")
     names = picture_names([file for file, _ in found])
-    return [PictureJob((file,), name, name, abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
+    return [PictureJob((file,), name, name if named else "", abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
 
 
 def _kind_of_folder(folder: str) -> bool | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.manifest import Key, Row
 from anomaly_detection.data.prepare.assign import assign_splits
 from anomaly_detection.data.prepare.build import Job, build_dataset
 from anomaly_detection.data.prepare.lists import write_splits
@@ -34,14 +35,14 @@ class Prepared:
 
     Attributes:
         counts: images of each split.
-        patients: how many there are.
+        rows: of the manifest.
         left_out: images in no split, by reason.
         skipped: a line for each file that could not be read.
         images_made, splits_written: whether there was anything to do.
     """
 
     counts: dict[tuple[Kind, Part], int]
-    patients: int
+    rows: list[Row]
     left_out: Counter
     skipped: list[str]
     images_made: bool
@@ -55,6 +56,7 @@ def prepare(
     *,
     settings: dict,
     shares: Shares,
+    told_by: Key = "name",
     healthy_first: bool = True,
     published: Mapping[str, Part] | None = None,
     workers: int | None = None,
@@ -66,19 +68,19 @@ def prepare(
         spec: the dataset, with the part of its preprocessing that is done here.
         jobs: the files of the download.
         target: where it goes.
-        settings, workers, skip_bad: see `build_dataset`.
+        settings, told_by, workers, skip_bad: see `build_dataset`.
         shares, healthy_first, published: see `assign_splits`.
 
     Raises:
         UserError: one line that says what, where, and how to mend it; images that were made by then are not made again.
     """
     folder = target.data_root / spec.root
-    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad)
+    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad, told_by)
     splits, left_out = assign_splits(rows, shares, healthy_first, published)
     origin = "as published with the images" if published is not None else _describe(shares)
     written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog)
     counts = {key: len(images) for key, images in splits.items()}
-    return Prepared(counts, len({row.patient for row in rows}), left_out, skipped, made, written)
+    return Prepared(counts, rows, left_out, skipped, made, written)
 
 
 def _describe(shares: Shares) -> str:

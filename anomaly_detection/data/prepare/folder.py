@@ -1,6 +1,8 @@
 """Anyone's images: a folder of normal ones and a folder of abnormal ones, in whatever format scanners and people save them."""
 
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice, spread
-from anomaly_detection.data.prepare.build import Job, Picture
+from anomaly_detection.data.prepare.build import Job, NoImage, Picture
+from anomaly_detection.data.prepare.header import read_header
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.system.errors import UserError
 
@@ -23,7 +26,7 @@ class DicomJob:
 
     sources: tuple[SourceFile, ...]
     name: str
-    patient: str | None  # None: as the file says
+    patient: str
     abnormal: bool
     window: WindowChoice
 
@@ -31,9 +34,11 @@ class DicomJob:
         """The frames; the second and later ones have their number in their name."""
         if len(self.sources) > 1:
             raise UserError(f"{self.sources[1]}: masks of DICOM files are not read; save image and mask as PNG or NIfTI")
-        patient, frames = read_dicom(paths[0], self.window)
-        for number, pixels in enumerate(frames):
-            yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient or patient or self.name, self.abnormal, pixels)
+        header = read_header(paths[0])
+        if header.instead is not None:
+            raise NoImage(f"{self.sources[0]}: holds no image but {header.instead}")
+        for number, pixels in enumerate(read_dicom(paths[0], self.window)[1]):
+            yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient, self.abnormal, pixels, header=header)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ def plan(
 ) -> tuple[list[Job], list[SourceFile]]:
     """A job for each image file, and the files that are none.
 
-    Patients: the first group of the regular expression `patient` in the path below the folder if one is given; otherwise the subfolder that a
-    file lies in, where there are several; otherwise what a DICOM file says; otherwise every file is a patient of its own.
+    Patients are named here where the regular expression `patient` is given, by its first group in the path below the folder; otherwise see
+    `settle_patients`.
 
     Args:
         normal, abnormal: what lies in the two folders.
@@ -83,38 +88,57 @@ def plan(
         max_slices: at most so many slices of a NIfTI volume.
 
     Raises:
-        UserError: no image is there, the expression is wrong or does not match a path, or a mask belongs to no image.
+        UserError: no image is there, the expression is wrong or does not match a path, or a mask belongs to no image, or not to one alone.
     """
     expression = _compile(patient)
-    of_masks: dict[str, SourceFile] = {}
     jobs: list[Job] = []
-    other: list[SourceFile] = []
-    for file in masks:
-        if kind_of(file) is None:
-            other.append(file)
-        elif (first := of_masks.setdefault(_path(file), file)) is not file:
-            raise UserError(f"{file}: is a mask of the same image as {first}; take one away")
+    marks = [file for file in masks if kind_of(file) is not None]
+    other = [file for file in masks if file not in marks]
     for files, ill in ((normal, False), (abnormal, True)):
         kinds = [(file, kind) for file in files if (kind := kind_of(file)) is not None]
-        other += sorted(set(files) - {file for file, _ in kinds})
+        images = [file for file, _ in kinds]
+        other += sorted(set(files) - set(images))
         if not kinds:
             raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files; {FORMATS}")
-        names = unique_names([(_path(file), file.name.rsplit("/", 1)[-1], file.name.replace("/", "_")) for file, _ in kinds])
-        subfolders = len({file.folder for file, _ in kinds}) > 1
+        names = unique_names([(_path(file), file.name.rsplit("/", 1)[-1], file.name.replace("/", "_")) for file in images])
+        mask_of = _pair_masks(images, marks) if ill else {}
         for (file, kind), name in zip(kinds, names, strict=True):
-            mask = of_masks.pop(_path(file), None) if ill else None
-            sources = (file,) if mask is None else (file, mask)
-            owner = _match(file, expression) if expression else (subfolders and file.folder) or None
+            sources = (file, mask_of[file]) if file in mask_of else (file,)
+            owner = _match(file, expression) if expression else ""
             if kind == "dicom":
                 jobs.append(DicomJob(sources, name, owner, ill, window))
             elif kind == "nifti":
-                jobs.append(NiftiJob(sources, name, owner or name, ill, window, max_slices))
+                jobs.append(NiftiJob(sources, name, owner, ill, window, max_slices))
             else:
-                jobs.append(PictureJob(sources, name, owner or name, ill, window))
-    if of_masks:
-        first = next(iter(of_masks.values()))
-        raise UserError(f"{first}: a mask without an abnormal image of the same name, and {len(of_masks) - 1} more; a mask has its image's path")
+                jobs.append(PictureJob(sources, name, owner, ill, window))
     return jobs, other
+
+
+def _pair_masks(images: Sequence[SourceFile], masks: Sequence[SourceFile]) -> dict[SourceFile, SourceFile]:
+    """The mask of each image that has one: at the same path, else at the same path but for the suffix."""
+
+    def spelling(path: str) -> str:  # accents may be encoded in two ways
+        return unicodedata.normalize("NFC", path)
+
+    exact = {spelling(image.name): image for image in images}
+    alike: dict[str, list[SourceFile]] = defaultdict(list)
+    for image in images:
+        alike[spelling(_path(image))].append(image)
+    mask_of: dict[SourceFile, SourceFile] = {}
+    strangers = []
+    for mask in masks:
+        name = spelling(mask.name)
+        fitting = [exact[name]] if name in exact else alike.get(spelling(_path(mask)), [])
+        if len(fitting) > 1:
+            raise UserError(f"{mask}: may belong to {fitting[0].name} or to {fitting[1].name}; give it the full name of one of them")
+        if not fitting:
+            strangers.append(mask)
+        elif mask_of.setdefault(fitting[0], mask) is not mask:
+            raise UserError(f"{mask}: {fitting[0].name} has another mask, {mask_of[fitting[0]]}; take one away")
+    if strangers:
+        more = f", and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise UserError(f"{strangers[0]}: a mask without an abnormal image of the same name{more}; a mask has its image's path")
+    return mask_of
 
 
 def _compile(patient: str | None) -> re.Pattern | None:

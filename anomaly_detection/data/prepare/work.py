@@ -1,6 +1,7 @@
 """What `prepare` has to do for each of the datasets it knows, and for anyone's images."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, Literal, NamedTuple
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
+from anomaly_detection.data.manifest import Key
 from anomaly_detection.data.prepare import covid_ct, covid_xray, folder, lits
-from anomaly_detection.data.prepare.build import Job
+from anomaly_detection.data.prepare.build import RECORD, Job
+from anomaly_detection.data.prepare.copies import copies
 from anomaly_detection.data.prepare.lists import catalog_entry
 from anomaly_detection.data.prepare.options import DOWNLOADS, Choice
 from anomaly_detection.data.preprocessing import Aspect
@@ -31,6 +34,7 @@ class Work:
         jobs: the files of the download.
         settings: what the images depend on beside the files and their preprocessing; see `build_dataset`.
         phantom: whether the files are phantoms.
+        told_by: by what the jobs know the patients that they name, see `settle_patients`.
         healthy_first, published: see `assign_splits`.
     """
 
@@ -38,6 +42,7 @@ class Work:
     jobs: Sequence[Job]
     settings: dict[str, Any]
     phantom: bool
+    told_by: Key = "name"
     healthy_first: bool = True
     published: Mapping[str, Part] | None = None
 
@@ -92,13 +97,17 @@ def of_folder(
     """
     name, organ, modality = words
     spec = replace(catalog_entry(catalog, name, organ, modality), window=plain_window(window))
-    normal, abnormal = _list(sources.normal, FORMATS), _list(sources.abnormal, FORMATS)
-    masks = _list(sources.masks, FORMATS) if sources.masks else []
+    wanted = f"a folder or zip archive of images: {FORMATS}"
+    normal, abnormal = _list(sources.normal, wanted), _list(sources.abnormal, wanted)
+    masks = _list(sources.masks, wanted) if sources.masks else []
+    _refuse_both(sources, normal, abnormal)
+    of_masks = {_place(file) for file in masks}  # the folder of masks often lies in that of the images
+    normal, abnormal = ([file for file in files if _place(file) not in of_masks] for files in (normal, abnormal))
     jobs, other = folder.plan(normal, abnormal, masks, window, patient, max_slices)
     other = [file for file in other if file.name != PHANTOM]
     if other:
         logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], FORMATS)
-    return Work(spec, jobs, {"patient": patient, "max_slices": max_slices}, _phantom([*normal, *abnormal]))
+    return Work(spec, jobs, {"patient": patient, "max_slices": max_slices}, _phantom([*normal, *abnormal]), "--patient" if patient else "name")
 
 
 def check_mixture(data_root: Path, work: Work, catalog: Catalog) -> None:
@@ -110,9 +119,35 @@ def check_mixture(data_root: Path, work: Work, catalog: Catalog) -> None:
 
 
 def _list(source: Path, wanted: str) -> list[SourceFile]:
-    if not source.exists():
+    """The files of a download, without datasets that `prepare` has made among them; raises UserError where some are there twice."""
+    if not source.exists() and not source.is_symlink():
         raise UserError(f"{source}: no such folder or zip archive; what is needed is {wanted}")
-    return list_source(source)
+    listed = list_source(source)
+    files = [file for file in listed if not _is_made(file, source)]
+    if len(files) < len(listed):
+        first = next(file for file in listed if _is_made(file, source))
+        logger.warning("left alone: %d files of datasets that prepare has made, the first: %s", len(listed) - len(files), first)
+    if twice := copies(files):
+        raise UserError(f"{twice[0]}: is there twice, the other one is {twice[1]}, packed or unpacked; take one away")
+    return files
+
+
+def _is_made(file: SourceFile, source: Path) -> bool:
+    """Whether a file lies in the folder of a dataset that `prepare` made, below the source."""
+    return any((folder / RECORD).is_file() for folder in file.path.parents if folder != source and source in folder.parents)
+
+
+def _refuse_both(sources: FolderSources, normal: Sequence[SourceFile], abnormal: Sequence[SourceFile]) -> None:
+    """An image is normal or abnormal; where one folder lies in the other, or a link leads there, its images would be both."""
+    there = {_place(file) for file in normal}
+    both = [file for file in abnormal if _place(file) in there]
+    if both:
+        what = f"{len(both)} files are in --normal {sources.normal} and in --abnormal {sources.abnormal}, the first: {both[0]}"
+        raise UserError(f"{what}; give two folders that share none")
+
+
+def _place(file: SourceFile) -> tuple[str, str | None, str | None]:
+    return os.path.realpath(file.path), file.within, file.member
 
 
 def _known(name: str, catalog: Catalog) -> DatasetSpec:

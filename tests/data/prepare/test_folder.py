@@ -10,7 +10,9 @@ from pydicom.data import get_testdata_file
 
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare import folder
+from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
@@ -37,6 +39,13 @@ def pictures(jobs):
     return [picture for job in jobs for picture in job.pictures([file.path for file in job.sources])]
 
 
+def owners(root, **options):
+    """Image -> patient, as the manifest gets it."""
+    made = [(job.sources[0].name, p, "abnormal" if p.abnormal else "normal") for job in plan(root, **options)[0] for p in pictures([job])]
+    rows = [Row(f"{kind}/{p.name}.png", int(p.abnormal), p.patient, source, "", "", None, "", *p.header[:3]) for source, p, kind in made]
+    return {row.image.removesuffix(".png"): row.patient for row in settle_patients(rows, "--patient")}
+
+
 @pytest.fixture
 def root(tmp_path):
     image(tmp_path / "normal" / "a.png")
@@ -52,15 +61,16 @@ def test_every_format(root):
     write_dicom(root / "abnormal" / "movie.dcm", np.zeros((3, 4, 5), np.uint8))
     jobs, other = plan(root, window=Window(60, 120))
     assert [file.name for file in other] == ["readme.txt", "report.dcm"]
-    assert {(p.name, p.patient, p.abnormal) for p in pictures(jobs)} == {
-        ("a", "a", False),
-        *((f"v_{k:03d}", "v", False) for k in range(6)),
-        ("b", "b", True),
-        ("IM1", "P7", True),
-        ("movie", "movie", True),
-        ("movie_001", "movie", True),
-        ("movie_002", "movie", True),
+    assert owners(root, window=Window(60, 120)) == {
+        "normal/a": "normal/a",
+        **{f"normal/v_{k:03d}": "normal/v" for k in range(6)},
+        "abnormal/b": "abnormal/b",
+        "abnormal/IM1": "P7",
+        "abnormal/movie": "abnormal/movie",
+        "abnormal/movie_001": "abnormal/movie",
+        "abnormal/movie_002": "abnormal/movie",
     }
+    assert all(p.abnormal == (p.name in ("b", "IM1", "movie", "movie_001", "movie_002")) for p in pictures(jobs))
     slices = {p.name: p.pixels for p in pictures(jobs)}
     # stored as it is looked at: columns along the first axis, rows along the second
     expected = [[np.clip(VOLUME[x, y, 2] / 120, 0, 1) * 255 for x in range(4)] for y in range(5)]
@@ -71,8 +81,8 @@ def test_nifti_slices(root):
     data = VOLUME.copy()
     data[:, :, 5] = 1000  # of one grey
     nifti(root / "normal" / "v.nii", data)
-    assert [p.name for p in pictures(plan(root, window="auto")[0]) if p.patient == "v"] == [f"v_{k:03d}" for k in range(5)]
-    assert [p.name for p in pictures(plan(root, window="auto", max_slices=2)[0]) if p.patient == "v"] == ["v_000"]
+    assert [p.name for p in pictures(plan(root, window="auto")[0]) if p.name[0] == "v"] == [f"v_{k:03d}" for k in range(5)]
+    assert [p.name for p in pictures(plan(root, window="auto", max_slices=2)[0]) if p.name[0] == "v"] == ["v_000"]
     with pytest.raises(UserError, match=r"v\.nii: the file states no window; give one: --window LEVEL WIDTH"):
         pictures(plan(root)[0])
 
@@ -116,25 +126,25 @@ def test_patients(root):
     image(root / "normal" / "p1" / "c_2.png")
     image(root / "abnormal" / "p1" / "d.png")
     image(root / "abnormal" / "more" / "IM1.png")
-
-    def owners(**options):
-        return {p.name: p.patient for p in pictures(plan(root, **options)[0])}
-
-    assert owners() == {"a": "a", "p1/c_1": "p1", "p1/c_2": "p1", "b": "b", "p1/d": "p1", "more/IM1": "more"}
-    assert owners(patient=r"([^/]*?)(_\d+)?\.")["p1/c_2"] == "c"
+    assert owners(root) == {
+        "normal/a": "normal/a", "normal/p1/c_1": "p1", "normal/p1/c_2": "p1",
+        "abnormal/b": "abnormal/b", "abnormal/p1/d": "p1", "abnormal/more/IM1": "more",
+    }  # fmt: skip
+    assert owners(root, patient=r"([^/]*?)(_\d+)?\.")["normal/p1/c_2"] == "c"
     with pytest.raises(UserError, match=r"--patient c\(_1\): finds no patient in a\.png"):
-        owners(patient="c(_1)")
+        plan(root, patient="c(_1)")
     with pytest.raises(UserError, match="needs a group"):
-        owners(patient="c")
+        plan(root, patient="c")
     with pytest.raises(UserError, match="not a regular expression"):
-        owners(patient="(")
+        plan(root, patient="(")
 
 
 def test_one_subfolder_for_all_is_no_patient(tmp_path):
     for kind in ("normal", "abnormal"):
         for name in "xyz":
             image(tmp_path / kind / "images" / f"{name}.png")
-    assert {p.patient for p in pictures(plan(tmp_path)[0])} == {"images/x", "images/y", "images/z"}
+    # and a stem that is in both folders is not one patient, either
+    assert set(owners(tmp_path).values()) == {f"{kind}/images/{name}" for kind in ("normal", "abnormal") for name in "xyz"}
 
 
 def test_a_folder_without_images_says_what_is_read(root):

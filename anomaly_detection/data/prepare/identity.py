@@ -1,0 +1,80 @@
+"""Whose images are: as --patient says, else the header of the file, else its subfolder; else every file is a patient of its own."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from anomaly_detection.data.manifest import Key, Row
+
+
+def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
+    """The rows with a patient for each, and the key by which that is known.
+
+    - A patient that a row has already is kept; `told_by` says how it came to it.
+    - PatientID is next; StudyInstanceUID where no file says whose it is. One that all files, or all normal ones, share tells nobody apart, and is
+      passed over.
+    - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
+      the abnormal images are one patient.
+    - At last the file, which is then told apart from one of its name in the other folder.
+    """
+    patients, studies = _telling([(row, row.patient_id) for row in rows]), _telling([(row, row.study) for row in rows])
+    subfolders = {kind: _subfolders([row.source for row in rows if row.abnormal == kind]) for kind in (0, 1)}
+    settled = []
+    for row in rows:
+        folder = subfolders[row.abnormal].get(row.source)
+        if row.patient:
+            patient, key = row.patient, told_by
+        elif row.patient_id in patients:
+            patient, key = row.patient_id, "header"
+        elif folder:
+            patient, key = folder, "folder"
+        elif row.study in studies:
+            patient, key = row.study, "header"
+        else:
+            patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
+        settled.append(replace(row, patient=patient, patient_from=key))
+    return settled
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a user must know of how patients were told, a line each."""
+    lines = []
+    named = [row for row in rows if row.patient_id]
+    ids = sorted({row.patient_id for row in named if row.patient_from not in ("header", "--patient")})
+    if ids:
+        files = len({row.source for row in named})
+        lines.append(f"the header of {files} DICOM files names one patient for all, {ids[0]!r}, and is passed over: it tells nobody apart")
+    both: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if row.patient_from == "folder":
+            both[row.patient].add(row.abnormal)
+    shared = sorted(patient for patient, kinds in both.items() if len(kinds) == 2)
+    if shared:
+        lines.append(f"{len(shared)} subfolders are among normal and abnormal images alike, each counted as one patient; the first: {shared[0]}")
+    return lines
+
+
+def _telling(named: Sequence[tuple[Row, str]]) -> set[str]:
+    """The identities that tell patients apart: none where all the files, or all the normal ones, have the same."""
+    telling = {name for _, name in named if name}
+    for kinds in ((0, 1), (0,)):
+        of_kinds = [(row.source, name) for row, name in named if row.abnormal in kinds and name]
+        names = {name for _, name in of_kinds}
+        if len(names) == 1 and len({source for source, _ in of_kinds}) > 1:
+            telling -= names
+    return telling
+
+
+def _subfolders(sources: Sequence[str]) -> dict[str, str]:
+    """For each source the folders down to the first one that differs among them; nothing for those that lie above it."""
+    folders = {source: PurePosixPath(source).parent.parts for source in sources}
+    depth = 0
+    while folders and len({parts[depth : depth + 1] for parts in folders.values()}) == 1 and max(map(len, folders.values())) > depth:
+        depth += 1
+    return {source: parts[depth] for source, parts in folders.items() if len(parts) > depth}
+
+
+def _without_suffix(source: str) -> str:
+    path = PurePosixPath(source)
+    return str(path.with_name(path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem))
