@@ -24,8 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = arguments.out
     if arguments.as_downloads:
         write_downloads(out, seed=arguments.seed)
-        places = f"--data-root {out / 'data'} --folds {out / 'data' / 'folds'}"  # else the split files would go into the project's folds/
-        print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} {places}")
+        print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
     else:
         write_phantoms(out, seed=arguments.seed)
         print(f"phantoms written to {out}; try: python run_experiments.py --data-root {out}")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 20  # lines of files that were left out
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare a command for each dataset, with its arguments."""
@@ -56,14 +58,17 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     text = "values shown, of DICOM, NIfTI and pictures with more than 8 bits: level and width (Hounsfield units for CT), or auto"
     text = f"{text} (0.5th to 99.5th percentile of each file)"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=f"{text}; default: as DICOM files say, 16-bit pictures whole")
-    text = "regular expression whose first group is the patient in an image's path, such as '(.*)_[0-9]+'; default: subfolders, DICOM's PatientID"
+    text = (
+        "regular expression whose first group is the patient in an image's path, such as '(.*)_[0-9]+'; "
+        "default: DICOM's PatientID, else the subfolder, else every file is a patient"
+    )
     parser.add_argument("--patient", metavar="REGEX", help=text)
     _add_max_slices(parser, "slices of a NIfTI volume")
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="folder of the datasets (default: ./data)")
-    parser.add_argument("--folds", type=Path, metavar="DIR", help="folder of the split files (default: folds/ in the data root, else the project's)")
+    parser.add_argument("--folds", type=Path, metavar="DIR", help="folder of the split files (default: folds/ in the data root)")
     parser.add_argument("--size", type=int, default=STORED_SIZE, metavar="PIXELS", help="side of the images that are written (default: %(default)s)")
     parser.add_argument(
         "--aspect", choices=("stretch", "pad"), default="stretch", help="what is done to images that are not square (default: %(default)s)"
@@ -116,7 +121,12 @@ def run(arguments: argparse.Namespace) -> None:
     done = prepare(
         work.spec,
         work.jobs,
-        Target(data_root, arguments.folds or find_folds(data_root), {**catalog, work.spec.name: work.spec}),
+        Target(
+            data_root,
+            arguments.folds or data_root / "folds",
+            {**catalog, work.spec.name: work.spec},
+            inherited=find_folds(data_root) if arguments.folds is None else None,
+        ),
         settings=work.settings,
         shares=shares,
         told_by=work.told_by,
@@ -147,8 +157,15 @@ def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "
 
 
 def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
-    for line in done.skipped:
+    from anomaly_detection.data.patients import patient_warning
+    from anomaly_detection.data.prepare.build import RECORD
+    from anomaly_detection.data.prepare.identity import remarks
+    from anomaly_detection.data.prepare.neighbours import neighbours_warning
+
+    for line in done.skipped[:SHOWN]:
         logger.warning("skipped: %s", line)
+    if len(done.skipped) > SHOWN:
+        logger.warning("skipped: %d files in all, which %s lists", len(done.skipped), data_root / spec.root / RECORD)
     for reason, count in done.left_out.items():
         logger.info("in no split: %d %s", count, reason)
     counts = ", ".join(f"{count} {kind} {part}" for (kind, part), count in done.counts.items())
@@ -157,3 +174,8 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
         print("nothing to do: these images and split files are there already")
     elif not done.images_made:
         print("the images were there already; the split files are new")
+    for line in remarks(done.rows):
+        logger.warning("warning: %s", line)
+    if line := patient_warning(done.rows):
+        alike = neighbours_warning(data_root / spec.root, done.rows)
+        logger.warning("WARNING: %s%s", line, f"; {alike}" if alike else "")

@@ -3,12 +3,12 @@
 An archive is never unpacked: its members are read where they lie, so no name in it can reach a path outside, and a source is never changed.
 """
 
-import hashlib
 import logging
 import os
 import shutil
 import tempfile
 import unicodedata
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,6 @@ from anomaly_detection.system.errors import UserError
 logger = logging.getLogger(__name__)
 
 FORMATS = "PNG, JPEG, TIFF, BMP, DICOM and NIfTI files are read"
-PIECE, PIECES = 2**16, 16  # bytes, and how many of a large file, that stand for its content
 
 
 @dataclass(frozen=True, order=True)
@@ -56,19 +55,18 @@ class SourceFile:
         """The folder it lies in, below the one that was listed; "" for that one itself."""
         return "" if "/" not in self.name else self.name.rpartition("/")[0]
 
-    def fingerprint(self) -> str:
-        """What changes with its content: of a file that is not large all of it counts, of others 16 pieces; of a member its CRC-32."""
+    def checksum(self) -> int:
+        """The CRC-32 of its content, which of a member the archive knows; -1 where it cannot be read, which whoever needs the content tells."""
         if self.member is not None:
-            return f"{checksum(self.path, self.within, self.member):08x}"
-        digest = hashlib.blake2b(digest_size=8)
+            return checksum(self.path, self.within, self.member)
+        value = 0
         try:
             with open(self.path, "rb") as file:
-                for start in range(0, self.size, max(PIECE, self.size // PIECES)):
-                    file.seek(start)
-                    digest.update(file.read(PIECE))
-        except OSError:  # whoever needs its content tells that
-            return "unreadable"
-        return digest.hexdigest()
+                while block := file.read(2**20):
+                    value = zlib.crc32(block, value)
+        except OSError:
+            return -1
+        return value
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:

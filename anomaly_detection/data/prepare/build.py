@@ -103,7 +103,8 @@ def build_dataset(
         UserError: a file cannot be read, no image is left, two files would get one name, `folder` holds something else, or another process is at it.
     """
     stored = {key: preprocessing.to_plain()[key] for key in ("size", "aspect", "window")}
-    record = {"version": VERSION, **stored, "channels": preprocessing.stored_channels, **settings, "sources": _fingerprint(jobs)}
+    settings = {"channels": preprocessing.stored_channels, **settings}
+    record = {"version": VERSION, **stored, **settings, "sources": _fingerprint(jobs, workers)}
     if folder.exists() and any(folder.iterdir()):
         return _made_before(folder, record)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -164,8 +165,12 @@ def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool
     return read_manifest(folder / MANIFEST), bad, False
 
 
-def _fingerprint(jobs: Sequence[Job]) -> str:
-    files = [(source.name, source.size, source.fingerprint()) for job in jobs for source in job.sources]
+def _fingerprint(jobs: Sequence[Job], workers: int | None) -> str:
+    """What changes with the names and contents of the files: a file that was replaced by another of its size is another."""
+    sources = [source for job in jobs for source in job.sources]
+    few = sum(source.size for source in sources) < 2**30  # bytes, which are read before processes would have started
+    sums = map_jobs(SourceFile.checksum, sources, 1 if few else workers, "comparing", "file")
+    files = [(source.name, source.size, value) for source, value in zip(sources, sums, strict=True)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 

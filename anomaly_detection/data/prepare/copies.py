@@ -1,11 +1,9 @@
 """Archives that lie beside what was unpacked from them, whose images would count twice."""
 
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from anomaly_detection.data.formats.archives import checksum
 from anomaly_detection.data.formats.sources import SourceFile, same_name
 
 MOST = 64  # files of one name and size that are compared with a member
@@ -26,7 +24,7 @@ def copies(files: Sequence[SourceFile]) -> tuple[SourceFile, SourceFile] | None:
         alike[_base(file), file.size].append(file)
     for member in _largest_members(files):
         for other in alike[_base(member), member.size][:MOST]:
-            if _archive(other) != _archive(member) and _checksum(other) == _checksum(member):
+            if _archive(other) != _archive(member) and other.checksum() == member.checksum():
                 return member, other
     return None
 
@@ -46,17 +44,3 @@ def _archive(file: SourceFile) -> tuple | None:
 
 def _base(file: SourceFile) -> str:
     return same_name(PurePosixPath(file.name).name)
-
-
-def _checksum(file: SourceFile) -> int:
-    """The CRC-32 of its content; -1 where it cannot be read."""
-    if file.member is not None:
-        return checksum(file.path, file.within, file.member)
-    value = 0
-    try:
-        with open(file.path, "rb") as opened:
-            while block := opened.read(2**20):
-                value = zlib.crc32(block, value)
-    except OSError:
-        return -1
-    return value

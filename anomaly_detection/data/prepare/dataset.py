@@ -9,7 +9,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.manifest import Key, Row
 from anomaly_detection.data.prepare.assign import assign_splits
 from anomaly_detection.data.prepare.build import Job, build_dataset
-from anomaly_detection.data.prepare.lists import write_splits
+from anomaly_detection.data.prepare.lists import begin_splits, write_splits
 from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import Kind, Part
 
@@ -22,11 +22,13 @@ class Target:
         data_root: the folder that holds the folders of the datasets.
         folds: the folder that holds train_test_split/.
         catalog: the datasets that its files may name.
+        inherited: the split files that were read so far; what they say of datasets in the data root stays where `folds` is not there yet.
     """
 
     data_root: Path
     folds: Path
     catalog: Mapping[str, DatasetSpec]
+    inherited: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def prepare(
     rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad, told_by)
     splits, left_out = assign_splits(rows, shares, healthy_first, published)
     origin = "as published with the images" if published is not None else _describe(shares)
-    written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog)
+    if target.inherited is not None and not target.folds.exists():
+        others = [other for other in target.catalog.values() if other.name != spec.name and (target.data_root / other.root).is_dir()]
+        begin_splits(target.folds, target.inherited, others)
+    written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog, folder)
     counts = {key: len(images) for key, images in splits.items()}
     return Prepared(counts, rows, left_out, skipped, made, written)
 

@@ -1,6 +1,7 @@
 """The split files and the datasets.yaml that a prepared dataset gets its lines in; what they say of other datasets stays."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from anomaly_detection.data.catalog import DatasetSpec, check_name, read_catalog
-from anomaly_detection.data.splits import Kind, Part, Splits, parse_line
+from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_file
 
@@ -20,11 +21,12 @@ def write_splits(
     splits: Mapping[tuple[Kind, Part], Sequence[str]],
     origin: str,
     catalog: Mapping[str, DatasetSpec],
+    folder: Path | None = None,
 ) -> bool:
     """Put the images of a dataset into the split files, in place of the lines it has there.
 
-    Above them goes a comment with the counts and the `origin` of the split. Where these comments are there already nothing is written, so
-    that lines which somebody has added or taken out stay.
+    Above them goes a comment with the counts, the `origin` and a hash of the split. Where these comments are there already the split is the one
+    that would be written, and nothing is, so that lines which somebody has added or taken out stay.
 
     Args:
         folds: the folder that holds train_test_split/.
@@ -32,25 +34,55 @@ def write_splits(
         splits: its images for each file.
         origin: where the split comes from: shares and seed, or published lists.
         catalog: the datasets that the files may name.
+        folder: of the dataset, in which the images of lines that stay must be; None: that is not looked for.
 
     Returns:
         whether anything was written.
 
     Raises:
-        UserError: the files that are there are wrong.
+        UserError: the files that are there are wrong, or a line that would stay names no image.
     """
-    Splits(folds, catalog)  # what is there must be in order before it is rewritten
+    there = Splits(folds, catalog)  # what is there must be in order before it is rewritten
     counts = ", ".join(f"{len(images)} {kind} {part}" for (kind, part), images in splits.items())
-    header = f"# {spec.name}: {counts}; {origin}"
-    files = {(kind, part): folds / "train_test_split" / kind / part for kind, part in splits}
-    texts = {key: read_text(file).splitlines() if file.exists() else [] for key, file in files.items()}
+    header = f"# {spec.name}: {counts}; {origin}; {_hash(splits)}"
+    files = {key: _file(folds, *key) for key in splits}
+    texts = {key: _lines(file) for key, file in files.items()}
     if all(header in (parse_line(line)[0] for line in lines) for lines in texts.values()):
+        for entry in there.entries:
+            if folder is not None and entry.dataset == spec.name and not (folder / entry.image).is_file():
+                advice = f"take the line out, or all of {spec.name} to have them written anew"
+                raise UserError(f"{entry.where}: {entry.image}: no such image in {folder}; {advice}")
         return False
     for key, file in files.items():
         block = [header, *(f"{image} {spec.name}" for image in sorted(splits[key], key=natural))]
-        with whole_file(file) as partial:
-            partial.write_text("\n".join([*(line for line in texts[key] if not _is_of(line, spec)), *block]) + "\n", encoding="utf-8")
+        _write(file, [*(line for line in texts[key] if not _is_of(line, spec)), *block])
     return True
+
+
+def begin_splits(folds: Path, inherited: Path, specs: Sequence[DatasetSpec]) -> None:
+    """Begin the split files of a data root with the lines that datasets have in those read so far, since from now on these are not read."""
+    for kind, part in SPLITS:
+        lines = [line for line in _lines(_file(inherited, kind, part)) if any(_is_of(line, spec) for spec in specs)]
+        if lines:
+            _write(_file(folds, kind, part), lines)
+
+
+def _file(folds: Path, kind: Kind, part: Part) -> Path:
+    return folds / "train_test_split" / kind / part
+
+
+def _lines(file: Path) -> list[str]:
+    return read_text(file).splitlines() if file.exists() else []
+
+
+def _write(file: Path, lines: Sequence[str]) -> None:
+    with whole_file(file) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _hash(splits: Mapping[tuple[Kind, Part], Sequence[str]]) -> str:
+    lines = sorted(f"{kind}/{part} {image}" for (kind, part), images in splits.items() for image in images)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 def natural(name: str) -> list:

@@ -1,11 +1,12 @@
 """Split files and datasets.yaml keep what they say of other datasets."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from anomaly_detection.data.catalog import read_catalog
-from anomaly_detection.data.prepare.lists import catalog_entry, natural, write_entry, write_splits
+from anomaly_detection.data.prepare.lists import begin_splits, catalog_entry, natural, write_entry, write_splits
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
 
@@ -42,7 +43,7 @@ def test_lines_of_other_datasets_stay(tmp_path, catalog):
     assert write_splits(tmp_path, catalog["one"], SPLITS, "as I like it", catalog)
     lines = train.read_text().splitlines()
     assert lines[:4] == ["# a note of mine", "x.png two", "", "y.png 2"]
-    assert lines[4] == "# one: 2 normal train, 1 normal val, 1 normal test, 1 anomaly test; as I like it"
+    assert re.fullmatch("# one: 2 normal train, 1 normal val, 1 normal test, 1 anomaly test; as I like it; [0-9a-f]{12}", lines[4])
     assert lines[5:] == ["normal/a 9.png one", "normal/a 10.png one"]
     assert [entry.image for entry in Splits(tmp_path, catalog).select("one", "anomaly", "test")] == ["abnormal/d.png"]
 
@@ -56,6 +57,48 @@ def test_lists_that_are_there_are_left_alone_until_the_split_is_another(tmp_path
     assert train.read_text() == edited
     assert write_splits(tmp_path, catalog["one"], SPLITS, "seed 1", catalog)
     assert "a 9.png" in train.read_text()
+
+
+@pytest.mark.parametrize("change", ["renamed", "moved", "kind"])
+def test_lists_of_other_images_are_rebuilt_though_the_counts_are_the_same(tmp_path, catalog, change):
+    write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
+    other = {key: list(images) for key, images in SPLITS.items()}
+    if change == "renamed":
+        other["normal", "val"] = ["normal/no_b.png"]
+    elif change == "moved":  # another patient validates
+        other["normal", "val"], other["normal", "test"] = other["normal", "test"], other["normal", "val"]
+    else:
+        other["normal", "test"], other["anomaly", "test"] = ["normal/d.png"], ["abnormal/c.png"]
+    assert write_splits(tmp_path, catalog["one"], other, "seed 0", catalog)
+    entries = Splits(tmp_path, catalog).entries
+    assert {(entry.kind, entry.part, entry.image) for entry in entries} == {(*key, image) for key, images in other.items() for image in images}
+    assert not write_splits(tmp_path, catalog["one"], other, "seed 0", catalog)
+
+
+def test_a_line_that_stays_must_name_an_image(tmp_path, catalog):
+    folder = tmp_path / "data"
+    for images in SPLITS.values():
+        for image in images:
+            (folder / image).parent.mkdir(parents=True, exist_ok=True)
+            (folder / image).touch()
+    write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+    assert not write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+    (folder / "normal/b.png").unlink()
+    with pytest.raises(UserError, match=r"val:2: normal/b\.png: no such image in .*data; take the line out, or all of one"):
+        write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+
+
+def test_the_split_files_of_a_data_root_begin_with_what_was_read_so_far(tmp_path, catalog):
+    write_splits(tmp_path / "project", catalog["one"], SPLITS, "", catalog)
+    write_splits(tmp_path / "project", catalog["two"], SPLITS, "", catalog)
+    before = (tmp_path / "project/train_test_split/normal/train").read_text()
+    begin_splits(tmp_path / "data", tmp_path / "project", [catalog["two"]])
+    entries = Splits(tmp_path / "data", catalog).entries
+    assert {entry.dataset for entry in entries} == {"two"}
+    assert len(entries) == 5
+    begin_splits(tmp_path / "empty", tmp_path / "project", [])
+    assert not (tmp_path / "empty").exists()
+    assert (tmp_path / "project/train_test_split/normal/train").read_text() == before
 
 
 def test_wrong_split_files_are_not_rewritten(tmp_path, catalog):
