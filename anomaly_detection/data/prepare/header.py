@@ -30,8 +30,9 @@ def read_header(path: Path) -> Header:
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
             patient, study, series = (" ".join(str(data.get(tag) or "").split()) for tag in TAGS[:3])
-            sound = len(data) > 0 and not (data.get("Rows") and data.get("Columns"))
-            instead = "a directory of files" if "DirectoryRecordSequence" in data else str(data.get("Modality") or "other data") if sound else None
+            if len(data) == 0 or (data.get("Rows") and data.get("Columns")):
+                return Header(patient, study, series)
+            kind = "a directory of files" if "DirectoryRecordSequence" in data else str(data.get("Modality") or "other data")
+            return Header(patient, study, series, kind)
     except Exception:  # a damaged file makes pydicom raise all kinds of errors
         return Header()
-    return Header(patient, study, series, instead)

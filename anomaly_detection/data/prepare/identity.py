@@ -52,6 +52,11 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     shared = sorted(patient for patient, kinds in both.items() if len(kinds) == 2)
     if shared:
         lines.append(f"{len(shared)} subfolders are among normal and abnormal images alike, each counted as one patient; the first: {shared[0]}")
+    first: dict[str, Row] = {}
+    again = [row for row in rows if first.setdefault(row.pixels_sha256, row) is not row]
+    if again:
+        example = f"{again[0].image}, as {first[again[0].pixels_sha256].image}"
+        lines.append(f"{len(again)} images have the pixels of another one and count as the same patient's; the first: {example}")
     return lines
 
 

@@ -1,0 +1,306 @@
+"""`prepare folder` from the command line: no image is lost, doubled or given to the wrong patient, and what a user must know is said."""
+
+import io
+import os
+import re
+import shutil
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_detection.__main__ import main
+from anomaly_detection.config.paths import PROJECT, find_folds
+from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.manifest import read_manifest
+from anomaly_detection.data.splits import Splits
+from anomaly_detection.system.errors import UserError
+from tests.data.formats.test_dicom import CT, STORED, write_dicom
+
+
+def png(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 16), np.uint8)).save(path, "png")
+
+
+@pytest.fixture
+def root(tmp_path):
+    for number in range(6):
+        png(tmp_path / "n" / f"h{number}.png", number)
+    for number in range(2):
+        png(tmp_path / "a" / f"t{number}.png", 100 + number)
+    return tmp_path
+
+
+def prepare(root, *options, data="data", normal="n", abnormal="a"):
+    words = ["prepare", "folder", "x", "--organ", "liver", "--modality", "ct", "--normal", root / normal, "--abnormal", root / abnormal]
+    return main([str(word) for word in (*words, "--data-root", root / data, "--size", "16", "--workers", "1", *options)])
+
+
+def images(root, data="data"):
+    return [row.image for row in read_manifest(root / data / "x" / "manifest.csv")]
+
+
+def listed(root, data="data"):
+    return sorted(entry.image for entry in Splits(root / data / "folds", read_catalog(root / data / "datasets.yaml")).entries)
+
+
+ODD = ["12%3", "a b", " lead", "-x", "#no comment", "trail ", "x.y", "(.*)", "ä", "日本", "a,b;c", 'q"q', "lits 0"]
+
+
+def test_odd_names_stay_apart_and_stand_in_the_lists(root):
+    for number, name in enumerate(ODD):
+        png(root / "n" / f"{name}.png", 200 + number)
+        png(root / "a" / f"{name}.png", 300 + number)
+    prepare(root)
+    plain = [*(f"normal/h{number}.png" for number in range(6)), "abnormal/t0.png", "abnormal/t1.png"]
+    assert sorted(images(root)) == sorted([*plain, *(f"{kind}/{name}.png" for kind in ("normal", "abnormal") for name in ODD)])
+    assert listed(root) == sorted(images(root))
+    assert all((root / "data" / "x" / image).is_file() for image in listed(root))
+    assert len({row.pixels_sha256 for row in read_manifest(root / "data/x/manifest.csv")}) == 8 + 2 * len(ODD)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file systems there do not tell such names apart")
+@pytest.mark.parametrize(
+    "names", [("c.png", "c.jpg"), ("c.png", "C.png"), ("é.png", "e\u0301.png"), ("p/c.png", "p_c.png"), ("c.png", "c.PNG", "C.png")]
+)
+def test_names_that_some_file_system_takes_for_one_stay_apart(root, names):
+    for number, name in enumerate(names):
+        png(root / "n" / name, 50 + number)
+    prepare(root)
+    assert len(images(root)) == 8 + len(names)
+    assert len({unicodedata.normalize("NFC", image).casefold() for image in images(root)}) == 8 + len(names)
+    assert len({row.pixels_sha256 for row in read_manifest(root / "data/x/manifest.csv")}) == 8 + len(names)
+    assert listed(root) == sorted(images(root))
+
+
+def test_two_files_that_would_give_one_image_are_refused(root):
+    write_dicom(root / "n" / "c.dcm", np.arange(2 * 4 * 5, dtype=np.uint8).reshape(2, 4, 5))
+    png(root / "n" / "c_001.png", 60)
+    with pytest.raises(UserError, match=r"c\.dcm and c_001\.png: both would give the image normal/c_001\.png; rename one"):
+        prepare(root)
+    assert not (root / "data" / "x").exists()
+    (root / "n" / "c_001.png").rename(root / "n" / "d.png")
+    prepare(root)
+    assert len(images(root)) == 8 + 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names there are no bytes")
+@pytest.mark.parametrize("name", [b"r\xe9sum\xe9.png", b"line\nbreak.png", b"x" * 240 + b".png"])
+def test_names_that_no_list_can_hold_are_refused_or_skipped(root, name, capfd):
+    shutil.copy(root / "n" / "h0.png", os.fsencode(root / "n") + b"/" + name)
+    with pytest.raises(UserError, match="rename the file") as caught:
+        prepare(root)
+    assert "\n" not in str(caught.value)
+    prepare(root, "--skip-bad")
+    assert len(images(root)) == 8
+    prepare(root, "--skip-bad")
+    assert "nothing to do" in capfd.readouterr().out
+
+
+def test_output_inside_the_input_is_not_read_again(root, capsys, caplog):
+    prepare(root, data="n/data")
+    first = images(root, "n/data")
+    prepare(root, data="n/data")
+    assert "nothing to do" in capsys.readouterr().out
+    assert images(root, "n/data") == first
+    assert len(first) == 8
+    assert "left alone: 10 files of datasets that prepare has made" in caplog.text
+
+
+@pytest.mark.parametrize("inside", ["p", "", "p/p"])
+def test_an_archive_beside_what_was_unpacked_from_it_is_refused(root, inside):
+    folder = root / "n" / "p"
+    for number in range(4):
+        png(folder / f"1-0{number}.png", 70 + number)
+    with zipfile.ZipFile(root / "n" / "p.zip", "w") as archive:
+        archive.writestr("LICENSE", "free")
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{inside}/{path.name}".lstrip("/"))
+    with pytest.raises(UserError, match="is there twice, the other one is .*; take one away"):
+        prepare(root)
+    for number in range(4):  # another patient's, named alike
+        png(folder / f"1-0{number}.png", 80 + number)
+    if inside:
+        prepare(root)
+        assert len(images(root)) == 8 + 8
+
+
+def test_an_image_is_normal_or_abnormal(root):
+    png(root / "n" / "ill" / "1.png", 90)
+    with pytest.raises(UserError, match=r"1 files are in --normal .*n and in --abnormal .*ill, the first: .*1\.png; give two folders"):
+        prepare(root, abnormal="n/ill")
+    shutil.rmtree(root / "n/ill")
+    with pytest.raises(UserError, match="6 files are in --normal"):
+        prepare(root, abnormal="./n/../n")
+
+
+def test_masks_inside_the_folder_of_the_images_are_no_images(root):
+    for number in range(2):
+        png(root / "a" / "masks" / f"t{number}.png", number)
+    prepare(root, "--masks", root / "a" / "masks")
+    assert sorted(images(root)) == ["abnormal/t0.png", "abnormal/t1.png", *(f"normal/h{k}.png" for k in range(6))]
+    assert all(row.mask_pixels for row in read_manifest(root / "data/x/manifest.csv") if row.abnormal)
+
+
+def test_masks_are_paired_one_to_one(root):
+    png(root / "a" / "t0.jpg", 92)
+    png(root / "m" / "t0.png", 1)
+    png(root / "m" / "t0.jpg", 2)
+    prepare(root, "--masks", root / "m")
+    assert {row.source: row.mask_pixels is not None for row in read_manifest(root / "data/x/manifest.csv") if row.abnormal} == {
+        "t0.png": True, "t0.jpg": True, "t1.png": False,
+    }  # fmt: skip
+    png(root / "m" / "t1.png", 3)
+    png(root / "m" / "t1.tif", 3)
+    with pytest.raises(UserError, match=r"t1\.tif: t1\.png has another mask, .*t1\.png; take one away"):
+        prepare(root, "--masks", root / "m", data="other")
+    (root / "m" / "t1.tif").rename(root / "m" / "t0.tif")
+    with pytest.raises(UserError, match=r"t0\.tif: may belong to t0\.jpg or to t0\.png"):
+        prepare(root, "--masks", root / "m", data="other")
+
+
+def test_the_series_of_a_patient_stay_together(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind, count in (("n", 8), ("a", 3)):
+        for who in range(count):
+            for series in range(2):
+                values = np.clip(STORED + rng.integers(0, 9, STORED.shape), 0, 4095).astype(np.uint16)
+                path = tmp_path / kind / f"c{who}" / f"s{series}" / "1-1.dcm"
+                path.parent.mkdir(parents=True)
+                identity = {"PatientID": f"{kind}{who // 2}", "StudyInstanceUID": f"1.{who}", "SeriesInstanceUID": f"1.{who}.{series}"}
+                write_dicom(path, values, **CT, **identity)
+    prepare(tmp_path)
+    rows = {row.image: row for row in read_manifest(tmp_path / "data/x/manifest.csv")}
+    assert {(row.patient, row.patient_from) for row in rows.values()} == {
+        (f"{k}{who}", "header") for k, n in (("n", 4), ("a", 2)) for who in range(n)
+    }
+    assert {row.series for row in rows.values()} == {f"1.{who}.{series}" for who in range(8) for series in range(2)}
+    sides = {}
+    for entry in Splits(tmp_path / "data/folds", read_catalog(tmp_path / "data/datasets.yaml")).entries:
+        sides.setdefault(rows[entry.image].patient, set()).add(entry.part)
+    assert all(len(parts) == 1 for parts in sides.values())
+
+
+def test_files_that_count_as_patients_are_told_again_in_every_run(tmp_path, caplog):
+    for number in range(40):
+        png(tmp_path / "n" / f"run{number // 5:02d}_{number:03d}.png", number)
+    png(tmp_path / "a" / "run77_001.png", 99)
+    for _ in range(2):
+        caplog.clear()
+        prepare(tmp_path)
+        (line,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("WARNING: ")]
+        assert line.startswith(
+            "WARNING: 41 files, each counted as a patient of its own, but names share their beginnings (run00_000.png, run00_001.png)"
+        )
+    expression = re.search("--patient '(.*?)' would make 9 patients", line)[1]
+    caplog.clear()
+    prepare(tmp_path, "--patient", expression, data="other")
+    assert len({row.patient for row in read_manifest(tmp_path / "other/x/manifest.csv")}) == 9
+    assert "WARNING" not in caplog.text
+
+
+def test_split_files_go_into_the_data_root_and_nowhere_else(root, tmp_path):
+    project = {path: path.read_bytes() for path in (PROJECT / "folds").rglob("*") if path.is_file()}
+    prepare(root, data="A")
+    one = {path: path.read_bytes() for path in (root / "A/folds").rglob("*") if path.is_file()}
+    prepare(root, "--seed", "5", data="B")
+    assert {path: path.read_bytes() for path in (root / "A/folds").rglob("*") if path.is_file()} == one
+    assert {path: path.read_bytes() for path in (PROJECT / "folds").rglob("*") if path.is_file()} == project
+    assert find_folds(root / "A") == root / "A/folds"
+    assert listed(root, "A") == listed(root, "B") == sorted(images(root, "A"))
+    assert "seed 5" in (root / "B/folds/train_test_split/normal/train").read_text()
+
+
+def test_the_lists_of_a_dataset_that_lies_there_come_along(root):
+    (root / "data/covid_xray").mkdir(parents=True)
+    prepare(root)
+    there = Splits(root / "data/folds", read_catalog(root / "data/datasets.yaml"))
+    assert len([entry for entry in there.entries if entry.dataset == "covid_xray"]) == 662
+    assert len(there.select("x", "normal", "train")) == 4
+
+
+def test_nothing_to_do_is_said_where_it_is_true(root, capsys):
+    prepare(root)
+    before = listed(root)
+    capsys.readouterr()
+    prepare(root)
+    assert "nothing to do" in capsys.readouterr().out
+    (root / "n/h1.png").rename(root / "n/renamed.png")
+    with pytest.raises(UserError, match="was prepared with other source files; delete it"):
+        prepare(root)
+    shutil.rmtree(root / "data/x")
+    prepare(root)
+    assert "nothing to do" not in capsys.readouterr().out
+    assert set(listed(root)) == set(before) - {"normal/h1.png"} | {"normal/renamed.png"}
+    prepare(root)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_file_of_the_same_size_is_another(root):
+    path = root / "n" / "h6.bmp"
+    Image.new("L", (16, 16), 10).save(path)
+    size = path.stat().st_size
+    prepare(root)
+    Image.new("L", (16, 16), 11).save(path)
+    assert path.stat().st_size == size
+    with pytest.raises(UserError, match="was prepared with other source files; delete it"):
+        prepare(root)
+
+
+def test_empty_slices_make_no_patients_one(root):
+    for number in range(6):
+        Image.new("L", (16, 16)).save(root / "n" / f"empty{number}.png")
+    prepare(root)
+    assert len(listed(root)) == 14
+
+
+def zipped(*members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.fixture
+def covid(tmp_path):
+    """COVID-CT as GitHub zips it."""
+    archives = []
+    for kind, count in (("CT_COVID", 8), ("CT_NonCOVID", 12)):
+        for number in range(count):
+            png(tmp_path / "t" / f"{kind}/{number}.png", number + 100 * (kind == "CT_COVID"))
+        files = sorted((tmp_path / "t" / kind).iterdir())
+        archives.append((f"Images-processed/{kind}.zip", zipped(*((f"{kind}/{path.name}", path.read_bytes()) for path in files))))
+    return tmp_path, archives
+
+
+@pytest.mark.parametrize("options", [[], ["--own-split"]])
+def test_covid_ct_in_archives_in_an_archive_and_unpacked_beside_them(covid, options):
+    root, archives = covid
+    (root / "master.zip").write_bytes(zipped(*((f"COVID-CT-master/{name}", data) for name, data in archives)))
+    command = ["prepare", "covid_ct", "SRC", "--data-root", str(root / "data"), "--size", "16", "--workers", "1", *options]
+    main([str(root / "master.zip") if word == "SRC" else word for word in command])
+    assert len(read_manifest(root / "data/covid_ct/manifest.csv")) == 20
+    for name, data in archives:
+        path = root / "unpacked" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        zipfile.ZipFile(path).extractall(path.parent)
+    with pytest.raises(UserError, match=r"CT_COVID\.zip: .* is there twice, the other one is .*CT_COVID.*png, packed or unpacked; take one away"):
+        main([str(root / "unpacked") if word == "SRC" else str(root / "b") if word == str(root / "data") else word for word in command])
+
+
+def test_what_is_needed_is_said_in_words(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"n: no such folder or zip archive; what is needed is a folder or zip archive of images: PNG"):
+        prepare(tmp_path)
+
+
+def test_an_error_in_an_archive_names_its_member(root):
+    (root / "n" / "q.zip").write_bytes(zipped(("in/broken.png", b"\x89PNG\r\n\x1a\n1234")))
+    with pytest.raises(UserError, match=r"q\.zip: in/broken\.png: cannot be read") as caught:
+        prepare(root)
+    assert str(caught.value).count(str(root)) == str(caught.value).count("broken.png"), "no copy is named"

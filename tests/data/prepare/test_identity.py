@@ -1,0 +1,144 @@
+"""Whose an image is: --patient, header, subfolder, file, in this order, and what is said of it."""
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.manifest import Row
+from anomaly_detection.data.prepare.build import NoImage
+from anomaly_detection.data.prepare.folder import DicomJob
+from anomaly_detection.data.prepare.header import Header, read_header
+from anomaly_detection.data.prepare.identity import remarks, settle_patients
+from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warning
+from tests.data.formats.test_dicom import CT, STORED, write_dicom
+
+
+def row(source, kind="normal", patient="", patient_id="", study="", pixels=""):
+    return Row(
+        f"{kind}/{source}.png", int(kind == "abnormal"), patient, f"{source}.dcm", "", pixels or f"{kind} {source}", None, "", patient_id, study
+    )
+
+
+def told(*rows):
+    """(patient, key) of each."""
+    return [(each.patient, each.patient_from) for each in settle_patients(rows, "--patient")]
+
+
+def test_the_keys_go_in_order():
+    rows = [
+        row("p1/a", patient="x", patient_id="A", study="1"),
+        row("p1/b", patient_id="A", study="1"),
+        row("p2/c", patient_id="B", study="2"),
+        row("p2/d", study="2"),
+        row("e", study="3"),
+        row("f", study="4"),
+        row("g"),
+    ]
+    assert told(*rows) == [
+        ("x", "--patient"), ("A", "header"), ("B", "header"), ("p2", "folder"), ("3", "header"), ("4", "header"), ("normal/g", "file"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sources", "patients"),
+    [
+        (["p1/s1/a", "p1/s2/b", "p2/s1/a"], ["p1", "p1", "p2"]),  # series of a patient
+        (["all/ct/p1/a", "all/ct/p2/s1/b"], ["p1", "p2"]),
+        (["all/a", "all/b"], ["normal/all/a", "normal/all/b"]),
+        (["a", "p1/b", "p1/c"], ["normal/a", "p1", "p1"]),
+        (["a", "b"], ["normal/a", "normal/b"]),
+    ],
+)
+def test_the_first_folder_that_differs_is_the_patient(sources, patients):
+    assert [patient for patient, _ in told(*map(row, sources))] == patients
+
+
+@pytest.mark.parametrize("name", ["ANON", "0", "Anonymous^1"])
+def test_a_header_that_names_one_patient_for_all_is_passed_over_and_told(name):
+    files = [row(f"p{who}/{k}", kind, patient_id=name) for kind in ("normal", "abnormal") for who in range(3) for k in range(2)]
+    settled = settle_patients(files, "--patient")
+    assert [each.patient for each in settled] == [each.source.split("/")[0] for each in files]
+    lines = remarks(settled)
+    assert lines[0].startswith(f"the header of 6 DICOM files names one patient for all, {name!r}, and is passed over")
+    flat = settle_patients([row(str(k), patient_id=name) for k in range(4)], "--patient")
+    assert [each.patient_from for each in flat] == ["file"] * 4
+    healthy = [row(str(k), patient_id=name) for k in range(4)] + [row("x", "abnormal", patient_id="P7")]
+    assert told(*healthy)[-1] == ("P7", "header")
+    assert told(*healthy)[0] == ("normal/0", "file")
+
+
+def test_one_file_of_one_patient_is_no_reason_to_pass_its_header_over():
+    assert told(row("a", patient_id="A"), row("b", "abnormal", patient_id="B"), row("c", "abnormal", patient_id="B")) == [
+        ("A", "header"), ("B", "header"), ("B", "header"),
+    ]  # fmt: skip
+
+
+def test_a_patient_who_is_in_both_folders_is_one_but_a_file_name_is_not():
+    rows = [row(name, kind) for kind in ("normal", "abnormal") for name in ("p1/000", "p2/000", "000")]
+    settled = settle_patients(rows, "--patient")
+    assert [each.patient for each in settled] == ["p1", "p2", "normal/000", "p1", "p2", "abnormal/000"]
+    assert remarks(settled) == ["2 subfolders are among normal and abnormal images alike, each counted as one patient; the first: p1"]
+    assert len({patient for patient, _ in told(row("a", patient_id="A"), row("b", "abnormal", patient_id="A"), row("c", patient_id="C"))}) == 2
+
+
+def test_the_same_pixels_under_two_names_are_told():
+    rows = [row("a", pixels="1"), row("b", pixels="2"), row("c", pixels="1"), row("d", pixels="1")]
+    assert remarks(settle_patients(rows, "--patient")) == [
+        "2 images have the pixels of another one and count as the same patient's; the first: normal/c.png, as normal/a.png"
+    ]
+
+
+def test_the_header_of_a_file(tmp_path):
+    write_dicom(tmp_path / "a", STORED, **CT, PatientID=" P7 ", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.3")
+    assert read_header(tmp_path / "a") == Header("P7", "1.2", "1.2.3")
+    write_dicom(tmp_path / "b", STORED, **CT, PatientID="")
+    assert read_header(tmp_path / "b") == Header()
+    (tmp_path / "c.dcm").write_bytes(b"no DICOM")
+    assert read_header(tmp_path / "c.dcm") == Header()
+
+
+@pytest.mark.parametrize(("what", "message"), [("SR", "no image but SR"), ("DICOMDIR", "no image but a directory of files")])
+def test_reports_and_directories_are_no_reason_to_stop(tmp_path, what, message):
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.BasicTextSRStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
+    data.PatientID = "P7"
+    if what == "SR":
+        data.Modality = "SR"
+    else:
+        data.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
+        data.DirectoryRecordSequence = []
+    data.save_as(tmp_path / what, enforce_file_format=True)
+    job = DicomJob((SourceFile(what, tmp_path / what, None, 1),), what, "", False, None)
+    with pytest.raises(NoImage, match=message):
+        list(job.pictures([tmp_path / what]))
+
+
+def smooth(rng):
+    return rng.normal(size=(6, 6)).repeat(8, 0).repeat(8, 1)
+
+
+@pytest.mark.parametrize("slices", [1, 6])
+def test_neighbours_that_look_alike_are_told(tmp_path, slices):
+    rng = np.random.default_rng(1)
+    (tmp_path / "normal").mkdir()
+    rows = []
+    for number in range(60):
+        if number % slices == 0:
+            body = smooth(rng)
+        pixels = 128 + 30 * (body + 0.2 * smooth(rng))
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / "normal" / f"{number}.png")
+        rows.append(Row(f"normal/{number}.png", 0, f"normal/{number}", f"{number}.png", "", "", None, "file"))
+    share = alikeness(tmp_path, rows)
+    if slices == 1:
+        assert abs(share - 0.5) < 0.12
+        assert neighbours_warning(tmp_path, rows) is None
+    else:
+        assert share > 0.8
+        assert "slices of one patient" in neighbours_warning(tmp_path, rows)
+    assert alikeness(tmp_path, rows[:5]) is None
+    assert alikeness(tmp_path, []) is None
