@@ -70,7 +70,8 @@ class Baseline(nn.Module, ABC):
         latent_dim: length of the latent that MADDR splits.
         settings: of the experiment.
         maddr: the constraint, a submodule, so that its heads are saved with the networks; None without MADDR.
-        bf16: forward passes run in bfloat16 where `autocast` surrounds them; whoever trains or scores sets it, see `runs_in_bf16`.
+        bf16: forward passes run in bfloat16 where `autocast` surrounds them; training sets it, see `runs_in_bf16`. A trained network scores in
+            float32.
         phase: that is being trained; None of a trained network.
         progress: how much of the phase is behind, in [0, 1], the step that is being done included; 1 of a trained network.
     """

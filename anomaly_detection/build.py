@@ -18,7 +18,6 @@ from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstrain
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
-from anomaly_detection.training.loop import runs_in_bf16
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +76,6 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(
             f"{path}: its weights are not those of the network that {settings.model} builds now: {' '.join(str(error).split())}"
         ) from None
-    baseline.bf16 = runs_in_bf16(settings, device)
     told = content.get("calibration")
     if told is not None and "known" not in told["scores"]:  # as an older version of this package calibrated
         told = None

@@ -17,7 +17,7 @@ from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
 from anomaly_detection.evaluation.calibration import Calibration, Word
 from anomaly_detection.evaluation.normals import needed
-from anomaly_detection.evaluation.scores import Scores
+from anomaly_detection.evaluation.scores import Scores, assess
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 
@@ -115,7 +115,7 @@ class Detector:
     def predict_batch(self, images: np.ndarray) -> list[Prediction]:
         """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
         x = to_floats(torch.tensor(images).to(self.baseline.device))
-        assessment = self.baseline.assess(x, with_map=True)
+        assessment = assess(self.baseline, x, with_map=True)
         scores = Scores.of(self.baseline, x, assessment)
         verdict = self.calibration.apply(scores)
         maps = assessment.map[:, 0].float().cpu().numpy()

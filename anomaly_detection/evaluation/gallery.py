@@ -37,7 +37,7 @@ class Gallery:
             x: (B, C, H, W) in [-1, 1].
             assessment: of x, with the map.
         """
-        scores = assessment.score.double().tolist()
+        scores = assessment.score.tolist()
         reconstruction = assessment.reconstruction
         if reconstruction is not None:
             reconstruction = torch.nn.functional.interpolate(reconstruction.float(), x.shape[2:], mode="nearest")

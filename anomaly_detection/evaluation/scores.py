@@ -39,7 +39,8 @@ class Scores:
         columns = {"score": assessment.score, "latent": latent, "blank": x.flatten(2).amax(2).eq(x.flatten(2).amin(2)).all(1)}
         if baseline.maddr is not None:
             columns |= {**baseline.maddr.predict(latent), "content": baseline.maddr.split(latent)["content"]}
-        arrays = {name: values.cpu().numpy() if name == "blank" else values.cpu().double().numpy() for name, values in columns.items()}
+        moved = {name: values.cpu() for name, values in columns.items()}  # first: MPS has no float64
+        arrays = {name: values.numpy() if name == "blank" else values.double().numpy() for name, values in moved.items()}
         return cls(**{name: arrays.get(name) for name in cls.__dataclass_fields__})
 
     @classmethod
@@ -59,15 +60,30 @@ class Scores:
 
 
 @torch.inference_mode()
+def assess(baseline: Baseline, x: Tensor, with_map: bool) -> Assessment:
+    """What a trained baseline says of images (B, C, H, W) in [-1, 1], in float32 on every machine.
+
+    Scores are compared with a calibration that another machine may have made: neither bfloat16 nor TensorFloat-32, which GPUs have by default in
+    convolutions, may move them.
+    """
+    before, tf32 = baseline.bf16, torch.backends.cudnn.allow_tf32
+    baseline.bf16, torch.backends.cudnn.allow_tf32 = False, False
+    try:
+        return baseline.assess(x, with_map)
+    finally:
+        baseline.bf16, torch.backends.cudnn.allow_tf32 = before, tf32
+
+
+@torch.inference_mode()
 def assessments(baseline: Baseline, images: ImageSet) -> Iterator[tuple[Batch, Assessment]]:
     """Put all images through a network, once and in order, in batches; with maps."""
     baseline.eval()
     for batch in images.batches(BATCH):
-        yield batch, baseline.assess(batch.image, with_map=True)
+        yield batch, assess(baseline, batch.image, with_map=True)
 
 
 @torch.inference_mode()
 def score_images(baseline: Baseline, batches: Iterable[Tensor]) -> Scores:
     """The scores of images (B, C, H, W) in [-1, 1], of one batch at least."""
     baseline.eval()
-    return Scores.joined([Scores.of(baseline, x, baseline.assess(x, with_map=False)) for x in batches])
+    return Scores.joined([Scores.of(baseline, x, assess(baseline, x, with_map=False)) for x in batches])

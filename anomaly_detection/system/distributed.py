@@ -88,7 +88,7 @@ def averaged(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Scalars of this process by name -> the means over all processes."""
     if processes() == 1:
         return {name: value.item() for name, value in values.items()}
-    means = torch.stack([value.double() for value in values.values()])
+    means = torch.stack([value.float() for value in values.values()])  # MPS has no float64
     dist.all_reduce(means)
     return dict(zip(values, (means / processes()).tolist(), strict=True))
 

@@ -249,7 +249,7 @@ def validate(baseline: Baseline, images: ImageSet, with_heads: bool = True) -> d
         assessment = baseline.assess(batch.image, with_map=False)
         losses.append(baseline.validation_loss(batch.image, assessment))
         latents.append(assessment.latent)
-    result = {"val_loss": torch.cat(losses).double().mean().item()}
+    result = {"val_loss": torch.cat(losses).cpu().double().mean().item()}
     if baseline.maddr is not None and with_heads:
         z = torch.cat(latents)
         accuracy = baseline.maddr.accuracy(z, images.organ, images.modality)
