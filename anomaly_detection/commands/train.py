@@ -26,13 +26,14 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
         UserError: anything in the settings or the data is wrong, or the folder of the results holds another experiment.
     """
     from anomaly_detection.config.layers import read_layers
+    from anomaly_detection.config.paths import named_config
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
     from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, train_experiment
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.distributed import process_group, rank
 
-    settings = build_settings([*read_layers(arguments.config), *override_layers(arguments.set)])
+    settings = build_settings([*read_layers(named_config(arguments.config)), *override_layers(arguments.set)])
     device = choose_device(arguments.device)
     source = DataSource(arguments.data_root or Path("data"))
     experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)

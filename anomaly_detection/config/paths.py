@@ -5,8 +5,23 @@ from pathlib import Path
 
 from anomaly_detection.config.layers import read_layers
 
-PROJECT = Path(__file__).resolve().parents[2]
+
+
+def _find_project(package: Path, folder: Path) -> Path:
+    """Where configs/ and folds/ lie: beside the package in a clone; of an installed package in the working folder if it has configs of its own,
+    otherwise in the package, into which setup.py maps them."""
+    places = [place for place in (package.parent, folder) if (place / "configs" / "common.yaml").is_file()]
+    return places[0] if places else package / "shipped"
+
+
+PROJECT = _find_project(Path(__file__).resolve().parents[1], Path.cwd())
 CONFIGS = PROJECT / "configs"
+
+
+def named_config(path: Path) -> Path:
+    """A config as a command names it: the file, or, where there is none, that of the project: configs/memae/lits.yaml is had from any folder."""
+    shipped = PROJECT / path
+    return shipped if not path.exists() and path.parts[:1] == (CONFIGS.name,) and shipped.exists() else path
 
 
 def find_catalog(data_root: Path, project_root: Path = PROJECT) -> Path:

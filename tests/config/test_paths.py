@@ -1,8 +1,14 @@
 """Which file is read."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from anomaly_detection.config.paths import find_catalog, find_config, find_folds
+from anomaly_detection.config import paths
+from anomaly_detection.config.paths import find_catalog, find_config, find_folds, named_config
 
 
 def test_catalog_and_folds_of_the_data_go_first_each_without_the_other(tmp_path):
@@ -38,3 +44,65 @@ def test_a_config_is_for_the_datasets_that_it_names(tmp_path, datasets, name):
 
 def test_without_a_config_for_mixtures_all_run_on_base(tmp_path):
     assert find_config(tmp_path, "dpa", ["lits", "covid_ct"]) == tmp_path / "dpa" / "base.yaml"
+
+
+CLONE = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Where an ordinary install of the package lies."""
+    pytest.importorskip("setuptools")
+    site = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)], cwd=CLONE, check=True, capture_output=True)
+    return site
+
+
+def run_installed(site, folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_an_installed_package_has_all_configs_and_folds(installed):
+    shipped = installed / "anomaly_detection" / "shipped"
+    for folder in ("configs", "folds"):
+        originals = [path.relative_to(CLONE) for path in (CLONE / folder).rglob("*") if path.is_file()]
+        assert originals
+        assert all((shipped / path).read_bytes() == (CLONE / path).read_bytes() for path in originals)
+
+
+def test_an_installed_package_reads_its_configs_from_any_folder(installed, tmp_path):
+    program = "from anomaly_detection.config.paths import CONFIGS, find_folds, find_catalog; from pathlib import Path; "
+    done = run_installed(installed, tmp_path, "-c", program + "print(CONFIGS, find_folds(Path()), find_catalog(Path()), sep='\\n')")
+    shipped = installed / "anomaly_detection" / "shipped"
+    assert done.stdout.splitlines() == [str(shipped / "configs"), str(shipped / "folds"), str(shipped / "configs" / "datasets.yaml")], done.stderr
+    done = run_installed(installed, tmp_path, "-m", "anomaly_detection", "train", "configs/memae/lits.yaml", "--set", "lr=-1")
+    assert (done.returncode, "lr must be above 0" in done.stderr) == (2, True), done.stderr
+
+
+def test_configs_of_the_working_folder_go_before_those_of_an_installed_package(tmp_path):
+    package, folder = tmp_path / "site" / "anomaly_detection", tmp_path / "work"
+    (folder / "configs").mkdir(parents=True)
+    assert paths._find_project(package, folder) == package / "shipped", "a folder of that name is not enough"
+    (folder / "configs" / "common.yaml").touch()
+    assert paths._find_project(package, folder) == folder
+    (tmp_path / "site" / "configs").mkdir(parents=True)
+    (tmp_path / "site" / "configs" / "common.yaml").touch()
+    assert paths._find_project(package, folder) == tmp_path / "site", "a clone reads its own"
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "expected"),
+    [
+        ("configs/memae/lits.yaml", False, CLONE / "configs/memae/lits.yaml"),
+        ("configs/memae/lits.yaml", True, Path("configs/memae/lits.yaml")),
+        ("configs/memae/typo.yaml", False, Path("configs/memae/typo.yaml")),
+        ("memae/lits.yaml", False, Path("memae/lits.yaml")),
+    ],
+)
+def test_a_config_that_is_not_there_is_the_projects(tmp_path, monkeypatch, given, there, expected):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        Path(given).parent.mkdir(parents=True)
+        Path(given).touch()
+    assert named_config(Path(given)) == expected
