@@ -6,7 +6,6 @@ from pathlib import Path
 from anomaly_detection.config.layers import read_layers
 
 
-
 def _find_project(package: Path, folder: Path) -> Path:
     """Where configs/ and folds/ lie: beside the package in a clone; of an installed package in the working folder if it has configs of its own,
     otherwise in the package, into which setup.py maps them."""

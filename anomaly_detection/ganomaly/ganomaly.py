@@ -33,6 +33,7 @@ class GANomalySettings:
     context_weight: float = 50.0
     latent_weight: float = 1.0
     score: Literal["squared", "absolute"] = "squared"
+    score_of: Literal["latent", "content"] = "latent"
 
     def __post_init__(self):
         for key in ("latent_dim", "width"):
@@ -64,6 +65,9 @@ class GANomaly(Baseline):
         options = self.options = settings.baseline
         self.latent_dim = options.latent_dim
         shape = (settings.image_size, settings.channels, options.width)
+        self.skipped = settings.maddr.organ_dim + settings.maddr.modality_dim if options.score_of == "content" else 0
+        if self.skipped >= options.latent_dim:
+            raise ValueError(f"score_of: content leaves nothing of a latent of {options.latent_dim} numbers without the first {self.skipped}")
         self.encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
         self.decoder = Decoder(*shape, options.latent_dim, options.extra_layers)
         self.second_encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
@@ -122,12 +126,13 @@ class GANomaly(Baseline):
         }
 
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
-        """The score is ``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`).
+        """The score is ``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`); j over all
+        of the latent, or over its content, without the numbers for organ and modality (`score_of`): these must vary, and may outweigh the rest.
 
         The map is |x - y|, mean over the channels; the score itself has no places.
         """
         z, y, second_z = self._pass(x)
-        difference = (z - second_z).float()
+        difference = (z - second_z)[:, self.skipped :].float()
         score = (difference.square() if self.options.score == "squared" else difference.abs()).flatten(1).mean(dim=1)
         return Assessment(z.flatten(1), score, (x - y).abs().mean(dim=1, keepdim=True) if with_map else None, y)
 
@@ -139,7 +144,7 @@ class GANomaly(Baseline):
         return self.options.context_weight * context + self.options.latent_weight * latent
 
     def describe(self) -> dict[str, Any]:
-        return {"width": self.options.width, "score": f"{self.options.score} latent distance"}
+        return {"width": self.options.width, "score": f"{self.options.score} {self.options.score_of} distance"}
 
     def _pass(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = self.encoder(x)

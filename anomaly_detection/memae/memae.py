@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
-from anomaly_detection.memae.networks import Decoder, Encoder, Memory
+from anomaly_detection.memae.networks import Decoder, Encoder, Memory, Reading
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class MemAESettings:
     shrinkage: float = 1.0
     temperature: float | None = None
     entropy_weight: float = 0.0002
+    remembers: Literal["latent", "content"] = "latent"
+    constrains: Literal["query", "answer"] = "query"
 
     def __post_init__(self):
         for key in ("latent_dim", "width", "slots"):
@@ -41,7 +43,8 @@ class MemAESettings:
 class MemAE(Baseline):
     """The memory-augmented autoencoder. Its anomaly score is the mean squared error of the reconstruction.
 
-    MADDR constrains the query, before the memory; with a query per position it constrains their mean over the positions.
+    MADDR constrains the query, before the memory, or the answer, what the memory makes of it (`constrains`); with a query per position it constrains
+    their mean over the positions. With `remembers` "content" the first organ_dim + modality_dim numbers of the query pass the memory by.
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `MemAESettings`.
@@ -58,7 +61,12 @@ class MemAE(Baseline):
         self.latent_dim = options.latent_dim
         shape = (settings.image_size, settings.channels, options.width, options.latent_dim, options.memory_per == "position")
         self.encoder = Encoder(*shape)
-        self.memory = Memory(options.slots, options.latent_dim, options.shrinkage, options.temperature)
+        self.bypass = settings.maddr.organ_dim + settings.maddr.modality_dim if options.remembers == "content" else 0
+        if self.bypass >= options.latent_dim:
+            raise ValueError(
+                f"remembers: content leaves nothing of a latent of {options.latent_dim} numbers, {self.bypass} of which pass the memory by"
+            )
+        self.memory = Memory(options.slots, options.latent_dim - self.bypass, options.shrinkage, options.temperature)
         self.decoder = Decoder(*shape)
         self.to(memory_format=torch.channels_last)
 
@@ -70,11 +78,10 @@ class MemAE(Baseline):
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         with self.autocast():
-            query = self.encoder(batch.image)
-            reading = self.memory(query)
-            y = self.decoder(reading.output)
+            latent, code, reading = self._remember(batch.image)
+            y = self.decoder(code)
         rec, entropy = F.mse_loss(y.float(), batch.image), reading.entropy()
-        constraint, log = self.constraint(_pooled(query), batch)
+        constraint, log = self.constraint(latent, batch)
         loss = rec + self.options.entropy_weight * entropy + constraint
         minimise(loss, optimizers["autoencoder"])
         return {
@@ -88,19 +95,25 @@ class MemAE(Baseline):
 
     def address(self, x: Tensor) -> Tensor:
         """The addressing weights (Q, slots) of the queries of images."""
-        return self.memory(self.encoder(x)).weights
+        return self._remember(x)[2].weights
 
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
         """The map is (x - y)^2, mean over the channels; the score is its mean."""
-        query = self.encoder(x)
-        y = self.decoder(self.memory(query).output)
+        latent, code, _ = self._remember(x)
+        y = self.decoder(code)
         error = (x - y).square()
-        return Assessment(_pooled(query), error.flatten(1).mean(dim=1), error.mean(dim=1, keepdim=True) if with_map else None, y)
+        return Assessment(latent, error.flatten(1).mean(dim=1), error.mean(dim=1, keepdim=True) if with_map else None, y)
 
     def describe(self) -> dict[str, Any]:
-        return {"width": self.options.width, "memory": f"{self.options.slots} slots, a query per {self.options.memory_per}"}
+        memory = f"{self.options.slots} slots, a query per {self.options.memory_per}"
+        if self.bypass:
+            memory += ", of the content alone"
+        return {"width": self.options.width, "memory": memory}
 
-
-def _pooled(query: Tensor) -> Tensor:
-    """(B, latent_dim, h, w) -> (B, latent_dim)."""
-    return query.mean(dim=(2, 3))
+    def _remember(self, x: Tensor) -> tuple[Tensor, Tensor, Reading]:
+        """The latent (B, latent_dim) that MADDR constrains, what the decoder gets, and what the memory said."""
+        query = self.encoder(x)
+        reading = self.memory(query[:, self.bypass :])
+        code = torch.cat([query[:, : self.bypass].float(), reading.output], dim=1) if self.bypass else reading.output
+        constrained = query if self.options.constrains == "query" else code
+        return constrained.mean(dim=(2, 3)), code, reading

@@ -58,7 +58,7 @@ class Reading:
     Attributes:
         output: the read-outs, shaped as the queries.
         weights: (Q, slots) addressing weights, each row >= 0 with sum 1, one row per query (image, or place of an image).
-        dead: (Q,) whether shrinkage would have left the row without a weight.
+        dead: (Q,) whether shrinkage would have left the row without a weight; it holds the weights before shrinkage.
     """
 
     output: Tensor
@@ -83,7 +83,8 @@ class Memory(nn.Module):
         temperature: None: the similarity is the dot product, as in the published code. A number: the cosine, as in the paper, divided by it;
             without a low temperature the softmax of cosines is too even for shrinkage.
 
-    Where no weight of a query would survive shrinkage, its largest does: a row of zeros would read nothing and pass no gradient.
+    A query of which no weight would survive is read without shrinkage. A row of zeros would read nothing; its largest weight alone would be 1 after
+    normalisation whatever the query is, a constant. Either way no gradient would reach the encoder, and the query would stay dead.
     """
 
     def __init__(self, slots: int, dim: int, shrinkage: float = 0.0, temperature: float | None = None):
@@ -113,6 +114,4 @@ class Memory(nn.Module):
         above = weights - threshold
         kept = above.relu() * weights / (above.abs() + 1e-12)
         dead = (above <= 0).all(dim=1)
-        largest = F.one_hot(weights.argmax(dim=1), weights.shape[1]) * weights
-        kept = torch.where(dead[:, None], largest, kept)
-        return F.normalize(kept, p=1, dim=1), dead
+        return F.normalize(torch.where(dead[:, None], weights, kept), p=1, dim=1), dead

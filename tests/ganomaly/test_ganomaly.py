@@ -50,17 +50,23 @@ def test_losses_are_the_specs_numbers_on_a_fixed_batch():
     assert losses["discriminator"].item() == pytest.approx(discriminator.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize(("score_of", "first"), [("latent", 0), ("content", 20)])
 @pytest.mark.parametrize(("score", "norm"), [("squared", lambda d: d * d), ("absolute", abs)])
-def test_score_is_the_mean_distance_of_the_latents(score, norm):
-    baseline = built(settings_of("ganomaly", own={"width": 4, "latent_dim": 16, "score": score})).eval()
+def test_score_is_the_mean_distance_of_the_latents(score, norm, score_of, first):
+    baseline = built(settings_of("ganomaly", own={"width": 4, "latent_dim": 32, "score": score, "score_of": score_of})).eval()
     x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         z = baseline.encoder(x).flatten(1)
         second_z = baseline.second_encoder(baseline.decoder(z[:, :, None, None])).flatten(1)
         scores = baseline.anomaly_score(x).tolist()
     for i in range(3):
-        by_hand = sum(norm(a - b) for a, b in zip(z[i].tolist(), second_z[i].tolist(), strict=True)) / 16
+        by_hand = sum(norm(a - b) for a, b in zip(z[i].tolist()[first:], second_z[i].tolist()[first:], strict=True)) / (32 - first)
         assert scores[i] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_a_score_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing of a latent of 20 numbers"):
+        built(settings_of("ganomaly", own={"width": 4, "latent_dim": 20, "score_of": "content"}))
 
 
 def test_each_step_moves_its_own_networks_only():
