@@ -27,6 +27,7 @@ class Phase:
         name: stands in the log and in the file names of samples.
         iterations: calls of `training_step`.
         batch_size: images that each call is given.
+        chunks: into how many batches each call cuts its images, see `Batch.chunks`.
         shared: neither the constraint nor its heads have a part in it. A first phase like this is the same with and without MADDR: of the
             experiments that differ in MADDR alone one trains it, and the others go on from there.
     """
@@ -34,6 +35,7 @@ class Phase:
     name: str
     iterations: int
     batch_size: int
+    chunks: int = 1
     shared: bool = False
 
 

@@ -126,8 +126,9 @@ class GANomaly(Baseline):
         }
 
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
-        """The score is ``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`); j over all
-        of the latent, or over its content, without the numbers for organ and modality (`score_of`): these must vary, and may outweigh the rest.
+        """The score is ``mean_j (z_j - z'_j)^2`` as the published code has it, or ``mean_j |z_j - z'_j|`` as the paper's text has it (`score`).
+        It is over all of the latent, or over its content, without the numbers for organ and modality (`score_of`): these must vary, and may
+        outweigh the rest.
 
         The map is |x - y|, mean over the channels; the score itself has no places.
         """

@@ -48,7 +48,7 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
         _join_cluster(backend)
         with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
             outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
-            return list(tqdm(outcomes, total=len(calls), unit=unit, desc=f"{unit}s, {at_a_time} at a time", disable=False, dynamic_ncols=True))
+            return list(tqdm(outcomes, total=len(calls), unit=unit, desc=f"{unit}s, {at_a_time} at a time", disable=None, dynamic_ncols=True))
     finally:
         del os.environ["TQDM_DISABLE"]
 

@@ -51,14 +51,20 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def share(index: Tensor) -> Tensor:
-    """This process's part of the places of a batch.
+def check_share(batch_size: int) -> None:
+    """See that the images of a batch can be shared out evenly.
 
     Raises:
-        UserError: it cannot be shared out evenly.
+        UserError: they cannot.
     """
-    if len(index) % processes():
-        raise UserError(f"a batch of {len(index)} images cannot be shared out evenly to {processes()} processes; choose another batch_size")
+    count = processes()
+    if batch_size % count:
+        near = f"{batch_size + -batch_size % count}" if batch_size < count else f"{batch_size // count * count} or {batch_size + -batch_size % count}"
+        raise UserError(f"a batch_size of {batch_size} cannot be shared out evenly to {count} processes; choose {near}")
+
+
+def share(index: Tensor) -> Tensor:
+    """This process's part of the places of a batch, which `check_share` has let through."""
     return index[rank() :: processes()]
 
 

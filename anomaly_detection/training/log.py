@@ -29,10 +29,13 @@ class Means:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
 
-    def take(self, images: int) -> dict[str, float]:
-        """The means, over all processes, and images_per_second with so many images a step; then begin anew."""
+    def take(self, images: int, since: float = 0.0) -> dict[str, float]:
+        """The means, over all processes, and images_per_second with so many images a step; then begin anew.
+
+        What was before `since` (of `time.monotonic`), such as the preparation of a phase, is no time of the steps.
+        """
         means = averaged({name: value / self._steps for name, value in self._sums.items()})
-        means["images_per_second"] = self._steps * images / (time.monotonic() - self._started)
+        means["images_per_second"] = self._steps * images / (time.monotonic() - max(since, self._started))
         self._restart()
         return means
 

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Batch, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
-from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, rank, share
+from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, check_share, rank, share
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 SAMPLE_IMAGES = 8
+SECONDS_BETWEEN_LINES = 60
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Progress:
         iteration: steps of the phase that are done.
         position: how many images were taken from the shuffled stream, over all phases.
         optimizers, schedulers: of the phase, by name.
+        began: when the phase had been prepared and its steps began, by `time.monotonic`.
     """
 
     phase: int = 0
@@ -49,6 +53,7 @@ class Progress:
     position: int = 0
     optimizers: dict[str, Optimizer] = field(default_factory=dict)
     schedulers: dict[str, StepLR] = field(default_factory=dict)
+    began: float = 0.0
     _states: Mapping[str, Any] | None = None  # of optimizers and schedulers that are not built yet
 
     def to_plain(self) -> dict[str, Any]:
@@ -84,6 +89,8 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
     """
     check_constraint(baseline)
     phases = baseline.phases()
+    for phase in phases:  # the first as the last, before hours of training
+        check_share(phase.batch_size // phase.chunks)
     indices = ShuffledIndices(len(images), settings.seed, progress.position, images.window)
     while progress.phase < len(phases):
         phase = phases[progress.phase]
@@ -93,6 +100,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             broadcast(baseline)
             baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
             baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
+            progress.began = time.monotonic()
         while progress.iteration < phase.iterations:
             progress.iteration += 1
             baseline.train()
@@ -166,7 +174,7 @@ def train(
 
     log = TrainingLog(folder, settings.tensorboard, rows) if rank() == 0 else None
     means, stopped = Means(), False
-    bar = _bar(phases, progress)
+    bar, lines = _bar(phases, progress), _Lines()
     for phase, iteration, losses in steps(baseline, train_set, settings, progress):
         means.add(losses)
         bar.set_description(f"training {phase.name}", refresh=False)
@@ -177,7 +185,7 @@ def train(
         saves = ends or iteration % settings.checkpoint_iter == 0
         if iteration % settings.log_iter == 0 or validates or saves:
             validation = broadcast_object(validate(baseline, val_set, not phase.shared) if rank() == 0 else None) if validates else {}
-            row = {"phase": phase.name, "iteration": iteration, **means.take(phase.batch_size)}
+            row = {"phase": phase.name, "iteration": iteration, **means.take(phase.batch_size, progress.began)}
             row |= {"lr": next(iter(progress.optimizers.values())).param_groups[0]["lr"], **validation}
             _check_finite(row, path)
             if validates and last:
@@ -188,6 +196,7 @@ def train(
             if log is not None:
                 log.add(row)
             bar.set_postfix(_shown(row))
+            lines.tell(row, phase.iterations)
         if rank() == 0 and (ends or iteration % settings.sample_iter == 0):
             save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
         if stopped:
@@ -281,6 +290,20 @@ def _bar(phases: list[Phase], progress: Progress) -> tqdm:
     total, done = (sum(phase.iterations for phase in some) for some in (phases, phases[: progress.phase]))
     hidden = rank() > 0 or "TQDM_DISABLE" in os.environ or None  # None: where nobody looks, in a file
     return tqdm(total=total, initial=done + progress.iteration, unit="it", dynamic_ncols=True, disable=hidden)
+
+
+class _Lines:
+    """Where training stands, for who reads a file of it instead of the bar: a line now and then."""
+
+    def __init__(self):
+        self._wanted = rank() == 0 and "TQDM_DISABLE" not in os.environ and not sys.stderr.isatty()
+        self._last = time.monotonic()
+
+    def tell(self, row: Mapping[str, Any], iterations: int) -> None:
+        if self._wanted and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            numbers = ", ".join(f"{name} {value}" for name, value in _shown(row).items())
+            logger.info("%s %d/%d: %s", row["phase"], row["iteration"], iterations, numbers)
+            self._last = time.monotonic()
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

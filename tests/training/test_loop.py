@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_detection.baseline import Assessment, Baseline
+from anomaly_detection.baseline import Assessment, Baseline, Phase
 from anomaly_detection.config.settings import MixupSettings
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.system import distributed
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
@@ -342,3 +344,55 @@ def test_a_shared_first_phase_is_gone_on_from_to_the_same_weights(tmp_path):
     logs = [[row for row in log_of(tmp_path / name) if row["phase"] == "main"] for name in ("alone", "maddr")]
     assert logs[0] == logs[1]
     assert [row["phase"] for row in log_of(tmp_path / "maddr")].count("warm_up") == 3, "the rows of the shared phase are kept"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "told"),
+    [(3, 2, "choose 2 or 4"), (8, 3, "choose 6 or 9"), (1, 4, "choose 4"), (8, 2, None), (6, 3, None)],
+)
+def test_what_cannot_be_shared_out_is_refused_before_the_first_step(batch_size, processes, told, monkeypatch):
+    """A phase of 2 x 3 images would be shared out to two processes, but its chunks would not: one of 2 images and one of 1."""
+    monkeypatch.setattr(distributed, "processes", lambda: processes)
+
+    class Adversarial(ToyBaseline):
+        def phases(self):
+            return [Phase("main", 4, 2 * self.settings.batch_size, chunks=2)]
+
+        def training_step(self, batch, optimizers):
+            sizes = {len(chunk.image) for chunk in batch.chunks(2)}
+            assert sizes == {batch_size // processes}
+            return {"loss": torch.zeros(())}
+
+    settings = toy_settings(batch_size=batch_size, lr_step=None)
+    stream = steps(Adversarial(settings), toy_images(40), settings, Progress())
+    monkeypatch.setattr(distributed, "broadcast", lambda module: None)
+    monkeypatch.setattr("anomaly_detection.training.loop.broadcast", lambda module: None)
+    if told is None:
+        next(stream)
+    else:
+        with pytest.raises(UserError, match=rf"batch_size of {batch_size} cannot be shared out evenly to {processes} processes; {told}"):
+            next(stream)
+
+
+def test_preparing_a_phase_is_no_time_of_its_steps(tmp_path):
+    class Slow(ToyBaseline):
+        def begin_phase(self, phase, batches, count):
+            time.sleep(0.5)
+
+    settings = toy_settings(iterations=2, log_iter=2)
+    train(Slow(settings), toy_images(30), toy_images(9), settings, tmp_path)
+    with open(tmp_path / "log.csv", encoding="utf-8") as file:
+        assert float(next(csv.DictReader(file))["images_per_second"]) > 2 * 8 / 0.5
+
+
+@pytest.mark.parametrize(("seconds", "terminal", "lines"), [(0, False, 6), (3600, False, 0), (0, True, 0)])
+def test_a_redirected_log_has_lines_now_and_then(tmp_path, monkeypatch, caplog, capfd, seconds, terminal, lines):
+    monkeypatch.setattr("anomaly_detection.training.loop.SECONDS_BETWEEN_LINES", seconds)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    caplog.set_level("INFO")
+    run(tmp_path, iterations=12, log_iter=2, val_iter=12, checkpoint_iter=12)
+    told = [record.message for record in caplog.records if record.message.startswith("main ")]
+    assert len(told) == lines
+    if lines:
+        assert told[0].startswith("main 2/12: rec ")
+        assert "\r" not in capfd.readouterr().err
