@@ -38,6 +38,43 @@ def test_train_then_evaluate_is_train_eval(config, data_root, tmp_path):
     assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
 
 
+def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, capsys):
+    """What the commands print is what metrics.json holds."""
+    assert main(["train_eval", str(config), "--results", str(tmp_path / "b"), "--data-root", str(data_root)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
+    metrics = json.loads((run / "metrics.json").read_text())["datasets"]
+    for name, line in zip(("liver_ct", "lung_ct"), told, strict=False):
+        low, high = metrics[name]["intervals"]["auroc"]
+        assert line.startswith(f"{name}: AUROC {metrics[name]['auroc']:.3f} [{low:.3f}, {high:.3f}]")
+    assert told[2:] == [f"results in {run}", f"next: python -m anomaly_detection report {run} draws the figures"]
+    assert main(["report", str(run)]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again == ["toy united liver_ct+lung_ct seed 0", *told[:2], f"figures in {run / 'figures'}"]
+    assert (run / "figures" / "roc.png").exists()
+
+
+def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
+    main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
+    (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
+    assert f"next: python -m anomaly_detection evaluate {run}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"seed_0: not evaluated yet; python -m anomaly_detection evaluate .*seed_0 does it"):
+        main(["report", str(run)])
+    with pytest.raises(UserError, match=r"study\.json: no such file; name the folder of a study, results/NAME, or of an experiment"):
+        main(["report", str(tmp_path / "a")])
+    study = {"heading": "x", "datasets": ["liver_ct", "lung_ct"], "data_root": str(data_root)}
+    (tmp_path / "a" / "study.json").write_text(json.dumps(study))
+    with pytest.raises(UserError, match="nothing to report: no experiment has ended"):
+        main(["report", str(tmp_path / "a")])
+    (run / "metrics.json").write_text("{}")
+    provenance = json.loads((run / "provenance.json").read_text())
+    for change, reason in (({"data": "other"}, "of other images or splits than lie in"), ({"regime": None}, "was written by an older version")):
+        (run / "provenance.json").write_text(json.dumps(provenance | change))
+        with pytest.raises(UserError, match="every experiment that has ended was left out, as said above"):
+            main(["report", str(tmp_path / "a")])
+        assert reason in caplog.text
+
+
 def test_the_folder_tells_the_regime(config, data_root, tmp_path):
     for override, regime in (("datasets=[liver_ct]", "separate"), ("seed=1", "united")):
         assert main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "r"), "--set", override]) == 0

@@ -29,7 +29,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.config.paths import named_config
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
-    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, train_experiment
+    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, told_metrics, train_experiment
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.distributed import process_group, rank
 
@@ -41,6 +41,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
         train_experiment(experiment, source, device_here)
         if rank() > 0:
             return
-        if then_evaluate:
-            evaluate_experiment(experiment, source, device_here)
-    print(f"results in {experiment.folder}")
+        metrics = evaluate_experiment(experiment, source, device_here) if then_evaluate else None
+    print("\n".join([*([] if metrics is None else told_metrics(metrics)), f"results in {experiment.folder}"]))
+    following = "evaluate" if metrics is None else "report"
+    print(f"next: python -m anomaly_detection {following} {experiment.folder}" + ("" if metrics is None else " draws the figures"))

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.registry import build_settings, folder_of
-from anomaly_detection.study.regimes import regime_of
+from anomaly_detection.study.regimes import SEPARATE, regime_of
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.version import __version__
-from anomaly_detection.training.checkpoint import VERSION
+from anomaly_detection.training.checkpoint import VERSION, FirstPhases
 from anomaly_detection.training.loop import runs_in_bf16, train
 from anomaly_detection.training.seed import seed_everything
 
@@ -114,6 +114,15 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
+def told_metrics(metrics: Mapping[str, Any]) -> list[str]:
+    """The AUROC of each dataset with its interval, a line each, as a command ends with them."""
+    lines = []
+    for name, values in metrics["datasets"].items():
+        interval = values.get("intervals", {}).get("auroc")
+        lines.append(f"{name}: AUROC {values['auroc']:.3f}" + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval)))
+    return lines
+
+
 def check_settings(experiment: Experiment) -> None:
     """Refuse a folder that was begun with other settings: its results would be mixed with this experiment's.
 
@@ -193,7 +202,9 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
     facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
-    train(baseline, train_set, val_set, settings, experiment.folder, facts, _shared_file(experiment, device))
+    shared = _shared_file(experiment, device) if any(phase.shared for phase in baseline.phases()) else None
+    with nullcontext() if shared is None else FirstPhases(shared) as first_phases:
+        train(baseline, train_set, val_set, settings, experiment.folder, facts, first_phases)
 
 
 def _tell_grey(preprocessing: Mapping[str, Preprocessing]) -> None:
@@ -205,11 +216,12 @@ def _tell_grey(preprocessing: Mapping[str, Preprocessing]) -> None:
 
 
 def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:
-    """Where first phases without MADDR lie for all experiments of the model that differ in MADDR alone; None in several processes.
+    """Where first phases without MADDR lie for all experiments of the model that differ in MADDR alone.
 
-    RESULTS/model/shared/KEY.pt, the key being a hash of everything else that the result depends on.
+    RESULTS/model/shared/KEY.pt, the key being a hash of everything else that the result depends on. None in several processes, and of a network
+    for one dataset without MADDR, from which no other differs in that alone.
     """
-    if processes() > 1:
+    if processes() > 1 or experiment.regime == SEPARATE.name:
         return None
     settings = {key: value for key, value in to_plain(experiment.settings).items() if key not in ("maddr", *FREE_KEYS)}
     data = read_json(experiment.folder / "provenance.json")["data"]

@@ -89,8 +89,12 @@ def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> 
             continue
         chosen, regime = set(experiment.settings.datasets), REGIMES.get(experiment.regime)
         if regime is None:
-            continue
-        if (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))) and same_data(experiment, source):
+            logger.warning("left out of the tables: %s: no regime %s is known", path.parent, experiment.regime)
+        elif not (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))):
+            logger.info("left out of the tables: %s: of other datasets than %s", path.parent, ", ".join(datasets))
+        elif not same_data(experiment, source):
+            logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", path.parent, source.data_root)
+        else:
             experiments.append(experiment)
     models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
 
@@ -159,6 +163,17 @@ def write_report(results: Path, experiments: Sequence[Experiment], document: Doc
     with whole_file(results / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
     return results / "report.html"
+
+
+def draw_experiment(experiment: Experiment) -> list[Path]:
+    """Draw the figures of a finished experiment; their paths.
+
+    Raises:
+        UserError: it is not finished.
+    """
+    if finished_metrics(experiment) is None:
+        raise UserError(f"{experiment.folder}: not evaluated yet; python -m anomaly_detection evaluate {experiment.folder} does it")
+    return _draw((experiment.folder, _parts(experiment)))
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.report import Study, write_study
 from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.processes import time_left
 from anomaly_detection.training.log import tensorboard_writer
 from anomaly_detection.training.loop import check_constraint
 
@@ -152,8 +154,10 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
         outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, "experiment")
     else:
         outcomes = []
-        for number, call in enumerate(calls, start=1 + len(experiments) - len(todo)):
-            logger.info("[%d/%d] %s", number, len(experiments), call[0].name)
+        started = time.monotonic()
+        for done, call in enumerate(calls):
+            number = 1 + len(experiments) - len(todo) + done
+            logger.info("[%d/%d] %s%s", number, len(experiments), call[0].name, time_left(time.monotonic() - started, done, len(calls)))
             outcomes.append(attempt(*call))
     return [line for line in outcomes if line is not None]
 

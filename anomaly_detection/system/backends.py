@@ -1,13 +1,18 @@
 """Calls side by side: in processes of this machine, or through dask or ray on several."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
-from anomaly_detection.system.processes import processors
+from anomaly_detection.system.processes import processors, time_left
+
+logger = logging.getLogger(__name__)
 
 # name: the module that it needs, and what pip calls the package
 BACKENDS = {"loky": None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
@@ -48,9 +53,18 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
         _join_cluster(backend)
         with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
             outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
+            outcomes = outcomes if sys.stderr.isatty() else _told(outcomes, len(calls), unit)
             return list(tqdm(outcomes, total=len(calls), unit=unit, desc=f"{unit}s, {at_a_time} at a time", disable=None, dynamic_ncols=True))
     finally:
         del os.environ["TQDM_DISABLE"]
+
+
+def _told(outcomes: Iterable, total: int, unit: str) -> Iterator[Any]:
+    """The outcomes as they come, each with a line, for who reads a file of it instead of a bar."""
+    started = time.monotonic()
+    for done, outcome in enumerate(outcomes, start=1):
+        logger.info("%d of %d %ss have ended%s", done, total, unit, time_left(time.monotonic() - started, done, total))
+        yield outcome
 
 
 def _call(function: Callable, *arguments) -> Any:

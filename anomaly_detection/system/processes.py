@@ -56,6 +56,14 @@ def _begin_worker() -> None:
     keep_memory()
 
 
+def time_left(seconds: float, done: int, total: int) -> str:
+    """How long the rest may take, such as ", about 12 min left", from how long some of the work took; nothing where none is done."""
+    if not 0 < done < total:
+        return ""
+    left = seconds / done * (total - done)
+    return f", about {left / 3600:.1f} h left" if left >= 5400 else f", about {max(1, round(left / 60))} min left"
+
+
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

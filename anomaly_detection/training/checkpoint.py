@@ -1,13 +1,17 @@
 """Checkpoints: all that training needs to go on as if it had not stopped, and all that scoring needs."""
 
+import logging
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2  # of the layout; raise it when what a checkpoint holds comes to be named or meant otherwise
 
@@ -19,6 +23,39 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     torch.save({**content, "version": VERSION}, buffer)
     with whole_file(path) as partial:
         partial.write_bytes(buffer.getbuffer())
+
+
+class FirstPhases:
+    """The file of first phases that several experiments share. A context: who finds no file is the only one in it until the file is there, the
+    others wait for it, so that of experiments that begin together one trains them.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = FileLock(path.with_suffix(".lock"))
+
+    def __enter__(self) -> "FirstPhases":
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                logger.info("waiting for the first phases of training, which another experiment does for this one, too")
+                self._lock.acquire()
+            if self.path.exists():
+                self._lock.release()
+        return self
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write the file, and let the others go on from it."""
+        save_checkpoint(self.path, content)
+        self._lock.release()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, check_share, rank, share
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
-from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
+from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.seed import random_state, set_random_state
@@ -132,7 +132,7 @@ def train(
     settings: Settings,
     folder: Path,
     facts: Mapping[str, Any] | None = None,
-    shared: Path | None = None,
+    shared: FirstPhases | None = None,
 ) -> None:
     """Train on normal images, or continue from `folder`/checkpoint.pt; leave the best weights in `baseline` and in the checkpoint.
 
@@ -145,7 +145,7 @@ def train(
         settings: of the experiment.
         folder: receives checkpoint.pt, log.csv and samples/.
         facts: plain values that the checkpoint carries along, such as the settings and what the class numbers of the heads mean.
-        shared: a file for the first phases if they are `Phase.shared`, common to the experiments that differ from this one in MADDR alone: where it
+        shared: of the first phases if they are `Phase.shared`, common to the experiments that differ from this one in MADDR alone: where its file
             exists, training goes on from it, and ends with the weights of one that did not; otherwise it is written.
 
     Raises:
@@ -155,12 +155,12 @@ def train(
     phases = baseline.phases()
     baseline.bf16 = runs_in_bf16(settings, device)
     progress, best, rows = Progress(), None, []
-    start = path if path.exists() or shared is None or not shared.exists() else shared
+    start = path if path.exists() or shared is None or not shared.path.exists() else shared.path
     if start.exists():
         checkpoint = load_checkpoint(start, device)
         saved, weights = checkpoint["training"], checkpoint["model"]
-        if start == shared:
-            logger.info("the first phases are those of %s", shared)
+        if start != path:
+            logger.info("the first phases are those of %s", start)
             weights = {**baseline.state_dict(), **weights}  # its heads stay as they were drawn
         baseline.load_state_dict(weights)
         if saved["finished"]:
@@ -208,7 +208,7 @@ def train(
             _save(path, baseline, training, facts)
             if ends and shared is not None and all(each.shared for each in phases[: progress.phase + 1]):
                 model = {name: value for name, value in baseline.state_dict().items() if not name.startswith("maddr.")}
-                save_checkpoint(shared, {"model": model, "training": training})
+                shared.save({"model": model, "training": training})
     bar.close()
 
     baseline.phase, baseline.progress = None, 1.0

@@ -174,6 +174,8 @@ def test_united_and_maddr_share_the_first_phase_and_end_as_if_they_did_not(data_
 
     assert study(tmp_path / "together", "united", "maddr") == [False] * 8
     assert study(tmp_path / "alone", "maddr") == [True] * 8
+    study(tmp_path / "separate", "separate")
+    assert not (tmp_path / "separate" / "f_anogan" / "shared").exists(), "from one network for one dataset nobody goes on"
     together, alone = (tmp_path / name / "f_anogan" / "maddr" / "liver_ct+lung_ct+lung_xray" / "seed_0" for name in ("together", "alone"))
     one, other = (load_checkpoint(run / "checkpoint.pt") for run in (together, alone))
     assert same_weights(one["model"], other["model"])

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from anomaly_detection.config.settings import MixupSettings
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.system import distributed
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
 from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
 from tests.helpers import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
@@ -331,7 +332,8 @@ def test_a_shared_first_phase_is_gone_on_from_to_the_same_weights(tmp_path):
         seed_everything(1)  # for the noise of the steps, with heads and without
         step, calls = baseline.training_step, []
         baseline.training_step = lambda *arguments: (calls.append(baseline.phase.name), step(*arguments))[1]
-        train(baseline, toy_images(30), toy_images(9, seed=1), settings, tmp_path / folder, shared=shared)
+        with nullcontext() if shared is None else FirstPhases(shared) as first_phases:
+            train(baseline, toy_images(30), toy_images(9, seed=1), settings, tmp_path / folder, shared=first_phases)
         return baseline, calls
 
     alone, _ = run("alone", True, None)
