@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
 from anomaly_detection.commands.exit_codes import run
-from anomaly_detection.registry import BASELINES
+from anomaly_detection.registry import BASELINES, place_of
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.backends import BACKENDS, check_backend
 
@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the study; returns the exit code: 0, or 1 when an experiment failed."""
     arguments = _parser().parse_args(argv)
     check_backend(arguments.backend)
+    for model in arguments.models:
+        place_of(model)
 
     # here, so that --help need not wait for torch
     from anomaly_detection.study.plan import Grid, find_data, plan

@@ -5,6 +5,7 @@ from types import ModuleType
 
 from anomaly_detection.commands import check, evaluate, export, phantom, port, predict, prepare, report, train, train_eval
 from anomaly_detection.commands.exit_codes import run
+from anomaly_detection.system.version import __version__
 
 # Each module imports what its command needs when the command runs: --help waits for nothing.
 COMMANDS: tuple[ModuleType, ...] = (phantom, prepare, check, train, train_eval, evaluate, predict, export, report, port)
@@ -12,6 +13,7 @@ COMMANDS: tuple[ModuleType, ...] = (phantom, prepare, check, train, train_eval, 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m anomaly_detection", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"anomaly-detection {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         summary = module.__doc__.splitlines()[0]

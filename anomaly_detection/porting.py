@@ -17,6 +17,7 @@ from anomaly_detection.system.files import whole_file
 
 RECIPES = ("dpa", "ganomaly", "memae", "f_anogan")
 RECORD = ".maddr_port.json"
+ADAPTED = (r"(DOMAINS = ){.*}(.*)", r"(.*MADDRConstraint\()[^)]*(\).*)")  # lines that the page asks users to adapt: what stays is in groups
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "porting.md"
 _LOSSES = Path(__file__).resolve().parent / "MADDR_dpa" / "rec_losses.py"
@@ -144,7 +145,7 @@ def port(clone: Path, recipe: Recipe) -> list[Change]:
         raise UserError(f"{clone}: was ported with the recipe {record.recipe}; --undo with that name takes it back")
     files = {file: _read(clone / file) for file in recipe.files()}
     hunks = recipe.hunks if record is None else record.hunks
-    made = [hunk for hunk in hunks if _places(_split(files[hunk.file]), hunk.reverse())]
+    made = [hunk for hunk in hunks if _places(_split(files[hunk.file]), _as_adapted(hunk.reverse(), files[hunk.file]))]
     copy, losses = clone / recipe.destination, _LOSSES.read_bytes()
     if record is not None and len(made) == len(hunks) and copy.exists():
         return []
@@ -173,7 +174,7 @@ def undo(clone: Path, recipe: Recipe) -> list[Change]:
     if record is None or record.recipe != recipe.name:
         there = "there is none" if record is None else f"it is of the recipe {record.recipe}"
         raise UserError(f"{clone}: cannot take {recipe.name} back without the record of its port, {RECORD}; {there}")
-    hunks = [hunk.reverse() for hunk in record.hunks]
+    hunks = [_as_adapted(hunk.reverse(), _read(clone / hunk.file)) for hunk in record.hunks]
     copy = clone / record.copy
     losses = _read(copy)
     if _digest(losses) != record.digest:
@@ -183,13 +184,29 @@ def undo(clone: Path, recipe: Recipe) -> list[Change]:
     return [*_edits(clone, files, hunks), Change(copy, losses, replaced), Change(clone / RECORD, _read(clone / RECORD), None)]
 
 
+def _as_adapted(undoing: Hunk, content: bytes) -> Hunk:
+    """A hunk that takes lines out, with those that the page asks users to adapt as the file has them now."""
+    texts = [_text(line) for line in _split(content)]
+
+    def now(line: str) -> str:
+        kind = next((kind for kind in ADAPTED if re.fullmatch(kind, line[1:])), None)
+        if line[0] != "-" or kind is None or line[1:] in texts:
+            return line
+        stays = re.fullmatch(kind, line[1:]).groups()
+        alike = [text for text in texts if (match := re.fullmatch(kind, text)) and match.groups() == stays]
+        return f"-{alike[0]}" if len(alike) == 1 else line
+
+    return Hunk(undoing.file, undoing.scope, tuple(now(line) for line in undoing.lines))
+
+
 def _check_codebase(clone: Path, recipe: Recipe) -> None:
     if not clone.is_dir():
-        raise UserError(f"{clone}: no such folder; git clone {recipe.repository} makes one")
+        raise UserError(f"{clone}: no such folder; git clone {recipe.repository} makes one (the recipe is for commit {recipe.commit[:10]})")
     missing = _missing(clone, recipe)
     if missing:
         alike = [other for other in read_recipes().values() if not _missing(clone, other)]
-        looks = f"; it looks like the codebase of: port {alike[0].name}" if alike else f"; a clone of {recipe.repository} has it"
+        has = f"a clone of {recipe.repository} has it (commit {recipe.commit[:10]})"
+        looks = f"; it looks like the codebase of: port {alike[0].name}" if alike else f"; {has}"
         raise UserError(f"{clone}: has no {missing[0]}{looks}. Nothing was changed")
 
 

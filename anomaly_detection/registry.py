@@ -23,19 +23,29 @@ BASELINES = {
 }
 
 
+def place_of(name: str) -> str:
+    """Module and class of a baseline, of which nothing is imported.
+
+    Raises:
+        UserError: the name is none of `BASELINES`, and no package.module:Class.
+    """
+    place = BASELINES.get(name, name)
+    if ":" not in place:
+        near = difflib.get_close_matches(name, BASELINES, 1)
+        choices = f"the choices are {', '.join(BASELINES)}, or package.module:Class"
+        raise UserError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else choices))
+    return place
+
+
 def find_baseline(name: str) -> "type[Baseline]":
     """The class of a baseline: one of `BASELINES`, or from elsewhere as package.module:Class.
 
     Raises:
         UserError: there is none of that name.
     """
+    place = place_of(name)
     from anomaly_detection.baseline import Baseline  # here, so that the names can be listed without torch
 
-    place = BASELINES.get(name, name)
-    if ":" not in place:
-        near = difflib.get_close_matches(name, BASELINES, 1)
-        choices = f"the choices are {', '.join(BASELINES)}, or package.module:Class"
-        raise UserError(f"no model {name!r}; " + (f"did you mean {near[0]}?" if near else choices))
     module, _, attribute = place.partition(":")
     try:
         baseline = getattr(import_module(module), attribute)

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.training.loop import Progress, steps, validate
-from benchmarks.cases import Case, Plain, Project, benchmark_images
-from benchmarks.measure import benchmark_parser, parse, show
+from benchmarks.cases import Plain, Project, benchmark_images, cases
+from benchmarks.measure import add_losses, benchmark_parser, parse, show
 
 HELD_OUT = 5  # every fifth image
 
@@ -27,24 +27,23 @@ def _loss(baseline, images: ImageSet) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Train both and print their losses."""
-    parser = benchmark_parser(__doc__)
-    parser.set_defaults(models=["MADDR_dpa"], sizes=[64], batches=[32], steps=200)
+    parser = benchmark_parser(__doc__, add_losses)
+    parser.set_defaults(sizes=[64], batches=[32], steps=200)
     arguments = parse(parser, argv)
     rows = []
-    for loss in arguments.losses:
-        for size in arguments.sizes:
-            case = Case("MADDR_dpa", loss, size, arguments.batches[0])
-            images, paths = benchmark_images(arguments.data_root, size)
-            held_out = torch.arange(len(images)) % HELD_OUT == 0
-            train, val = (_part(images, torch.nonzero(chosen)[:, 0]) for chosen in (~held_out, held_out))
-            losses = []
-            for rival in (Plain(case, train, paths, arguments.device), Project(case, train, arguments.device)):
-                stream = steps(rival.baseline, train.to(arguments.device), rival.settings, Progress())
-                for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {loss}"):
-                    next(stream)
-                losses.append(_loss(rival.baseline, val.to(arguments.device)))
-            row = {"loss": loss, "size": size, "steps": arguments.steps, "validation_loss_plain": losses[0], "validation_loss": losses[1]}
-            rows.append(row | {"difference": abs(losses[1] / losses[0] - 1)})
+    for case in cases(["MADDR_dpa"], arguments.losses, arguments.sizes, arguments.batches):
+        images, paths = benchmark_images(arguments.data_root, case.size)
+        held_out = torch.arange(len(images)) % HELD_OUT == 0
+        train, val = (_part(images, torch.nonzero(chosen)[:, 0]) for chosen in (~held_out, held_out))
+        losses = []
+        for rival in (Plain(case, train, paths, arguments.device), Project(case, train, arguments.device)):
+            stream = steps(rival.baseline, train.to(arguments.device), rival.settings, Progress())
+            for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {case.loss}"):
+                next(stream)
+            losses.append(_loss(rival.baseline, val.to(arguments.device)))
+        row = {"loss": case.loss, "size": case.size, "batch": case.batch, "steps": arguments.steps}
+        row |= {"validation_loss_plain": losses[0], "validation_loss": losses[1]}
+        rows.append(row | {"difference": abs(losses[1] / losses[0] - 1)})
     show(rows, arguments.json)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from anomaly_detection.data.order import ShuffledIndices
 from benchmarks.cases import benchmark_images
-from benchmarks.measure import benchmark_parser, parse, seconds, show
+from benchmarks.measure import add_rounds, benchmark_parser, parse, seconds, show
 from benchmarks.plain import PlainImages, plain_batches
 from benchmarks.scaling import load_many, write_many
 
@@ -60,7 +60,7 @@ def _first_reading(paths: list[Path], size: int) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    arguments = parse(benchmark_parser(__doc__), argv)
+    arguments = parse(benchmark_parser(__doc__, add_rounds), argv)
     show((row(size, batch, arguments) for size in arguments.sizes for batch in arguments.batches), arguments.json)
 
 

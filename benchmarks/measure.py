@@ -20,15 +20,29 @@ from anomaly_detection.system.memory import keep_memory
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
-def benchmark_parser(description: str) -> argparse.ArgumentParser:
-    """--models, --sizes, --batches, --device, --rounds, --steps, --data-root and --json."""
-    parser = argparse.ArgumentParser(description=description)
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """--models, for a benchmark of several."""
     parser.add_argument("--models", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="MODEL", help="(default: all)")
+
+
+def add_losses(parser: argparse.ArgumentParser) -> None:
+    """--losses, for a benchmark of DPA."""
     parser.add_argument("--losses", nargs="+", default=["compose", "l1"], choices=["compose", "l1"], help="of MADDR_dpa (default: both)")
+
+
+def add_rounds(parser: argparse.ArgumentParser) -> None:
+    """--rounds, for a benchmark that takes rivals in turns."""
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often the rivals take turns (default: 5)")
+
+
+def benchmark_parser(description: str, *more: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+    """--sizes, --batches, --device, --steps, --data-root and --json, and what `more` adds."""
+    parser = argparse.ArgumentParser(description=description)
+    for add in more:
+        add(parser)
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128], metavar="PIXELS", help="(default: 64 128)")
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 256], metavar="IMAGES", help="(default: 32 256)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda ... (default: auto)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often the rivals take turns (default: 5)")
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="timed in each turn (default: 3)")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="(default: phantoms of 512 pixels, rendered once)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from anomaly_detection.evaluation.scores import score_images
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
-from benchmarks.measure import Peak, benchmark_parser, in_turns, operations, parse, show
+from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
 
 
 def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    arguments = parse(benchmark_parser(__doc__), argv)
+    arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
     peak = Peak(arguments.device)
     wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
     show((row(case, arguments, peak) for case in tqdm(wanted, unit="case")), arguments.json)

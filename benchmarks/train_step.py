@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
-from benchmarks.measure import Peak, benchmark_parser, in_turns, operations, parse, show
+from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
 
 
 def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
@@ -37,7 +37,7 @@ def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    arguments = parse(benchmark_parser(__doc__), argv)
+    arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
     peak = Peak(arguments.device)
     wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
     show((row for case in tqdm(wanted, unit="case") for row in rows(case, arguments, peak)), arguments.json)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomaly_detection.data.phantom.datasets import write_phantoms
-from benchmarks import scaling, throughput, train_step
+from benchmarks import agreement, data, scaling, throughput, train_step
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -68,3 +68,10 @@ def test_many_images_are_as_many_and_within_their_budget(root, tmp_path):
     scaling.write_many(tmp_path / "data", files, 700)
     images = scaling.load_many(tmp_path / "data", 64, memory_mib=1)
     assert (len(images), images.window) == (700, 256)
+
+
+@pytest.mark.parametrize(("module", "option"), [(agreement, "--models"), (agreement, "--rounds"), (data, "--models"), (data, "--losses")])
+def test_a_benchmark_takes_no_option_that_does_nothing(module, option, capsys):
+    with pytest.raises(SystemExit):
+        module.main([option, "1"])
+    assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import anomaly_detection
 from anomaly_detection import __main__, registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
@@ -142,3 +144,18 @@ def test_the_help_lists_every_command():
     declared = {path.stem for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")}
     assert {module.__name__.rpartition(".")[2] for module in __main__.COMMANDS} == declared
     assert declared >= set(COMMANDS)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"anomaly-detection {anomaly_detection.__version__}\n"
+
+
+def test_an_unknown_model_is_told_before_torch_is_imported():
+    program = [sys.executable, "-X", "importtime", "run_experiments.py", "--models", "no_such_model"]
+    done = subprocess.run(program, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no model 'no_such_model'; the choices are MADDR_dpa")
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)

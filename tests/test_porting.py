@@ -337,6 +337,34 @@ def test_undo_leaves_the_users_other_edits(recipe, clones):
     assert not (root / porting.RECORD).exists()
 
 
+@pytest.mark.parametrize("recipe", porting.RECIPES)
+def test_undo_takes_adapted_lines_back(recipe, clones, capsys):
+    root = clones(recipe)
+    before = tree(root)
+    port(recipe, root)
+    adapted = 0
+    for path in [path for path in root.rglob("*.py") if path.name != "rec_losses.py"]:
+        text = path.read_text()
+        changed = re.sub(r"^DOMAINS = {.*}", "DOMAINS = {'brain': (0, 0), 'knee': (1, 1)}", text, flags=re.MULTILINE)
+        changed = re.sub(r"(?<== MADDRConstraint\()", "num_organs=3, ", changed)
+        adapted += changed != text
+        path.write_text(changed)
+    assert adapted
+    capsys.readouterr()
+    port(recipe, root, "--undo", "--dry-run")
+    assert "-DOMAINS = {'brain': (0, 0)" in capsys.readouterr().out
+    port(recipe, root, "--undo")
+    assert tree(root) == before
+
+
+def test_two_lines_that_could_be_the_adapted_one_are_not_guessed_at(clones):
+    root = clones("ganomaly")
+    port("ganomaly", root)
+    path = root / "lib" / "model.py"
+    path.write_text(re.sub(r"^DOMAINS = {.*}(.*)$", r"DOMAINS = {}\1\nDOMAINS = {'knee': (0, 0)}\1", path.read_text(), flags=re.MULTILINE))
+    refused("ganomaly", root, "--undo", words="the line `DOMAINS = .*` does not stand there")
+
+
 def test_undo_of_a_file_that_was_continued(clones):
     """The last line had no newline when it was ported, and has one since."""
     root = clones("f_anogan", **{"fanogan/train_encoder_izif.py": MINIATURES["f_anogan"]["fanogan/train_encoder_izif.py"].rstrip("\n")})

@@ -15,7 +15,6 @@ from anomaly_detection.data.prepare.build import Picture
 from anomaly_detection.data.prepare.options import DOWNLOADS, Choice
 from anomaly_detection.system.errors import UserError
 
-VOLUMES = 131  # of the training set; the segmentations of the test set are not public
 LIVER, TUMOUR = 1, 2
 
 _NAME = re.compile(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", re.IGNORECASE)
