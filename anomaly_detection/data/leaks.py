@@ -10,7 +10,7 @@ from typing import get_args
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
-from anomaly_detection.data.patients import patient_of
+from anomaly_detection.data.patients import patient_of, patient_warning, shared_beginnings
 from anomaly_detection.data.splits import Kind, SplitEntry
 
 
@@ -38,6 +38,16 @@ class Listed:
     def split(self) -> str:
         """The split file that lists it."""
         return f"{self.entry.kind}/{self.entry.part}"
+
+    @property
+    def is_as_manifest(self) -> bool:
+        """Whether the manifest says whose it is, and nothing goes before that."""
+        return self.row is not None and self.patient == self.row.patient
+
+    @property
+    def patient_id(self) -> str | None:
+        """PatientID in the header of what it was made of, where something else told whose it is."""
+        return self.row.patient_id if self.row and self.patient != self.row.patient_id else None
 
     @property
     def folder(self) -> str | None:
@@ -85,6 +95,8 @@ _CERTAIN: tuple[tuple[str, Callable[[Listed], Hashable], Callable[[Listed], str]
     ("the same file in several splits", lambda image: image.file, lambda image: image.split),
     ("the same image in several splits", lambda image: image.content, lambda image: image.split),
     ("one source file on several sides", lambda image: image.row and image.row.source_sha256, lambda image: image.entry.part),
+    ("one series on several sides", lambda image: image.row and image.row.series, lambda image: image.entry.part),
+    ("one study on several sides", lambda image: image.row and image.row.study, lambda image: image.entry.part),
     ("patient {} on several sides", lambda image: image.patient, lambda image: image.entry.part),
 )
 
@@ -96,6 +108,8 @@ def leaks(images: Sequence[Listed]) -> Iterator[str]:
     """A line for each file, image, source file and patient of one dataset that is on two sides; of several that mean the same images, the first."""
     told: set[frozenset[SplitEntry]] = set()
     for words, key, side in _CERTAIN:
+        if len(set(map(key, images))) < 2:  # a header that says the same of all says nothing
+            continue
         for value, places in _on_sides(images, key, side).items():
             if (same := frozenset(image.entry for image in places.values())) not in told:
                 told.add(same)
@@ -110,12 +124,19 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
     if 0 < len(without) < len(images):
         first = without[0].entry.image
         yield f"{MANIFEST} says nothing of {len(without)} of {len(images)} images, the first: {first}; were names changed, or images added by hand?"
+    if line := patient_warning([image.row for image in images if image.is_as_manifest]):
+        yield line
     alone = _alone(images)
-    # one folder for all images of a kind says nothing
+    beginnings = shared_beginnings([image.entry.image for image in alone])
+    expression = re.compile(beginnings[0] if beginnings else "$^()")
+    # one folder for all images of a kind, or one PatientID for all of a dataset, says nothing
     folders = {kind: {image.folder for image in alone if image.entry.kind == kind} for kind in get_args(Kind)}
     by_folder = [image for image in alone if image.folder and len(folders[image.entry.kind]) > 1]
+    by_id = images if len({image.patient_id for image in images}) > 1 else []
     for words, images_of, key in (
+        ("images of PatientID {}", by_id, lambda image: image.patient_id),
         ("images of {}, by their names,", alone, lambda image: image.named),
+        ("images whose names begin alike, {},", alone, lambda image: _beginning(image, expression)),
         ("images of one folder, {},", by_folder, lambda image: image.folder),
     ):
         sides = _on_sides(images_of, key, lambda image: image.entry.part)
@@ -123,17 +144,28 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
             value, places = next(iter(sides.items()))
             first = ", ".join(f"{image.entry.image} in {place}" for place, image in places.items())
             more = f", and {len(sides) - 1} more such" if len(sides) > 1 else ""
-            yield f"{words.format(value)} on several sides: {first}{more}; if these are one patient's, tell `prepare` with --patient"
+            advice = "if they are one patient's, say so: --patient of prepare, or `patient` in datasets.yaml"
+            yield f"{words.format(value)} on several sides: {first}{more}; {advice}"
+
+
+def _beginning(image: Listed, expression: re.Pattern) -> str | None:
+    """What its name has in common with others of its kind."""
+    match = expression.search(image.entry.image)
+    return match and f"{image.entry.kind} {match[1]}"
 
 
 def _alone(images: Sequence[Listed]) -> list[Listed]:
-    """The images of which nothing says whose they are: no manifest names them, or it counts every source file as a patient of its own."""
+    """The images of which nothing says whose they are: no manifest names them, or it counts their source files as patients.
+
+    An older manifest does not tell of which files that is so: of all, unless one of its patients has several.
+    """
     sources: dict[str, set[str]] = defaultdict(set)
     for image in images:
         if image.row:
             sources[image.row.patient].add(image.row.source)
     known = any(len(files) > 1 for files in sources.values())
-    return [image for image in images if image.patient is None or (image.row and not known)]
+    untold = ("file",) if known else ("file", "")
+    return [image for image in images if image.patient is None or (image.is_as_manifest and image.row.patient_from in untold)]
 
 
 def leaks_across(images: Sequence[Listed]) -> Iterator[str]:

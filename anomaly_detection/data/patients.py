@@ -72,7 +72,7 @@ def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str |
     first: dict[str, str] = {}  # image of each
     for image, who in files:
         first.setdefault(who, image)
-    if grouping := _shared_beginnings(list(first.values())):
+    if grouping := shared_beginnings(list(first.values())):
         expression, groups = grouping
         example = _grouped_example(list(first.values()), expression)
         return (
@@ -101,7 +101,7 @@ def _below_kind(image: str) -> str:
     return (name if kind in ("normal", "abnormal") else image).removesuffix(".png")
 
 
-def _shared_beginnings(images: Sequence[str]) -> tuple[str, int] | None:
+def shared_beginnings(images: Sequence[str]) -> tuple[str, int] | None:
     """The regular expression whose first group is shared by images as it is by those of one patient, and how many groups it makes."""
     for expression in _expressions(images):
         search = re.compile(expression).search

@@ -176,7 +176,7 @@ def test_every_key_by_which_a_patient_is_on_two_sides(data_root, tmp_path, capsy
 
 def test_what_is_in_two_datasets(data_root, tmp_path, capsys):
     for name, part in (("lung_ct", "train"), ("lung_xray", "test")):
-        manifest(data_root / name, lambda image: f"Doe{number(image)}" if image.startswith(f"normal/{part}") else image)
+        manifest(data_root / name, lambda image: f"Doe{number(image)}" if image.startswith(f"normal/{part}") else image.split("_")[0])
     shutil.copy(data_root / "lung_ct" / "normal" / "train_3.png", data_root / "liver_ct" / "anomaly" / "test_1.png")
     os.link(data_root / "lung_xray" / "normal" / "val_0.png", data_root / "lung_ct" / "normal" / "more.png")
     line(data_root, "normal", "test", "normal/more.png lung_ct")
@@ -211,3 +211,72 @@ def test_a_manifest_that_no_longer_names_the_images_is_told(data_root, tmp_path,
     path.write_text(path.read_text().replace("normal/val_2.png", "normal/val_02.png"))
     assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
     assert "WARNING: manifest.csv says nothing of 1 of 20 images, the first: normal/val_2.png" in capsys.readouterr().out
+
+
+def rename(root, name):
+    """Give the images of lung_ct other names, by split and number, in the split files, too; returns these, split by split."""
+    names = {}
+    for kind, part, count in (("normal", "train", 8), ("normal", "val", 4), ("normal", "test", 4), ("anomaly", "test", 4)):
+        split = root / "folds" / "train_test_split" / kind / part
+        lines = split.read_text()
+        names[kind, part] = [f"{kind}/{name(kind, part, i)}.png" for i in range(count)]
+        for i, new in enumerate(names[kind, part]):
+            (root / "lung_ct" / kind / f"{part}_{i}.png").rename(root / "lung_ct" / new)
+            lines = lines.replace(f"{kind}/{part}_{i}.png lung_ct", f"{new} lung_ct")
+        split.write_text(lines)
+    return names
+
+
+def in_turn(kind, part, i):
+    """Images of four runs, shared out among the parts as they come."""
+    return f"run{i % 4}_{kind}_{part}_{i:03d}"
+
+
+def by_run(kind, part, i):
+    """Images of runs of two images, each in one part."""
+    return f"run{['train', 'val', 'test'].index(part)}{i // 2}_{kind}_{i:03d}"
+
+
+@pytest.mark.parametrize("name", [in_turn, by_run])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_files_that_share_beginnings_are_told_where_they_are_on_several_sides(data_root, tmp_path, capsys, name, prepared):
+    """Also of images that nobody prepared: a folder, and lists by hand."""
+    names = rename(data_root, name)
+    if prepared:  # without --patient: every file is a patient
+        images = [(kind, image) for (kind, _), each in names.items() for image in each]
+        rows = [f"{image},{int(kind == 'anomaly')},{image[:-4]},{image.partition('/')[2]},,,,file" for kind, image in images]
+        (data_root / "lung_ct" / "manifest.csv").write_text("\n".join([HEADER.strip() + ",patient_from", *rows]) + "\n")
+    assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
+    told = capsys.readouterr().out
+    assert ("WARNING: 20 files, each counted as a patient of its own, but names share their beginnings" in told) == prepared
+    sides = "WARNING: images whose names begin alike, normal run0, on several sides: normal/run0_normal_train_000.png in train"
+    assert (sides in told) == (name is in_turn)
+    assert ("see above: numbers on these data may be too good to be true" in told) == (prepared or name is in_turn)
+
+
+DICOM = HEADER.strip() + ",patient_from,patient_id,study,series\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ("--patient,{n},,", "WARNING: images of PatientID 0 on several sides: normal/train_0.png in train, normal/val_0.png in val"),
+        ("--patient,,1.{n},", "wrong: one study on several sides: normal/train_0.png in train, normal/val_0.png in val"),
+        ("--patient,,,2.{n}", "wrong: one series on several sides: normal/train_0.png in train, normal/val_0.png in val"),
+        ("--patient,same,1.2,1.2.3", None),
+        ("header,p{image},1.{image},1.2.{image}", None),
+    ],
+    ids=["PatientID", "study", "series", "one for all", "in order"],
+)
+def test_what_headers_say_is_compared_whatever_told_the_patient(data_root, tmp_path, capsys, fields, told):
+    manifest(data_root / "lung_ct", lambda image: "p" + image)
+    path = data_root / "lung_ct" / "manifest.csv"
+    lines = path.read_text().splitlines()[1:]
+    path.write_text(DICOM + "".join(f"{line},{fields.format(n=number(line.split(',')[0]), image=line.split(',')[0])}\n" for line in lines))
+    if told and told.startswith("wrong"):
+        with pytest.raises(UserError, match="4 things are wrong"):
+            check(data_root, tmp_path, "--datasets", "lung_ct")
+    else:
+        check(data_root, tmp_path, "--datasets", "lung_ct")
+    printed = capsys.readouterr().out
+    assert (told in printed) if told else not {"wrong:", "WARNING"} & set(printed.split()), printed
