@@ -71,7 +71,7 @@ def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, caps
     assert "Anomaly detection on images" in text
     assert "phantom" not in text
     assert "8 normal train, 4 normal val, 4 normal test, 4 anomaly test" in text
-    assert "- toy: at most 20 iterations of batch 8, 16 px; threshold at the 0.95 quantile of validation normals; version " in text
+    assert "- toy: at most 20 iterations of batch 8, 16 px; thresholds for a false-alarm rate of 0.05; version " in text
     separate, mixed = results / "toy" / "separate" / "lung_ct" / "seed_0", results / "toy" / "maddr" / "liver_ct+lung_ct+lung_xray" / "seed_0"
     for folder, images in ((separate, 12), (mixed, 36)):
         with open(folder / "scores.csv", encoding="utf-8") as file:

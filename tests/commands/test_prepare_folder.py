@@ -171,7 +171,7 @@ def test_the_series_of_a_patient_stay_together(tmp_path):
                 path = tmp_path / kind / f"c{who}" / f"s{series}" / "1-1.dcm"
                 path.parent.mkdir(parents=True)
                 identity = {"PatientID": f"{kind}{who // 2}", "StudyInstanceUID": f"1.{who}", "SeriesInstanceUID": f"1.{who}.{series}"}
-                write_dicom(path, values, **CT, **identity)
+                write_dicom(path, values, **CT, **identity, WindowCenter=40, WindowWidth=400)
     prepare(tmp_path)
     rows = {row.image: row for row in read_manifest(tmp_path / "data/x/manifest.csv")}
     assert {(row.patient, row.patient_from) for row in rows.values()} == {

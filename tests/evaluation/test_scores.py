@@ -9,6 +9,7 @@ from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.evaluate import evaluate
+from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.scores import Scores, assess, score_images
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.training.loop import validate
@@ -54,11 +55,12 @@ def test_evaluation_and_prediction_score_alike(entry, data_root):
     expected = score_images(baseline, [batch.image for batch in val.batches(64)]).score
     baseline.bf16 = True
     if entry == "evaluate":
-        rows = evaluate(baseline, source, preprocessing, 0.95, torch.device("cpu")).rows[: len(val)]
+        rows = evaluate(baseline, source, preprocessing, 0.05, torch.device("cpu")).rows[: len(val)]
         scores = [float(row["score"]) for row in rows]
     else:
         of_val = score_images(baseline, [batch.image for batch in val.batches(64)])
-        calibration = Calibration.fit(of_val, val.organ.numpy(), val.modality.numpy(), 0.95)
+        normals = Normals(of_val, val.organ.numpy(), val.modality.numpy(), np.arange(len(val)))
+        calibration = Calibration.fit(normals, normals, 0.05)
         detector = Detector(baseline, calibration, source.domains(names), Preprocessing(image_size=16), 1.0)
         scores = [prediction.score for prediction in detector.predict_batch(val.images.numpy())]
     assert scores == pytest.approx(expected.tolist(), rel=1e-5)
@@ -87,7 +89,7 @@ def without_float64(monkeypatch):
 def test_no_device_is_asked_for_float64(model, without_float64):
     baseline, images = built(settings_of(model), maddr=True).eval(), toy_images(4, side=32)
     x = images.batch(torch.arange(4)).image
-    assert Scores.of(baseline, assess(baseline, x, with_map=True)).score.dtype == np.float64
+    assert Scores.of(baseline, x, assess(baseline, x, with_map=True)).score.dtype == np.float64
     assert validate(baseline, images)["val_loss"] > -1e9
     with pytest.raises(TypeError, match="no float64"):
         x.double()
