@@ -4,7 +4,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +24,7 @@ class Listed:
         content: a hash of its pixels; None where it cannot be read.
         patient: whose it is, as `patient_of` tells.
         named: whose it is by its name alone, as the public datasets have it.
-        row: its line in the manifest.
+        row: its line in the manifest, without what headers say alike of all images, as after a careless anonymisation.
     """
 
     entry: SplitEntry
@@ -71,6 +71,8 @@ def listed_images(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEnt
     folder = data_root / spec.root
     rows = {row.image: row for row in read_manifest(folder / MANIFEST)} if (folder / MANIFEST).is_file() else {}
     patients = {image: row.patient for image, row in rows.items()}
+    alike = [key for key in ("patient_id", "study", "series") if len({getattr(row, key) for row in rows.values()}) == 1]
+    rows = {image: replace(row, **dict.fromkeys(alike, "")) for image, row in rows.items()}
 
     def listed(entry: SplitEntry, content: str | None) -> Listed:
         abnormal = entry.kind == "anomaly"
@@ -108,8 +110,6 @@ def leaks(images: Sequence[Listed]) -> Iterator[str]:
     """A line for each file, image, source file and patient of one dataset that is on two sides; of several that mean the same images, the first."""
     told: set[frozenset[SplitEntry]] = set()
     for words, key, side in _CERTAIN:
-        if len(set(map(key, images))) < 2:  # a header that says the same of all says nothing
-            continue
         for value, places in _on_sides(images, key, side).items():
             if (same := frozenset(image.entry for image in places.values())) not in told:
                 told.add(same)
@@ -129,12 +129,11 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
     alone = _alone(images)
     beginnings = shared_beginnings([image.entry.image for image in alone])
     expression = re.compile(beginnings[0] if beginnings else "$^()")
-    # one folder for all images of a kind, or one PatientID for all of a dataset, says nothing
+    # one folder for all images of a kind says nothing
     folders = {kind: {image.folder for image in alone if image.entry.kind == kind} for kind in get_args(Kind)}
     by_folder = [image for image in alone if image.folder and len(folders[image.entry.kind]) > 1]
-    by_id = images if len({image.patient_id for image in images}) > 1 else []
     for words, images_of, key in (
-        ("images of PatientID {}", by_id, lambda image: image.patient_id),
+        ("images of PatientID {}", images, lambda image: image.patient_id),
         ("images of {}, by their names,", alone, lambda image: image.named),
         ("images whose names begin alike, {},", alone, lambda image: _beginning(image, expression)),
         ("images of one folder, {},", by_folder, lambda image: image.folder),

@@ -144,6 +144,7 @@ def number(image):
     ("changed", "told"),
     [
         ({"patient": lambda image: "p" + image}, None),
+        ({"patient": lambda image: "ANON"}, "wrong: patient ANON on several sides: normal/train_0.png in train"),
         ({"patient": lambda image: number(image)}, "wrong: patient 0 on several sides: normal/train_0.png in train"),
         (
             {"patient": lambda image: "p" + image, "digest": lambda image: "aa" if image in ("normal/train_2.png", "normal/val_3.png") else image},
@@ -158,7 +159,7 @@ def number(image):
         ({"patient": lambda image: "p" + image.split("_")[0], "source": lambda image: f"s{number(image)}/{image.replace('/', '_')}"}, None),
         ({"patient": lambda image: "1,5E+12" if image == "normal/val_1.png" else "p" + image}, "WARNING: manifest.csv: patient 1,5E+12"),
     ],
-    ids=["a patient each", "patient", "source", "folder", "one folder", "folder, but patients are known", "rounded"],
+    ids=["a patient each", "one for all", "patient", "source", "folder", "one folder", "folder, but patients are known", "rounded"],
 )
 def test_every_key_by_which_a_patient_is_on_two_sides(data_root, tmp_path, capsys, changed, told):
     manifest(data_root / "lung_ct", **changed)
