@@ -61,7 +61,8 @@ def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, publ
         splits["normal", "train"] = kept
     for (kind, part), images in splits.items():
         if not images:
-            raise UserError(f"no {kind} image is left for {part}; more patients, or other shares, are needed")
+            reasons = "".join(f"; left out: {count} {reason}" for reason, count in (+left_out).items())
+            raise UserError(f"no {kind} image is left for {part}; more patients, or other shares, are needed{reasons}")
     return Assignment(splits, +left_out)
 
 

@@ -124,5 +124,8 @@ def test_too_few_patients_and_empty_splits_are_told():
         assign_splits(many(2, "n"), Shares(), True)
     with pytest.raises(UserError, match="no anomaly image is left for test"):
         assign_splits(many(5, "n"), Shares(), True)
+    both = rows(("x", "n", "both"), ("y", "a", "both"))
+    with pytest.raises(UserError, match="no anomaly image is left for test; .*; left out: 2 images that are there both as normal and as abnormal"):
+        assign_splits(many(5, "n") + both, Shares(), True)
     with pytest.raises(ValueError, match="shares above 0"):
         Shares(train=0.9, val=0.1)
