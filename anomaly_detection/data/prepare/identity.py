@@ -1,7 +1,7 @@
 """Whose images are: as --patient says, else the header of the file, else its subfolder; else every file is a patient of its own."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -12,21 +12,26 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     """The rows with a patient for each, and the key by which that is known.
 
     - A patient that a row has already is kept; `told_by` says how it came to it.
-    - PatientID is next; StudyInstanceUID where no file says whose it is. One that all files, or all normal ones, share tells nobody apart, and is
-      passed over.
+    - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over. A file without one is of the patient
+      with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
     - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
       the abnormal images are one patient.
+    - The study is next, as long as not all files share it.
     - At last the file, which is then told apart from one of its name in the other folder.
     """
     patients, studies = _telling([(row, row.patient_id) for row in rows]), _telling([(row, row.study) for row in rows])
     subfolders = {kind: _subfolders([row.source for row in rows if row.abnormal == kind]) for kind in (0, 1)}
+    known = [row for row in rows if row.patient_id in patients]
+    of_folder = _only_patients((subfolders[row.abnormal].get(row.source), row.patient_id) for row in known)
+    of_study = _only_patients((row.study, row.patient_id) for row in known if row.study in studies)
     settled = []
     for row in rows:
         folder = subfolders[row.abnormal].get(row.source)
+        named = row.patient_id if row.patient_id in patients else of_study.get(row.study) or of_folder.get(folder)
         if row.patient:
             patient, key = row.patient, told_by
-        elif row.patient_id in patients:
-            patient, key = row.patient_id, "header"
+        elif named:
+            patient, key = named, "header"
         elif folder:
             patient, key = folder, "folder"
         elif row.study in studies:
@@ -35,6 +40,15 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
             patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
         settled.append(replace(row, patient=patient, patient_from=key))
     return settled
+
+
+def _only_patients(named: Iterable[tuple[str | None, str]]) -> dict[str, str]:
+    """The one patient of each folder or study that has one alone."""
+    patients: dict[str, set[str]] = defaultdict(set)
+    for where, patient in named:
+        if where:
+            patients[where].add(patient)
+    return {where: next(iter(who)) for where, who in patients.items() if len(who) == 1}
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

@@ -31,13 +31,16 @@ def test_the_keys_go_in_order():
         row("p1/a", patient="x", patient_id="A", study="1"),
         row("p1/b", patient_id="A", study="1"),
         row("p2/c", patient_id="B", study="2"),
-        row("p2/d", study="2"),
+        row("p2/d", study="9"),
+        row("p3/d", study="2"),
+        row("p4/d", study="8"),
         row("e", study="3"),
         row("f", study="4"),
         row("g"),
     ]
     assert told(*rows) == [
-        ("x", "--patient"), ("A", "header"), ("B", "header"), ("p2", "folder"), ("3", "header"), ("4", "header"), ("normal/g", "file"),
+        ("x", "--patient"), ("A", "header"), ("B", "header"), ("B", "header"), ("B", "header"),
+        ("p4", "folder"), ("3", "header"), ("4", "header"), ("normal/g", "file"),
     ]  # fmt: skip
 
 
