@@ -9,6 +9,7 @@ from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
 
 _SLICE = re.compile(r"(volume-\d+)_\d+", re.IGNORECASE)  # LiTS
 _RADIOGRAPH = re.compile(r"CHNCXR_\d{4}_[01]", re.IGNORECASE)  # Shenzhen
+MOST = 0.9  # of the names must be alike: a few others lie in most folders
 
 
 def patients_of(folder: Path) -> dict[str, str]:
@@ -73,11 +74,12 @@ def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str |
     for image, who in files:
         first.setdefault(who, image)
     if grouping := shared_beginnings(list(first.values())):
-        expression, groups = grouping
+        expression, groups, fitting = grouping
+        of_whom = "them" if fitting == len(first) else f"the {fitting} whose names fit"
         example = _grouped_example(list(first.values()), expression)
         return (
             f"{len(first)} files, each counted as a patient of its own, but names share their beginnings ({example}): images of one patient may be "
-            f"trained on AND tested; --patient '{expression}' would make {groups} patients of them"
+            f"trained on AND tested; --patient '{expression}' would make {groups} patients of {of_whom}"
         )
     if len(first) < len(files):  # some files gave several images, and their names tell nothing
         return None
@@ -101,8 +103,8 @@ def _below_kind(image: str) -> str:
     return (name if kind in ("normal", "abnormal") else image).removesuffix(".png")
 
 
-def shared_beginnings(images: Sequence[str]) -> tuple[str, int] | None:
-    """The regular expression whose first group is shared by images as it is by those of one patient, and how many groups it makes."""
+def shared_beginnings(images: Sequence[str]) -> tuple[str, int, int] | None:
+    """The regular expression whose first group is shared by images as it is by those of one patient, how many groups it makes, and of how many."""
     for expression in _expressions(images):
         search = re.compile(expression).search
         found = [(image.partition("/")[0], match[1]) for image in images if (match := search(image))]
@@ -110,8 +112,10 @@ def shared_beginnings(images: Sequence[str]) -> tuple[str, int] | None:
         groups = Counter(group for _, group in found)
         shared = sum(size for size in sizes.values() if size > 1)
         numbered = 2 * sum(any(map(str.isdigit, group)) for group in groups) > len(groups) or len(groups) >= 6
-        if len(found) == len(images) and len(groups) >= 3 and 5 * shared >= len(images) and 5 * max(groups.values()) <= 3 * len(images) and numbered:
-            return expression, len(groups)
+        if len(found) < MOST * len(images) or len(groups) < 3 or not numbered:
+            continue
+        if 5 * shared >= len(images) and 5 * max(groups.values()) <= 3 * len(images):
+            return expression, len(groups), len(found)
     return None
 
 
@@ -119,9 +123,10 @@ def _expressions(images: Sequence[str]) -> Iterator[str]:
     """Regular expressions for what names may begin with, coarse ones first."""
     names = [PurePosixPath(image).name for image in images]
     for mark in "_-%+ ":
-        if all(mark in name for name in names):
+        marked = [(image, name) for image, name in zip(images, names, strict=True) if mark in name]
+        if len(marked) >= MOST * len(images):
             first: dict[str, set[str]] = defaultdict(set)
-            for image, name in zip(images, names, strict=True):
+            for image, name in marked:
                 first[image.partition("/")[0]].add(name.partition(mark)[0])
             piece, between = f"[^/{mark}]+", re.escape(mark) + ("+" if any(2 * mark in name for name in names) else "")
             kind = piece + between if all(len(words) == 1 for words in first.values()) else ""  # `normal_run3_07` begins with its kind

@@ -83,6 +83,11 @@ def test_names_that_tell_nothing_are_told_without_an_expression(names):
     assert line.startswith(f"{2 * len(names)} files, each counted as a patient of its own: if some show the same patient")
 
 
+def test_a_few_other_names_hide_nothing():
+    line = suspicious_patients(*of_files("overview", "notes", *(f"run{run}_{k:03d}" for run in range(12) for k in range(5))))
+    assert "--patient '([^/_]+)_[^/]*$' would make 12 patients of the 60 whose names fit" in line
+
+
 def test_patients_that_were_told_are_not_suspicious():
     images = [f"normal/p{who}/{k}.png" for who in range(5) for k in range(4)]
     assert suspicious_patients(images, [image.split("/")[1] for image in images]) is None
