@@ -159,7 +159,7 @@ def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "
 def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     from anomaly_detection.data.patients import patient_warning
     from anomaly_detection.data.prepare.build import RECORD
-    from anomaly_detection.data.prepare.identity import remarks
+    from anomaly_detection.data.prepare.identity import patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
 
     for line in done.skipped[:SHOWN]:
@@ -169,7 +169,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     for reason, count in done.left_out.items():
         logger.info("in no split: %d %s", count, reason)
     counts = ", ".join(f"{count} {kind} {part}" for (kind, part), count in done.counts.items())
-    print(f"{spec.name}: {counts}; {len({row.patient for row in done.rows})} patients; in {data_root / spec.root}")
+    print(f"{spec.name}: {counts}; {patients_in_words(done.rows)}; in {data_root / spec.root}")
     if not done.images_made and not done.splits_written:
         print("nothing to do: these images and split files are there already")
     elif not done.images_made:

@@ -1,6 +1,6 @@
 """Whose images are: as --patient says, else the header of the file, else its subfolder; else every file is a patient of its own."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -49,6 +49,15 @@ def _only_patients(named: Iterable[tuple[str | None, str]]) -> dict[str, str]:
         if where:
             patients[where].add(patient)
     return {where: next(iter(who)) for where, who in patients.items() if len(who) == 1}
+
+
+def patients_in_words(rows: Sequence[Row]) -> str:
+    """How many patients there are, and by which key they were told: `21 patients by header`."""
+    keys = {row.patient: row.patient_from for row in rows}
+    counts = Counter(keys.values())
+    if len(counts) == 1:
+        return f"{len(keys)} patients by {next(iter(counts))}"
+    return f"{len(keys)} patients ({', '.join(f'{count} by {key}' for key, count in counts.items())})"
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

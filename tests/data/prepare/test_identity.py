@@ -10,7 +10,7 @@ from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.build import NoImage
 from anomaly_detection.data.prepare.folder import DicomJob
 from anomaly_detection.data.prepare.header import Header, read_header
-from anomaly_detection.data.prepare.identity import remarks, settle_patients
+from anomaly_detection.data.prepare.identity import patients_in_words, remarks, settle_patients
 from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warning
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
@@ -91,6 +91,12 @@ def test_the_same_pixels_under_two_names_are_told():
     assert remarks(settle_patients(rows, "--patient")) == [
         "2 images have the pixels of another one and count as the same patient's; the first: normal/c.png, as normal/a.png"
     ]
+
+
+def test_how_many_patients_were_told_by_which_key():
+    rows = [row("p1/a", patient_id="A"), row("p1/b", patient_id="A"), row("p2/a", patient_id="B"), row("c")]
+    assert patients_in_words(settle_patients(rows, "--patient")) == "3 patients (2 by header, 1 by file)"
+    assert patients_in_words(settle_patients(rows[:3], "--patient")) == "2 patients by header"
 
 
 def test_the_header_of_a_file(tmp_path):
