@@ -1,5 +1,6 @@
 """Whose images are: as --patient says, else the header of the file, else its subfolder; else every file is a patient of its own."""
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -38,7 +39,8 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
             patient, key = row.study, "header"
         else:
             patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
-        settled.append(replace(row, patient=patient, patient_from=key))
+        # an accent may be encoded in two ways, and is in folders that two systems have made
+        settled.append(replace(row, patient=unicodedata.normalize("NFC", patient), patient_from=key))
     return settled
 
 

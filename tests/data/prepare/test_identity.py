@@ -86,6 +86,15 @@ def test_a_patient_who_is_in_both_folders_is_one_but_a_file_name_is_not():
     assert len({patient for patient, _ in told(row("a", patient_id="A"), row("b", "abnormal", patient_id="A"), row("c", patient_id="C"))}) == 2
 
 
+@pytest.mark.parametrize("key", [{}, {"patient_id": "Jos\u00e9"}, {"patient": "Jos\u00e9"}])
+def test_a_patient_whose_name_is_encoded_in_two_ways_is_one(key):
+    other = {name: "Jose\u0301" for name in key}
+    rows = [row("Jos\u00e9/a", **key), row("p2/b"), row("Jose\u0301/a", "abnormal", **other), row("p3/b", "abnormal")]
+    patients = [patient for patient, _ in told(*rows)]
+    assert patients[0] == patients[2]
+    assert len(set(patients)) == 3
+
+
 def test_the_same_pixels_under_two_names_are_told():
     rows = [row("a", pixels="1"), row("b", pixels="2"), row("c", pixels="1"), row("d", pixels="1")]
     assert remarks(settle_patients(rows, "--patient")) == [
