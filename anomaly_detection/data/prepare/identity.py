@@ -64,25 +64,49 @@ def patients_in_words(rows: Sequence[Row]) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a user must know of how patients were told, a line each."""
-    lines = []
+    said = (_header_passed_over(rows), _mixed_studies(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
+    return [line for line in said if line]
+
+
+def _header_passed_over(rows: Sequence[Row]) -> str | None:
     named = [row for row in rows if row.patient_id]
-    ids = sorted({row.patient_id for row in named if row.patient_from not in ("header", "--patient")})
-    if ids:
-        files = len({row.source for row in named})
-        lines.append(f"the header of {files} DICOM files names one patient for all, {ids[0]!r}, and is passed over: it tells nobody apart")
-    both: dict[str, set[int]] = defaultdict(set)
+    over = next((row.patient_id for row in named if row.patient_from not in ("header", "--patient")), None)
+    if over is None:
+        return None
+    files = len({row.source for row in named if row.patient_id == over})
+    return f"the header of {files} DICOM files names one patient for all, {over!r}, and is passed over: it tells nobody apart"
+
+
+def _mixed_studies(rows: Sequence[Row]) -> str | None:
+    patients: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.study and row.patient_from == "header":
+            patients[row.study].add(row.patient)
+    mixed = [sorted(who)[:2] for who in patients.values() if len(who) > 1]
+    if not mixed or len(patients) == 1:  # one study for all is none
+        return None
+    advice = "a study is of one patient, so --patient REGEX may be needed"
+    return f"{len(mixed)} studies have files of several PatientIDs, the first: {', '.join(mixed[0])}; {advice}"
+
+
+def _folders_of_both_kinds(rows: Sequence[Row]) -> str | None:
+    kinds: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         if row.patient_from == "folder":
-            both[row.patient].add(row.abnormal)
-    shared = sorted(patient for patient, kinds in both.items() if len(kinds) == 2)
-    if shared:
-        lines.append(f"{len(shared)} subfolders are among normal and abnormal images alike, each counted as one patient; the first: {shared[0]}")
+            kinds[row.patient].add(row.abnormal)
+    both = sorted(patient for patient, labels in kinds.items() if len(labels) == 2)
+    if not both:
+        return None
+    return f"{len(both)} subfolders are among normal and abnormal images alike, each counted as one patient; the first: {both[0]}"
+
+
+def _same_pixels(rows: Sequence[Row]) -> str | None:
     first: dict[str, Row] = {}
     again = [row for row in rows if first.setdefault(row.pixels_sha256, row) is not row]
-    if again:
-        example = f"{again[0].image}, as {first[again[0].pixels_sha256].image}"
-        lines.append(f"{len(again)} images have the pixels of another one and count as the same patient's; the first: {example}")
-    return lines
+    if not again:
+        return None
+    example = f"{again[0].image}, as {first[again[0].pixels_sha256].image}"
+    return f"{len(again)} images have the pixels of another one and count as the same patient's; the first: {example}"
 
 
 def _telling(named: Sequence[tuple[Row, str]]) -> set[str]:

@@ -88,11 +88,19 @@ def test_a_patient_who_is_in_both_folders_is_one_but_a_file_name_is_not():
 
 @pytest.mark.parametrize("key", [{}, {"patient_id": "Jos\u00e9"}, {"patient": "Jos\u00e9"}])
 def test_a_patient_whose_name_is_encoded_in_two_ways_is_one(key):
-    other = {name: "Jose\u0301" for name in key}
+    other = dict.fromkeys(key, "Jose\u0301")
     rows = [row("Jos\u00e9/a", **key), row("p2/b"), row("Jose\u0301/a", "abnormal", **other), row("p3/b", "abnormal")]
     patients = [patient for patient, _ in told(*rows)]
     assert patients[0] == patients[2]
     assert len(set(patients)) == 3
+
+
+def test_a_study_of_several_patients_is_told():
+    rows = [row(str(k), patient_id=f"P{k}", study=str(k // 2)) for k in range(5)]
+    assert remarks(settle_patients(rows, "--patient")) == [
+        "2 studies have files of several PatientIDs, the first: P0, P1; a study is of one patient, so --patient REGEX may be needed"
+    ]
+    assert remarks(settle_patients([row(str(k), patient_id=f"P{k // 2}", study=str(k)) for k in range(5)], "--patient")) == []
 
 
 def test_the_same_pixels_under_two_names_are_told():
