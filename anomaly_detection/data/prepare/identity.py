@@ -101,12 +101,12 @@ def _folders_of_both_kinds(rows: Sequence[Row]) -> str | None:
 
 
 def _same_pixels(rows: Sequence[Row]) -> str | None:
-    first: dict[str, Row] = {}
-    again = [row for row in rows if first.setdefault(row.pixels_sha256, row) is not row]
-    if not again:
+    first: dict[tuple[int, str], Row] = {}  # those that are normal and abnormal are in no split
+    pairs = [(row, other) for row in rows if (other := first.setdefault((row.abnormal, row.pixels_sha256), row)) is not row]
+    if not pairs:
         return None
-    example = f"{again[0].image}, as {first[again[0].pixels_sha256].image}"
-    return f"{len(again)} images have the pixels of another one and count as the same patient's; the first: {example}"
+    example = f"{pairs[0][0].image}, as {pairs[0][1].image}"
+    return f"{len(pairs)} images have the pixels of another one and count as the same patient's; the first: {example}"
 
 
 def _telling(named: Sequence[tuple[Row, str]]) -> set[str]:
