@@ -1,14 +1,14 @@
-"""python -m anomaly_detection COMMAND: one experiment at a time. The whole study is `python run_experiments.py`."""
+"""python -m anomaly_detection COMMAND. `study` is what `python run_experiments.py` runs, too."""
 
 import argparse
 from types import ModuleType
 
-from anomaly_detection.commands import check, evaluate, export, phantom, port, predict, prepare, report, train, train_eval
+from anomaly_detection.commands import check, evaluate, export, phantom, port, predict, prepare, report, study, train, train_eval
 from anomaly_detection.commands.exit_codes import run
 from anomaly_detection.system.version import __version__
 
 # Each module imports what its command needs when the command runs: --help waits for nothing.
-COMMANDS: tuple[ModuleType, ...] = (phantom, prepare, check, train, train_eval, evaluate, predict, export, report, port)
+COMMANDS: tuple[ModuleType, ...] = (phantom, prepare, check, study, train, train_eval, evaluate, predict, export, report, port)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,8 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
-    arguments.run(arguments)
-    return 0
+    return arguments.run(arguments) or 0
 
 
 if __name__ == "__main__":

@@ -27,4 +27,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
     else:
         write_phantoms(out, seed=arguments.seed)
-        print(f"phantoms written to {out}; try: python run_experiments.py --data-root {out}")
+        print(f"phantoms written to {out}; try: python -m anomaly_detection study --data-root {out}")

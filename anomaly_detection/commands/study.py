@@ -1,0 +1,92 @@
+"""The study: models x regimes x datasets x seeds, trained, scored and put into one table.
+
+Without arguments it looks for the datasets under ./data; where none is there it runs the study on phantoms, rendered bodies that need no download.
+What is finished is not done again, what was interrupted continues: after a crash, run the same command again.
+"""
+
+import argparse
+from pathlib import Path
+
+from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
+from anomaly_detection.registry import BASELINES, place_of
+from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.system.backends import BACKENDS, check_backend
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `study`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "regimes: separate (one network per dataset), united (one network, all datasets), maddr (united, with the constraint)"
+    regimes = [name for name, regime in REGIMES.items() if not regime.ablation]
+    text = f"of {', '.join(BASELINES)}, or package.module:Class (default: all {len(BASELINES)})"
+    parser.add_argument("--models", nargs="+", default=list(BASELINES), metavar="MODEL", help=text)
+    parser.add_argument("--regimes", nargs="+", default=regimes, choices=regimes, help="(default: all)")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="of those in datasets.yaml (default: all that lie in the data root)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
+    parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
+    parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
+    text = "what runs the jobs: processes of this machine, dask or ray (default: loky)"
+    parser.add_argument("--backend", choices=list(BACKENDS), default="loky", help=text)
+    text = "only every Nth experiment from the Ith: for N machines with one disk"
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
+    add_experiment_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not slash or _positive(number) > _positive(count):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 2/4, the second of four")
+    return int(number), int(count)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the study.
+
+    Returns:
+        The exit code: 0, or 1 when an experiment failed.
+
+    Raises:
+        UserError: anything in the arguments, the settings or the data is wrong.
+    """
+    check_backend(arguments.backend)
+    for model in arguments.models:
+        place_of(model)
+
+    # here, so that --help need not wait for torch
+    from anomaly_detection.study.plan import Grid, find_data, plan
+    from anomaly_detection.study.report import Study
+    from anomaly_detection.study.run import Workers, run_study, state_of
+    from anomaly_detection.system.devices import choose_device
+
+    device = choose_device(arguments.device)
+    overrides = override_layers(arguments.set)
+    grid = Grid(arguments.models, arguments.regimes, arguments.seeds, arguments.ablation, arguments.quick, overrides)
+    data = find_data(arguments.data_root, arguments.phantom, arguments.datasets)
+    name = "phantom" if data.phantom else data.root.resolve().name
+    results = arguments.results or Path("results") / (f"{name}_quick" if arguments.quick else name)
+    planned = plan(grid, data, results)
+    number, count = arguments.shard
+    experiments = planned[number - 1 :: count]
+    if not arguments.dry_run:
+        study = Study(_heading(name, data.phantom, arguments.quick), tuple(data.datasets), data.root)
+        return run_study(study, results, planned, experiments, data, Workers(device, arguments.jobs, arguments.backend))
+    for experiment in experiments:
+        print(f"{state_of(experiment):12} {experiment.name}")
+    if not data.there:
+        print(f"phantoms are rendered into {data.root} before the first of them")
+    return 0
+
+
+def _heading(name: str, phantom: bool, quick: bool) -> str:
+    data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else name
+    return f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
