@@ -144,7 +144,7 @@ def _write_onnx(module: nn.Module, example: Tensor, names: list[str], words: dic
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError:
-        raise UserError('ONNX needs more packages: pip install onnx onnxscript onnxruntime') from None
+        raise UserError("ONNX needs more packages: pip install onnx onnxscript onnxruntime") from None
     quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in quiet]
     for logger in quiet:

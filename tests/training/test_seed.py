@@ -23,7 +23,7 @@ def test_generators_of_gpus_that_are_not_there_are_told(saved, there, told, monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.append)
     set_random_state({"cpu": state, "cuda": [state] * saved, "mps": []})
-    assert (told in caplog.text)
+    assert told in caplog.text
     assert bool(caplog.text) == bool(told)
     assert len(put_back) == int(saved == there)
 

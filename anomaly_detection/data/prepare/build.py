@@ -56,10 +56,6 @@ class Picture(NamedTuple):
     header: Header = Header()
 
 
-class NoImage(UserError):
-    """A sound file that holds no image, such as a report among the images of a study: it is left out and listed, never a reason to stop."""
-
-
 class Job(Protocol):
     """Some files of a download that become images together; can be pickled."""
 
@@ -194,7 +190,7 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
     except UserError as error:
-        if not (skip_bad or isinstance(error, NoImage)):
+        if not skip_bad:
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()

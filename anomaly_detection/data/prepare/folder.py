@@ -14,7 +14,7 @@ from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice, spread
-from anomaly_detection.data.prepare.build import Job, NoImage, Picture
+from anomaly_detection.data.prepare.build import Job, Picture
 from anomaly_detection.data.prepare.header import read_header
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.system.errors import UserError
@@ -35,8 +35,6 @@ class DicomJob:
         if len(self.sources) > 1:
             raise UserError(f"{self.sources[1]}: masks of DICOM files are not read; save image and mask as PNG or NIfTI")
         header = read_header(paths[0])
-        if header.instead is not None:
-            raise NoImage(f"{self.sources[0]}: holds no image but {header.instead}")
         for number, pixels in enumerate(read_dicom(paths[0], self.window)[1]):
             yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient, self.abnormal, pixels, header=header)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pydicom
 
-TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "Modality", "DirectoryRecordSequence"]
+TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID"]
 
 
 class Header(NamedTuple):
@@ -14,13 +14,11 @@ class Header(NamedTuple):
 
     Attributes:
         patient_id, study, series: PatientID, StudyInstanceUID, SeriesInstanceUID.
-        instead: what a file without an image holds, such as `SR`; None where there is an image.
     """
 
     patient_id: str = ""
     study: str = ""
     series: str = ""
-    instead: str | None = None
 
 
 def read_header(path: Path) -> Header:
@@ -29,10 +27,6 @@ def read_header(path: Path) -> Header:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
-            patient, study, series = (" ".join(str(data.get(tag) or "").split()) for tag in TAGS[:3])
-            if len(data) == 0 or (data.get("Rows") and data.get("Columns")):
-                return Header(patient, study, series)
-            kind = "a directory of files" if "DirectoryRecordSequence" in data else str(data.get("Modality") or "other data")
-            return Header(patient, study, series, kind)
+            return Header(*(" ".join(str(data.get(tag) or "").split()) for tag in TAGS))
     except Exception:  # a damaged file makes pydicom raise all kinds of errors
         return Header()

@@ -1,14 +1,10 @@
 """Whose an image is: --patient, header, subfolder, file, in this order, and what is said of it."""
 
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 
-from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.manifest import Row
-from anomaly_detection.data.prepare.build import NoImage
-from anomaly_detection.data.prepare.folder import DicomJob
 from anomaly_detection.data.prepare.header import Header, read_header
 from anomaly_detection.data.prepare.identity import patients_in_words, remarks, settle_patients
 from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warning
@@ -123,25 +119,6 @@ def test_the_header_of_a_file(tmp_path):
     assert read_header(tmp_path / "b") == Header()
     (tmp_path / "c.dcm").write_bytes(b"no DICOM")
     assert read_header(tmp_path / "c.dcm") == Header()
-
-
-@pytest.mark.parametrize(("what", "message"), [("SR", "no image but SR"), ("DICOMDIR", "no image but a directory of files")])
-def test_reports_and_directories_are_no_reason_to_stop(tmp_path, what, message):
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.BasicTextSRStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
-    data.PatientID = "P7"
-    if what == "SR":
-        data.Modality = "SR"
-    else:
-        data.file_meta.MediaStorageSOPClassUID = pydicom.uid.MediaStorageDirectoryStorage
-        data.DirectoryRecordSequence = []
-    data.save_as(tmp_path / what, enforce_file_format=True)
-    job = DicomJob((SourceFile(what, tmp_path / what, None, 1),), what, "", False, None)
-    with pytest.raises(NoImage, match=message):
-        list(job.pictures([tmp_path / what]))
 
 
 def smooth(rng):
