@@ -152,7 +152,7 @@ def difference_interval(value: float, drawn: np.ndarray, degrees: float) -> list
     return [value - reach, value + reach]
 
 
-def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: int, seed: int = SEED) -> tuple[np.ndarray, float]:
+def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed: int = SEED) -> tuple[np.ndarray, float]:
     """Samples (B,) of the mean over trainings, of which each draws trainings first, and the degrees of freedom of their deviation.
 
     The latter weigh patients and trainings by what each adds to the variance (Satterthwaite 1946).

@@ -83,7 +83,10 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
         by_dataset[dataset] = _difference(values[-1], drawn[-1], degrees[-1])
-    by_dataset["mean"] = _difference(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), min(degrees))
+    of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
+    # Satterthwaite: the freedom of a sum of variances, of which each dataset's has its own
+    together = of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
+    by_dataset["mean"] = _difference(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), together)
     return by_dataset
 
 
@@ -91,5 +94,5 @@ def _aurocs(network: Scored, seed: int) -> np.ndarray:
     return metric_samples(network.labels, network.scores, network.called, network.patients, seed=seed)["auroc"]
 
 
-def _difference(values: Sequence[float], drawn: np.ndarray, degrees: int) -> Difference:
+def _difference(values: Sequence[float], drawn: np.ndarray, degrees: float) -> Difference:
     return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees)))

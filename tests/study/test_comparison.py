@@ -66,6 +66,15 @@ def test_a_difference_over_few_patients_and_seeds_is_uncertain():
     assert seeds.high - seeds.low > 2 * (sure.high - sure.low)
 
 
+def test_the_mean_over_datasets_has_the_freedom_of_those_that_vary():
+    """Beside a dataset of four patients, which hardly varies, one of many images decides."""
+    few, labels = tuple(f"P{i // 25}" for i in range(100)), np.repeat([0, 1], 50)
+    steady = Scored(labels, labels + np.linspace(0, 0.1, 100), labels > 0, few)  # told apart by all patients alike
+    one, other = {"a": [steady], "b": [example(0, 1.5)]}, {"a": [steady], "b": [example(1, 0.2)]}
+    found, alone = differences(one, other), differences({"b": one["b"]}, {"b": other["b"]})["b"]
+    assert found["mean"].high - found["mean"].low == pytest.approx((alone.high - alone.low) / 2, rel=0.1)
+
+
 def test_every_metric_has_an_interval_over_seeds():
     trainings = [example(seed, 1.0) for seed in range(3)]
     values = {name: [image_metrics(each.labels, each.scores, each.called)[name] for each in trainings] for name in METRICS}
