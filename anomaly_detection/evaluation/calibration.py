@@ -10,7 +10,7 @@ domain's normals in units of their spread (a robust z), and the limit is that of
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -178,17 +178,18 @@ Domain = tuple[_Sample, _Sample]  # training and validation normals
 
 def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> list[Reference]:
     """Of each domain. `alike`: a sample is of one domain, so that its patients are exchangeable with new ones."""
+    told = [_Told.of(train, val) for train, val in domains]
     left_out = []
-    for number, (train, val) in enumerate(domains):
-        units = np.unique(val.unit)
+    for number, (_, val) in enumerate(domains):
+        units, place = np.unique(val.unit, return_inverse=True)
         for fold in range(min(len(units), FOLDS)):
-            inside = np.isin(val.unit, units[fold::FOLDS])
-            rest = [*domains[:number], (train, _Sample(val.scores[~inside], val.unit[~inside])), *domains[number + 1 :]]
-            center, spread = _standards(rest)[number]
+            inside = place % FOLDS == fold
+            rest = replace(told[number], units=len(units) - len(units[fold::FOLDS]), after=_center_and_spread(val.scores[~inside]))
+            center, spread = _standards([*told[:number], rest, *told[number + 1 :]])[number]
             left_out.append((val.scores[inside] - center) / spread)
     shared = normal_threshold(np.concatenate(left_out), 1 - alpha)
     references = []
-    for (_, val), (center, spread) in zip(domains, _standards(domains), strict=True):
+    for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores, val.unit)
         guaranteed = alike and len(tops) >= needed(alpha)
         threshold = limit(tops, alpha) if guaranteed else center + spread * shared
@@ -196,18 +197,29 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     return references
 
 
-def _standards(domains: Sequence[Domain]) -> list[tuple[float, float]]:
+@dataclass(frozen=True)
+class _Told:
+    """What the normals of a domain tell: how many validation units there are, center and spread of training and of validation scores."""
+
+    units: int
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+    @classmethod
+    def of(cls, train: _Sample, val: _Sample) -> "_Told":
+        center, spread = _center_and_spread(train.scores)
+        return cls(len(np.unique(val.unit)), (center, spread or 1e-6 * abs(center) or 1.0), _center_and_spread(val.scores))
+
+
+def _standards(domains: Sequence[_Told]) -> list[tuple[float, float]]:
     """Center and spread of each domain's validation scores, drawn the more towards what training leads to expect the fewer its patients are.
 
     A network scores what it was trained on lower: by how much, in spreads of the training scores, is taken to be the same in all domains.
     """
-    before = [_center_and_spread(train.scores) for train, _ in domains]
-    before = [(center, spread or 1e-6 * abs(center) or 1.0) for center, spread in before]
-    after = [_center_and_spread(val.scores) if len(val.scores) else (math.nan, 0.0) for _, val in domains]  # no spread: of one image, or of equals
-    units = [len(np.unique(val.unit)) for _, val in domains]
-    each = list(zip(units, before, after, strict=True))
-    shift = sum(n * (a[0] - b[0]) / b[1] for n, b, a in each if n) / max(sum(units), 1)
-    ratio = sum(n * math.log(a[1] / b[1]) for n, b, a in each if a[1]) / (sum(units) + PRIOR)
+    each = [(told.units, told.before, told.after) for told in domains]
+    units = sum(told.units for told in domains)
+    shift = sum(n * (a[0] - b[0]) / b[1] for n, b, a in each if n) / max(units, 1)
+    ratio = sum(n * math.log(a[1] / b[1]) for n, b, a in each if a[1]) / (units + PRIOR)
     standards = []
     for n, b, a in each:
         center, spread, weight = b[0] + shift * b[1], b[1] * math.exp(ratio), n / (n + PRIOR)
@@ -220,6 +232,11 @@ def _standards(domains: Sequence[Domain]) -> list[tuple[float, float]]:
 
 
 def _center_and_spread(scores: np.ndarray) -> tuple[float, float]:
-    """Median, and median absolute deviation as a standard deviation; where half of the scores are equal, the standard deviation itself."""
+    """Median, and median absolute deviation as a standard deviation; where half of the scores are equal, the standard deviation itself.
+
+    The spread of one score, or of equal ones, is 0; no scores have a spread of 0, too, and no center.
+    """
+    if not len(scores):
+        return math.nan, 0.0
     middle = float(np.median(scores))
     return middle, MAD_TO_DEVIATION * float(np.median(np.abs(scores - middle))) or float(scores.std())

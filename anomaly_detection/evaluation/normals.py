@@ -49,14 +49,27 @@ def numbered(units: Sequence[Hashable | None]) -> np.ndarray:
 
 def highest(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
     """The highest value (N,) of each unit, sorted by unit."""
+    if not len(values):
+        return values
     order = np.argsort(unit, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(unit[order]) != 0))
-    return np.maximum.reduceat(values[order], starts) if len(values) else values
+    return np.maximum.reduceat(values[order], _starts(unit[order]))
 
 
 def pooled(values: np.ndarray, unit: np.ndarray, k: int = HIGHEST) -> np.ndarray:
     """The mean of the k highest values (N,) of each unit, or of all that it has, sorted by unit."""
-    return np.array([np.sort(values[unit == each])[-k:].mean() for each in np.unique(unit)])
+    if not len(values):
+        return values
+    order = np.lexsort((-values, unit))
+    starts = _starts(unit[order])
+    counts = np.diff(np.append(starts, len(values)))
+    rank = np.arange(len(values)) - np.repeat(starts, counts)  # from 0, the highest of the unit
+    kept = np.minimum(counts, k)
+    return np.add.reduceat(values[order][rank < k], np.cumsum(kept) - kept) / kept
+
+
+def _starts(ordered: np.ndarray) -> np.ndarray:
+    """Where each unit begins, of units (N,) in order."""
+    return np.flatnonzero(np.append(True, np.diff(ordered) != 0))
 
 
 def p_value(score: np.ndarray, calibration: np.ndarray) -> np.ndarray:

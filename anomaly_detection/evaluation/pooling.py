@@ -47,13 +47,8 @@ def pool_patients(patients: Sequence[str], labels: np.ndarray, scores: np.ndarra
     """
     unit, names = numbered(patients), list(dict.fromkeys(patients))
     some = np.unique(unit[known])
-    return Pooled(
-        [names[each] for each in some],
-        np.array([labels[unit == each].max() for each in some], int),
-        pooled(scores[known], unit[known], k),
-        np.array([(unit == each).sum() for each in some], int),
-        np.array([(~known[unit == each]).sum() for each in some], int),
-    )
+    abnormal, slices, unknown = (np.bincount(unit[chosen], minlength=len(names))[some] for chosen in (labels == 1, slice(None), ~known))
+    return Pooled([names[each] for each in some], (abnormal > 0).astype(int), pooled(scores[known], unit[known], k), slices, unknown)
 
 
 def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:

@@ -41,6 +41,21 @@ def test_pooling_sorts_by_unit():
     assert pooled(values, unit, 2).tolist() == pytest.approx([np.mean(sorted(values[unit == each])[-2:]) for each in sorted(set(unit.tolist()))])
 
 
+def test_a_hundred_thousand_patients_are_pooled_at_once():
+    """A search through all slices for each patient would take minutes."""
+    rng = np.random.default_rng(0)
+    unit = np.concatenate([np.arange(100_000)] * 2)
+    scores, labels, known = rng.normal(size=200_000), rng.integers(0, 2, size=200_000), rng.random(200_000) < 0.9
+    each = pool_patients(unit.tolist(), labels, scores, known, k=1)
+    first, second = (np.where(known, scores, -np.inf)[part] for part in (slice(100_000), slice(100_000, None)))
+    some = known[:100_000] | known[100_000:]
+    assert each.names == np.flatnonzero(some).tolist()
+    assert each.scores.tolist() == np.maximum(first, second)[some].tolist()
+    assert each.labels.tolist() == np.maximum(labels[:100_000], labels[100_000:])[some].tolist()
+    assert each.unknown.tolist() == (2 - known[:100_000].astype(int) - known[100_000:])[some].tolist()
+    assert set(each.slices.tolist()) == {2}
+
+
 def test_the_metrics_are_of_patients():
     rng = np.random.default_rng(0)
     patients = np.repeat([f"P{i}" for i in range(20)], 10).tolist()
