@@ -14,7 +14,7 @@ import numpy as np
 from anomaly_detection.evaluation.scores import Scores
 
 HIGHEST = 3  # slices of a patient, whose mean the patient's score is
-_ROUNDING = 1e-9  # 1 - 0.95 is a little more than 0.05
+_ROUNDING = 1e-9  # 1 - 0.95 is a little more than 0.05, 1 - 0.9 a little less than 0.1
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ def p_value(score: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     """(N,) conformal p-values of scores (N,): how large a part of the n calibration scores and the image itself is at least as high."""
     ordered = np.sort(calibration)
     return (1 + len(ordered) - np.searchsorted(ordered, score, side="left")) / (len(ordered) + 1)
+
+
+def rejected(p: np.ndarray, share: float) -> np.ndarray:
+    """(N,) bool, whether p-values (N,) are at most `share`: 2/20 is at most 1 - 0.9, which floating point makes a little less than 0.1."""
+    return p <= share + _ROUNDING
 
 
 def needed(share: float) -> int:

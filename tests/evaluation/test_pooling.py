@@ -41,6 +41,18 @@ def test_pooling_sorts_by_unit():
     assert pooled(values, unit, 2).tolist() == pytest.approx([np.mean(sorted(values[unit == each])[-2:]) for each in sorted(set(unit.tolist()))])
 
 
+@pytest.mark.parametrize(("n", "quantile", "at"), [(9, 0.9, 1), (19, 0.9, 2), (29, 0.9, 3), (19, 0.95, 1), (99, 0.99, 1), (9, 0.8, 2), (9, 0.7, 3)])
+def test_a_patient_whose_p_value_is_just_the_promised_rate_is_anomalous(n, quantile, at):
+    """Of n validation patients `at` - 1 score higher than the third test patient: its p-value is at / (n + 1) = 1 - quantile."""
+    scores = tuple(float(each) for each in range(-n + at, at))  # at - 1 of them are above 0.5
+    reference = Reference(0.0, 1.0, 0.0, True, scores, scores)
+    calibration = Calibration(1 - quantile, {(0, 0): reference}, reference, Known(((0.0,),), (((1.0,),),), 1.0, None, n, False))
+    three = [{**row, "score": (-0.5, 0.5)[row["patient"] == "P2"], "unknown_domain": 0} for row in rows()]
+    lines = patient_rows(three, calibration, Domains(("liver",), ("ct",)))
+    assert [line["anomalous"] for line in lines] == [0, 0, 1]
+    assert lines[2]["p_value"] == pytest.approx(1 - quantile)
+
+
 def test_a_hundred_thousand_patients_are_pooled_at_once():
     """A search through all slices for each patient would take minutes."""
     rng = np.random.default_rng(0)
