@@ -70,7 +70,7 @@ class Reference:
         threshold: on the score.
         guaranteed: see `Verdict`.
         highest: the highest score of each validation patient, ascending.
-        pooled: the mean of its highest slices, likewise, see `pooled`.
+        pooled: of each that has a slice which the network knows the mean of the highest of these, likewise, see `pooled`.
     """
 
     center: float
@@ -100,10 +100,13 @@ class Calibration:
     @classmethod
     def fit(cls, train: Normals, val: Normals, alpha: float) -> "Calibration":
         """From training and validation normals of the same domains. The training normals lend center and spread where validation has few."""
-        pairs = val.pairs()
-        references = _references([(_Sample.of(train, train.of(pair)), _Sample.of(val, val.of(pair))) for pair in pairs], alpha)
-        (everything,) = references if len(pairs) == 1 else _references([(_Sample.of(train), _Sample.of(val))], alpha, alike=False)
-        return cls(alpha, dict(zip(pairs, references, strict=True)), everything, Known.fit(train, val))
+        pairs, known = val.pairs(), Known.fit(train, val)
+        trained = val.scores.named_one_of(pairs) if val.scores.has_heads else np.ones(len(val.unit), bool)
+        recognised = np.array([not reason for reason in known.reasons(val.scores, trained)], bool)
+        of_train, of_val = _Sample(train.scores.score, train.unit), _Sample(val.scores.score, val.unit, recognised)
+        references = _references([(of_train.part(train.of(pair)), of_val.part(val.of(pair))) for pair in pairs], alpha)
+        (everything,) = references if len(pairs) == 1 else _references([(of_train, of_val)], alpha, alike=False)
+        return cls(alpha, dict(zip(pairs, references, strict=True)), everything, known)
 
     def reference(self, organ: int, modality: int) -> Reference:
         """That of a domain; of everything together where the domain was not trained on."""
@@ -113,10 +116,9 @@ class Calibration:
         """The verdict on any images, in the domain that the heads name; each depends on its image alone."""
         if not scores.has_heads:
             return self._verdict(scores, [self.everything] * len(scores.score), None, None, np.ones(len(scores.score), bool))
-        organ, modality = scores.organ.argmax(1), scores.modality.argmax(1)
-        pairs = list(zip(organ.tolist(), modality.tolist(), strict=True))
-        trained = np.array([pair in self.domains for pair in pairs], bool)
-        return self._verdict(scores, [self.reference(*pair) for pair in pairs], organ, modality, trained)
+        organ, modality = scores.named()
+        references = [self.reference(*pair) for pair in zip(organ, modality, strict=True)]
+        return self._verdict(scores, references, organ, modality, scores.named_one_of(self.domains))
 
     def apply_in(self, scores: Scores, organ: np.ndarray, modality: np.ndarray) -> Verdict:
         """The verdict on images whose domain is told: class numbers (N,)."""
@@ -163,14 +165,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Scores (N,) of images of one domain, and the units (N,) they belong to."""
+    """Scores (N,) of images of one domain, the units (N,) they belong to, and of validation images whether the network knows their kind."""
 
     scores: np.ndarray
     unit: np.ndarray
+    known: np.ndarray | None = None
 
-    @classmethod
-    def of(cls, normals: Normals, places: np.ndarray | slice = slice(None)) -> "_Sample":
-        return cls(normals.scores.score[places], normals.unit[places])
+    def part(self, places: np.ndarray) -> "_Sample":
+        return _Sample(self.scores[places], self.unit[places], None if self.known is None else self.known[places])
 
 
 Domain = tuple[_Sample, _Sample]  # training and validation normals
@@ -190,7 +192,7 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     shared = normal_threshold(np.concatenate(left_out), 1 - alpha)
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
-        tops, means = highest(val.scores, val.unit), pooled(val.scores, val.unit)
+        tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])
         guaranteed = alike and len(tops) >= needed(alpha)
         threshold = limit(tops, alpha) if guaranteed else center + spread * shared
         references.append(Reference(center, spread, float(threshold), guaranteed, *(tuple(np.sort(each).tolist()) for each in (tops, means))))

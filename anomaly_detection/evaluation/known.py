@@ -38,7 +38,8 @@ class Known:
         max_distance: from the nearest domain.
         min_confidence: None without heads.
         units: validation patients that the limits are from.
-        guaranteed: whether these are enough for `SHARE`.
+        guaranteed: whether these are enough for `SHARE`, and so few of them are blank or take a pair that was never trained on that these reasons
+            are within it. It is of normals of all domains together, mixed as those of validation.
     """
 
     centers: tuple[tuple[float, ...], ...]
@@ -53,15 +54,17 @@ class Known:
         """From training and validation normals of the same domains."""
         features, units = _features(train.scores), len(np.unique(val.unit))
         centers, whitening = zip(*(_center_and_whitening(features[train.of(pair)]) for pair in train.pairs()), strict=True)
-        known = cls(centers, whitening, np.inf, None, units, units >= needed(SHARE))
-        far = np.exp(_limit(*(np.log(np.maximum(known.distance(part.scores), _TINY)) for part in (train, val)), train, val))
+        known = cls(centers, whitening, np.inf, None, units, False)
+        distances = [np.log(np.maximum(known.distance(part.scores), _TINY)) for part in (train, val)]
+        far, guaranteed = _limit(*distances, val.scores.blank, train, val)
         sure = None
         if val.scores.has_heads:
             doubts = [np.log(np.maximum(1 - part.scores.confidence(), _TINY)) for part in (train, val)]
+            doubt, kept = _limit(*doubts, ~val.scores.named_one_of(train.pairs()), train, val)
             least = float(val.scores.confidence().min())
             # an estimate never lets pass what nobody would call sure, unless a validation normal is no surer
-            sure = min(SURE, max(1 - float(np.exp(_limit(*doubts, train, val))), 0.0 if known.guaranteed else min(0.5, least)))
-        return cls(centers, whitening, float(far), sure, units, known.guaranteed)
+            sure, guaranteed = min(SURE, max(1 - float(np.exp(doubt)), 0.0 if kept else min(0.5, least))), guaranteed and kept
+        return cls(centers, whitening, float(np.exp(far)), sure, units, guaranteed)
 
     @property
     def promised(self) -> float:
@@ -82,7 +85,7 @@ class Known:
             scores: of the network.
             trained: (N,) bool, whether the pair that the heads name was trained on.
         """
-        signs = [(BLANK, scores.blank), (FAR, self.distance(scores) > self.max_distance)]
+        signs = [(BLANK, scores.blank), (FAR, ~(self.distance(scores) <= self.max_distance))]
         if self.min_confidence is not None:
             signs = [(NOT_SURE, scores.confidence() < self.min_confidence), (NEVER_TRAINED, ~trained), *signs]
         return ["; ".join(reason for reason, holds in signs if holds[i]) for i in range(len(scores.score))]
@@ -108,11 +111,19 @@ def _center_and_whitening(features: np.ndarray) -> tuple[tuple[float, ...], tupl
     return tuple(center.tolist()), tuple(map(tuple, np.linalg.inv(root * deviation[:, None]).tolist()))
 
 
-def _limit(train_values: np.ndarray, val_values: np.ndarray, train: Normals, val: Normals) -> float:
-    """What the highest value of a fresh unit exceeds with the probability `SHARE`."""
+def _limit(train_values: np.ndarray, val_values: np.ndarray, always: np.ndarray, train: Normals, val: Normals) -> tuple[float, bool]:
+    """What the highest value of a fresh unit exceeds with the probability `SHARE`, and whether that is guaranteed.
+
+    Args:
+        train_values, val_values: of the images.
+        always: (N,) bool, validation images that are unknown whatever their value: they are beyond any limit, and count within the share.
+        train, val: the normals.
+    """
     before, after = highest(train_values, train.unit), highest(val_values, val.unit)
     if len(after) >= needed(SHARE):
-        return limit(after, SHARE)
+        least = limit(highest(np.where(always, np.inf, val_values), val.unit), SHARE)
+        if np.isfinite(least):
+            return least, True
     freedom = len(after) - 1 + PRIOR
     variance = (((after - after.mean()) ** 2).sum() + PRIOR * before.var()) / freedom
-    return float(after.mean() + student.ppf(1 - SHARE, freedom) * np.sqrt(variance * (1 + 1 / len(after))))
+    return float(after.mean() + student.ppf(1 - SHARE, freedom) * np.sqrt(variance * (1 + 1 / len(after)))), False

@@ -10,7 +10,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.metrics import image_metrics
-from anomaly_detection.evaluation.normals import HIGHEST, numbered, p_value, pooled, rejected
+from anomaly_detection.evaluation.normals import HIGHEST, needed, numbered, p_value, pooled, rejected
 
 # of patients.csv
 COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
@@ -91,9 +91,9 @@ def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domai
         each = pool_patients(patients, labels, scores, known.astype(bool))
         reference = calibration.reference(domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"]))
         p = p_value(each.scores, np.array(reference.pooled))
-        high = rejected(p, calibration.alpha)
+        high, guaranteed = rejected(p, calibration.alpha), reference.guaranteed and len(reference.pooled) >= needed(calibration.alpha)
         for i, patient in enumerate(each.names):
-            called = int(high[i]) if reference.guaranteed else None
+            called = int(high[i]) if guaranteed else None
             numbers = (int(each.labels[i]), int(each.slices[i]), int(each.unknown[i]), float(each.scores[i]), float(p[i]))
-            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, int(reference.guaranteed)), strict=True)))
+            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, int(guaranteed)), strict=True)))
     return lines

@@ -1,6 +1,6 @@
 """What a network says of images: one pass over them, before anything is concluded from it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,14 @@ class Scores:
     def has_heads(self) -> bool:
         """Whether the network can name the domain of an image."""
         return self.organ is not None and self.modality is not None
+
+    def named(self) -> tuple[np.ndarray, np.ndarray]:
+        """The organ and the modality that the heads name, class numbers (N,) each."""
+        return self.organ.argmax(axis=1), self.modality.argmax(axis=1)
+
+    def named_one_of(self, pairs: Collection[tuple[int, int]]) -> np.ndarray:
+        """(N,) bool, whether organ and modality that the heads name are one of some domains."""
+        return np.array([(organ, modality) in pairs for organ, modality in zip(*self.named(), strict=True)], bool)
 
     def confidence(self) -> np.ndarray:
         """(N,) probability of the likeliest organ times that of the likeliest modality."""

@@ -34,6 +34,16 @@ def test_an_images_p_value_counts_patients_by_their_highest_slice():
     assert not verdict.guaranteed.any()
 
 
+def test_patients_of_validation_are_pooled_over_the_slices_that_the_network_knows_as_those_of_the_test_are():
+    """Patient 1 has a blank slice that scores highest, patient 2 none but a blank one."""
+    val = plain([1, 2, 9, 3, 1, 4, 8, 5], unit=[0, 0, 1, 1, 1, 1, 2, 3])
+    val.scores.blank[[2, 6]] = True
+    val.scores.latent[:] = 0
+    (reference,) = Calibration.fit(plain(np.arange(30.0)), val, 0.05).domains.values()
+    assert reference.pooled == pytest.approx(sorted([3 / 2, (3 + 1 + 4) / 3, 5]))
+    assert reference.highest == (2, 5, 8, 9), "any image is compared with the highest"
+
+
 @pytest.mark.parametrize("n", [18, 19, 20, 38, 39, 100])
 def test_nineteen_patients_are_enough_for_a_guarantee(n):
     rng = np.random.default_rng(n)

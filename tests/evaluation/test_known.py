@@ -102,6 +102,37 @@ def test_no_more_fresh_normals_are_unknown_than_promised(patients):
     assert np.mean(rates) <= known.promised * (1 if known.guaranteed else 1.5 if patients >= 12 else 4) + chance
 
 
+@pytest.mark.parametrize(("share", "reason"), [(0, NEVER_TRAINED), (0.002, NEVER_TRAINED), (0.1, NEVER_TRAINED), (0.002, BLANK), (0.1, BLANK)])
+def test_normals_that_are_unknown_for_any_reason_are_within_the_promise(share, reason):
+    """Of normals a share is taken for a pair that was never trained on, or blank: it counts, and where it is above the promise there is none."""
+
+    def drawn(rng, patients):
+        normals = simulated(rng, patients, 1)
+        struck = rng.random(len(normals.unit)) < share * (3 if reason == NEVER_TRAINED else 1)
+        if reason == BLANK:
+            normals.scores.blank[struck] = True
+        else:
+            struck &= normals.of((0, 0))
+            normals.scores.modality[struck] = [0.01, 0.99]
+        return normals
+
+    rates, guaranteed, seen = [], [], 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        known, fresh = Known.fit(simulated(rng, 60, 4), drawn(rng, 100)), drawn(rng, 300)
+        unknown = known.reasons(fresh.scores, fresh.scores.named_one_of(DOMAINS))
+        seen += sum(reason in each for each in unknown)
+        guaranteed.append(known.guaranteed)
+        rates.append(known.guaranteed * np.mean([bool(each) for each in unknown]))
+    assert any(guaranteed) == (share < 0.05)
+    assert seen == pytest.approx(share * 12 * 900, rel=0.5)
+    assert np.mean(rates) <= 2 * SHARE + 3 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_features_that_are_no_numbers_are_far():
+    assert known_of().reasons(scores_like(known_of(), content=[[np.nan] * 6]), np.array([True])) == [FAR]
+
+
 def test_test_images_move_nothing():
     """What is kept with a detector follows from training and validation normals: apply changes nothing."""
     rng = np.random.default_rng(0)

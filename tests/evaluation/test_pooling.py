@@ -41,6 +41,13 @@ def test_pooling_sorts_by_unit():
     assert pooled(values, unit, 2).tolist() == pytest.approx([np.mean(sorted(values[unit == each])[-2:]) for each in sorted(set(unit.tolist()))])
 
 
+def test_too_few_patients_with_a_slice_that_is_known_promise_nothing():
+    few = Reference(0.0, 1.0, 0.0, True, (0.0, 1.0), ())
+    calibration = Calibration(0.5, {(0, 0): few}, few, Known(((0.0,),), (((1.0,),),), 1.0, None, 2, False))
+    lines = patient_rows(rows(), calibration, Domains(("liver",), ("ct",)))
+    assert [(line["p_value"], line["anomalous"], line["guaranteed"]) for line in lines] == [(1.0, None, 0)] * 3
+
+
 @pytest.mark.parametrize(("n", "quantile", "at"), [(9, 0.9, 1), (19, 0.9, 2), (29, 0.9, 3), (19, 0.95, 1), (99, 0.99, 1), (9, 0.8, 2), (9, 0.7, 3)])
 def test_a_patient_whose_p_value_is_just_the_promised_rate_is_anomalous(n, quantile, at):
     """Of n validation patients `at` - 1 score higher than the third test patient: its p-value is at / (n + 1) = 1 - quantile."""
