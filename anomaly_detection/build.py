@@ -76,10 +76,10 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(
             f"{path}: its weights are not those of the network that {settings.model} builds now: {' '.join(str(error).split())}"
         ) from None
-    told = content.get("calibration")
-    if told is not None and "known" not in told["scores"]:  # as an older version of this package calibrated
-        told = None
-    calibration, map_scale = (None, None) if told is None else (Calibration.from_plain(told["scores"]), told["map_scale"])
+    try:
+        calibration, map_scale = Calibration.from_plain(content["calibration"]["scores"]), content["calibration"]["map_scale"]
+    except (KeyError, TypeError):  # there is none, or it is as an older version of this package calibrated
+        calibration, map_scale = None, None
     best = content["training"]["best"]
     preprocessing = {name: Preprocessing.from_plain(each) for name, each in content["preprocessing"].items()}
     facts = settings, content["regime"], domains, preprocessing

@@ -15,7 +15,7 @@ from anomaly_detection.data.formats.pictures import shown
 from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
-from anomaly_detection.evaluation.calibration import Calibration, Word
+from anomaly_detection.evaluation.calibration import Calibration, Reference, Word
 from anomaly_detection.evaluation.normals import needed
 from anomaly_detection.evaluation.scores import Scores, assess
 from anomaly_detection.system.devices import choose_device
@@ -31,11 +31,14 @@ class Prediction:
     Attributes:
         verdict: "normal", "anomalous", or "unknown": then nothing that the network says of the image should be relied on.
         score: the baseline's anomaly score.
-        calibrated_score: robust z of the score among normals of the image's domain; comparable across organs and modalities.
-        p_value: of the score among the domain's validation patients, each with its highest: at most a share p of new normal patients scores so high.
+        calibrated_score: robust z of the score among normals of the domain that the heads name, comparable across organs and modalities; without
+            heads among those of all domains.
+        p_value: of the score among the validation patients of that domain, each with its highest: at most a share p of the domain's new normal
+            patients scores so high. Where no heads tell several domains apart it is among those of all, and no such share.
         threshold: on the score, in the image's domain.
         anomalous: whether the score is above it.
-        guaranteed: whether enough patients set it for the promised rate of false alarms (`Calibration.alpha`); else it is an estimate.
+        guaranteed: whether enough patients of the domain set it for the promised rate of false alarms (`Calibration.alpha`), if the heads name the
+            domain rightly; else it is an estimate.
         organ, modality: named by the MADDR heads; None without heads.
         confidence: in both names together; None without heads.
         unknown_because: why the network does not know images of this kind; "" where it does.
@@ -75,15 +78,27 @@ class Detector:
     map_scale: float
 
     def promises(self) -> list[str]:
-        """A line on each domain: what its threshold promises, and how many patients that rests on."""
-        alpha, lines = self.calibration.alpha, []
-        for (organ, modality), reference in self.calibration.domains.items():
-            place, units = f"{self.domains.organs[organ]} {self.domains.modalities[modality]}", len(reference.highest)
-            if reference.guaranteed:
-                lines.append(f"{place}: at most {alpha:.3g} of new normal patients are called anomalous ({units} validation patients)")
-            else:
-                lines.append(f"{place}: the threshold is an estimate; {units} validation patients guarantee nothing, it takes {needed(alpha)}")
-        return lines
+        """What is promised of normal images, and how many patients that rests on: a line on each threshold, and one on what is unknown."""
+        calibration = self.calibration
+        known, units = calibration.known, calibration.everything.unit
+        validation = f"{known.units} validation {units}"
+        if calibration.tells_domains:
+            lines = [self._promise(*pair, reference) for pair, reference in calibration.domains.items()]
+        else:
+            lines = [f"all domains: one threshold, an estimate, since no heads tell them apart; {validation} guarantee nothing"]
+        share = f"{known.promised:.3g} of new normal {units}"
+        if known.guaranteed:
+            return [*lines, f"unknown: at most {share}, of all domains together ({validation})"]
+        return [*lines, f"unknown: an estimate for {share}; {validation} guarantee nothing"]
+
+    def _promise(self, organ: int, modality: int, reference: Reference) -> str:
+        """Of the threshold of a domain."""
+        place, alpha = f"{self.domains.organs[organ]} {self.domains.modalities[modality]}", self.calibration.alpha
+        validation = f"{len(reference.highest)} validation {reference.unit}"
+        if not reference.guaranteed:
+            return f"{place}: the threshold is an estimate; {validation} guarantee nothing, it takes {needed(alpha)}"
+        named = ", if the heads name this domain" if len(self.calibration.domains) > 1 else ""
+        return f"{place}: at most {alpha:.3g} of new normal {reference.unit} are called anomalous{named} ({validation})"
 
     def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """An image as the network takes it, (channels, image_size, image_size) uint8.

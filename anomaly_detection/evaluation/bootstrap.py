@@ -18,7 +18,7 @@ from scipy.special import expit, logit
 from scipy.stats import beta
 from scipy.stats import t as student
 
-from anomaly_detection.evaluation.normals import numbered
+from anomaly_detection.evaluation.normals import numbered, unit_word
 
 SAMPLES = 1000
 SEED = 0
@@ -30,8 +30,7 @@ Patients = Sequence[str | None]  # whose each image is; None where that is not k
 
 def unit_of(patients: Patients) -> str:
     """What is drawn, in a word: patients, images, or both."""
-    known = sum(patient is not None for patient in patients)
-    return "patients" if known == len(patients) else "patients and images" if known else "images"
+    return unit_word(np.array([patient is None for patient in patients], bool))
 
 
 def resample(labels: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:

@@ -35,10 +35,11 @@ class Verdict:
 
     Attributes:
         calibrated: (N,) robust z of the score in the image's domain.
-        p_value: (N,) of the score among the validation patients of that domain, each with its highest; valid for any image of a new patient.
+        p_value: (N,) of the score among the validation patients of that domain, each with its highest; valid for any image of a new patient of
+            that domain. Where no heads tell several domains apart it is among those of all, and valid of none.
         threshold: (N,) on the score.
         anomalous: (N,) bool, the score is above it.
-        guaranteed: (N,) bool, normals of the domain are called anomalous at the promised rate at most.
+        guaranteed: (N,) bool, normals of that domain are called anomalous at the promised rate at most.
         organ, modality: (N,) class numbers that the heads name; None without heads.
         confidence: (N,) probability of that organ times that of that modality; None without heads.
         distance: (N,) of the features from those of training, see `Known`.
@@ -71,6 +72,7 @@ class Reference:
         guaranteed: see `Verdict`.
         highest: the highest score of each validation patient, ascending.
         pooled: of each that has a slice which the network knows the mean of the highest of these, likewise, see `pooled`.
+        unit: what these patients are, see `Normals.word`.
     """
 
     center: float
@@ -79,6 +81,7 @@ class Reference:
     guaranteed: bool
     highest: tuple[float, ...]
     pooled: tuple[float, ...]
+    unit: str = "patients"
 
 
 @dataclass(frozen=True)
@@ -105,15 +108,25 @@ class Calibration:
         recognised = np.array([not reason for reason in known.reasons(val.scores, trained)], bool)
         of_train, of_val = _Sample(train.scores.score, train.unit), _Sample(val.scores.score, val.unit, recognised)
         references = _references([(of_train.part(train.of(pair)), of_val.part(val.of(pair))) for pair in pairs], alpha)
+        references = [replace(reference, unit=val.word(val.of(pair))) for reference, pair in zip(references, pairs, strict=True)]
         (everything,) = references if len(pairs) == 1 else _references([(of_train, of_val)], alpha, alike=False)
+        everything = replace(everything, unit=val.word())
         return cls(alpha, dict(zip(pairs, references, strict=True)), everything, known)
 
     def reference(self, organ: int, modality: int) -> Reference:
         """That of a domain; of everything together where the domain was not trained on."""
         return self.domains.get((organ, modality), self.everything)
 
+    @property
+    def tells_domains(self) -> bool:
+        """Whether `apply` judges an image in its domain: heads name it, or there is but one."""
+        return self.known.min_confidence is not None or len(self.domains) == 1
+
     def apply(self, scores: Scores) -> Verdict:
-        """The verdict on any images, in the domain that the heads name; each depends on its image alone."""
+        """The verdict on any images, in the domain that the heads name; each depends on its image alone.
+
+        What is guaranteed holds for normals whose domain the heads name rightly.
+        """
         if not scores.has_heads:
             return self._verdict(scores, [self.everything] * len(scores.score), None, None, np.ones(len(scores.score), bool))
         organ, modality = scores.named()

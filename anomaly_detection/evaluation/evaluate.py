@@ -105,7 +105,8 @@ def _training_normals(baseline: Baseline, images: ImageSet, patients: Sequence[s
 
 def _normals(scores: Scores, images: ImageSet, patients: Sequence[str | None], places: np.ndarray | slice = slice(None)) -> Normals:
     units = numbered([patient and (dataset, patient) for dataset, patient in zip(images.datasets, patients, strict=True)])
-    return Normals(scores, images.organ.cpu().numpy()[places], images.modality.cpu().numpy()[places], units[places])
+    stranger = np.array([patient is None for patient in patients], bool)
+    return Normals(scores, *(each[places] for each in (images.organ.cpu().numpy(), images.modality.cpu().numpy(), units, stranger)))
 
 
 def _warn_of_few(metrics: Mapping[str, Any], alpha: float) -> None:

@@ -25,12 +25,14 @@ class Normals:
         scores: what the network says of them.
         organ, modality: (N,) their true class numbers.
         unit: (N,) the same number for images of one patient.
+        stranger: (N,) bool, nobody knows whose image it is, so that it is a unit of its own; None: of none.
     """
 
     scores: Scores
     organ: np.ndarray
     modality: np.ndarray
     unit: np.ndarray
+    stranger: np.ndarray | None = None
 
     def pairs(self) -> list[tuple[int, int]]:
         """The domains that occur, sorted."""
@@ -39,6 +41,15 @@ class Normals:
     def of(self, pair: tuple[int, int]) -> np.ndarray:
         """(N,) bool, whether an image is of a domain."""
         return (self.organ == pair[0]) & (self.modality == pair[1])
+
+    def word(self, places: np.ndarray | slice = slice(None)) -> str:
+        """What the units of some images are, see `unit_word`."""
+        return unit_word(np.zeros(len(self.unit), bool)[places] if self.stranger is None else self.stranger[places])
+
+
+def unit_word(stranger: np.ndarray) -> str:
+    """ "patients", "images" where nobody knows whose they are (N,) bool, or "patients and images"."""
+    return "patients" if not stranger.any() else "images" if stranger.all() else "patients and images"
 
 
 def numbered(units: Sequence[Hashable | None]) -> np.ndarray:

@@ -122,15 +122,17 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
         for all, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and "pooled_label_calibrated"
         in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric, "unit" what they are over. A dataset's metrics also
         have "threshold", "patients" (`patient_metrics`, where they are known), and what was promised of normals beside what is observed:
-        "false_alarms" and "unknown"; unknown_normal and unknown_abnormal are the shares of its test images that the network does not know.
+        "false_alarms" (in the true domain) and "unknown", each promised for the normals of its "datasets" together; unknown_normal and
+        unknown_abnormal are the shares of its test images that the network does not know.
     """
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     test = [row for row in rows if row["part"] == "test"]
     metrics: dict[str, Any] = {"datasets": {}}
-    unit = unit_of(_patients([row for row in rows if row["part"] == "val"]))
     for name in names:
         values = metrics["datasets"][name] = _dataset_metrics([row for row in rows if row["dataset"] == name], calibration, domains)
-        values["unknown"]["unit"] = unit  # its limits are from all validation images together
+        (domain,) = {(row["organ"], row["modality"]) for row in rows if row["dataset"] == name}
+        values["false_alarms"]["datasets"] = _calibrated_on([row for row in rows if (row["organ"], row["modality"]) == domain])
+        values["unknown"]["datasets"] = _calibrated_on(rows)
     pooled = [row["score"] > calibration.everything.threshold for row in test]
     metrics["pooled"] = {**_metrics(test, "score", pooled), "threshold": calibration.everything.threshold}
     if rows[0]["predicted_organ"]:
@@ -140,23 +142,28 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
 
 
 def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
-    val, test = ([row for row in rows if row["part"] == part] for part in ("val", "test"))
+    test = [row for row in rows if row["part"] == "test"]
     normals = [row for row in test if row["label"] == 0]
     reference = calibration.reference(domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"]))
-    promised = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": unit_of(_patients(val))}
+    alarms = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": reference.unit}
     known = calibration.known
+    unknown = {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": calibration.everything.unit}
     values = {
         **_metrics(test, "score", [row["label_anomalous"] for row in test]),
         "threshold": reference.threshold,
-        "false_alarms": promised | _observed(normals, "label_anomalous"),
-        "unknown": {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": promised["unit"]}
-        | _observed(normals, "unknown_domain"),
+        "false_alarms": alarms | _observed(normals, "label_anomalous"),
+        "unknown": unknown | _observed(normals, "unknown_domain"),
     }
     for kind, label in (("normal", 0), ("abnormal", 1)):
         values[f"unknown_{kind}"] = float(np.mean([row["unknown_domain"] for row in test if row["label"] == label]))
     labels, scores, recognised = (np.array(column) for column in zip(*((r["label"], r["score"], not r["unknown_domain"]) for r in test), strict=True))
     pooled = patient_metrics(_patients(test), labels, scores, recognised)
     return values | ({"patients": pooled} if pooled else {})
+
+
+def _calibrated_on(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The datasets of the validation rows among some."""
+    return list(dict.fromkeys(row["dataset"] for row in rows if row["part"] == "val"))
 
 
 def _observed(rows: Sequence[dict[str, Any]], column: str) -> dict[str, Any]:

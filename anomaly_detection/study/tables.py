@@ -175,17 +175,25 @@ def _promise_table(results: Sequence[Result]) -> Table:
     for name in _by_network(results):
         chosen = [result for result in results if (result.model, result.regime) == name]
         for dataset in dict.fromkeys(dataset for result in chosen for dataset in result.datasets):
-            metrics = [r.metrics["datasets"][dataset] for r in chosen if "false_alarms" in r.metrics["datasets"].get(dataset, {})]
+            metrics = [each for r in chosen if "datasets" in (each := r.metrics["datasets"].get(dataset, {})).get("false_alarms", {})]
             for kind in ("false_alarms", "unknown") if metrics else ():
                 promises = [each[kind] for each in metrics]
                 first = promises[0]
                 cell = Cell(tuple(each["observed"] for each in promises), first["interval"] if len(promises) == 1 else None)
-                guaranteed = "yes" if all(each["guaranteed"] for each in promises) else "no"
+                guaranteed = _guaranteed(promises)
                 rows.append(
                     [*name, dataset, kind.replace("_", " "), f"{first['promised']:.3g}", guaranteed, f"{first['units']} {first['unit']}", cell]
                 )
     header = ["model", "regime", "dataset", "share of normals", "promised", "guaranteed", "calibrated on", "observed"]
-    return Table("False alarms: promised and observed", header, rows)
+    return Table("False alarms in the true domain, and normals called unknown: promised and observed", header, rows)
+
+
+def _guaranteed(promises: Sequence[Mapping[str, Any]]) -> str:
+    """Whether in all trainings; a promise on several datasets is none on each of them."""
+    if not all(each["guaranteed"] for each in promises):
+        return "no"
+    datasets = promises[0]["datasets"]
+    return "yes" if len(datasets) == 1 else f"of {' + '.join(datasets)} together"
 
 
 def _pixel_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:

@@ -281,9 +281,14 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
     set_preprocessing(run, lung_ct={"crop_size": 8})
     with pytest.raises(UserError, match=r"different crop_size \(liver_ct: None, lung_ct: 8, lung_xray: None\): how a new image"):
         load(run, "cpu")
-    save_checkpoint(run / "checkpoint.pt", load_checkpoint(run / "checkpoint.pt") | {"calibration": None})
-    with pytest.raises(UserError, match=r"not calibrated yet; `python -m anomaly_detection evaluate`"):
-        load(run, "cpu")
+    content = load_checkpoint(run / "checkpoint.pt")
+    domain, *others = content["calibration"]["scores"]["domains"]
+    of_an_older_version = [{name: value for name, value in domain.items() if name != "pooled"}, *others]
+    older = {**content["calibration"], "scores": {**content["calibration"]["scores"], "domains": of_an_older_version}}
+    for calibration in (older, {"map_scale": 1.0}, None):
+        save_checkpoint(run / "checkpoint.pt", content | {"calibration": calibration})
+        with pytest.raises(UserError, match=r"not calibrated yet; `python -m anomaly_detection evaluate`"):
+            load(run, "cpu")
     content = load_checkpoint(run / "checkpoint.pt")
     save_checkpoint(run / "checkpoint.pt", content | {"training": content["training"] | {"finished": False}})
     with pytest.raises(UserError, match=r"training has not ended; run the training command again"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
         alarms, unknown = values["false_alarms"], values["unknown"]
         assert (alarms["promised"], alarms["observed"], alarms["units"], alarms["unit"]) == (0.05, 0.5, 11, "patients")
         assert alarms["guaranteed"] == (name == "a")
+        assert (alarms["datasets"], unknown["datasets"]) == ([name], ["a", "b"])
         assert alarms["interval"][0] < 0.5 < alarms["interval"][1]
         assert (unknown["promised"], unknown["observed"], unknown["units"], unknown["guaranteed"]) == (0.02, 0.5, 22, False)
         assert values["patients"]["auroc"] == 1.0, "the normal patient whose only image is unknown is left out"
@@ -130,6 +132,21 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
     assert metrics["pooled"]["auroc"] < 0.75, "the datasets' scales are mixed up"
     low, high = metrics["pooled_calibrated"]["intervals"]["auroc"]
     assert low <= 0.75 <= high
+
+
+def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_counts():
+    one, other = make_rows("a", "liver", 0), make_rows("b", "liver", 0)
+    rows = one + [{**row, "patient": None} for row in other] + make_rows("c", "lung", 100)
+    mixed = replace(reference(9.5, True), highest=tuple(range(22)), unit="patients and images")
+    metrics = metrics_of(rows, replace(CALIBRATION, domains={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
+    for name, datasets, units, unit in (
+        ("a", ["a", "b"], 22, "patients and images"),
+        ("b", ["a", "b"], 22, "patients and images"),
+        ("c", ["c"], 11, "patients"),
+    ):
+        alarms = metrics[name]["false_alarms"]
+        assert (alarms["datasets"], alarms["units"], alarms["unit"]) == (datasets, units, unit)
+        assert metrics[name]["unknown"]["datasets"] == ["a", "b", "c"]
 
 
 def test_json_is_written_whole(tmp_path):

@@ -3,6 +3,7 @@ import dataclasses
 from statistics import mean, stdev
 
 import numpy as np
+import pytest
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
@@ -131,12 +132,27 @@ def test_what_was_promised_stands_beside_what_is_observed():
     only, other = result("maddr", 0, liver=0.6), result("maddr", 1, liver=0.6)
     for each, observed in ((only, 0.04), (other, 0.08)):
         alarms = {"promised": 0.05, "observed": observed, "interval": [0.01, 0.2], "guaranteed": True, "units": 30, "unit": "patients"}
+        alarms["datasets"] = ["liver"]
         each.metrics["datasets"]["liver"] |= {"false_alarms": alarms, "unknown": alarms | {"promised": 0.02, "guaranteed": False, "units": 50}}
     text = table_markdown([only], ["liver"], "study", [])
     assert "| dpa | maddr | liver | false alarms | 0.05 | yes | 30 patients | 0.040 [0.010, 0.200] |" in text
     assert "| dpa | maddr | liver | unknown | 0.02 | no | 50 patients | 0.040 [0.010, 0.200] |" in text
     both = table_markdown([only, other], ["liver"], "study", [])
     assert f"| dpa | maddr | liver | false alarms | 0.05 | yes | 30 patients | 0.060 ± {stdev([0.04, 0.08]):.3f} |" in both
+
+
+@pytest.mark.parametrize(
+    ("guaranteed", "datasets", "word"),
+    [(True, ["liver"], "yes"), (True, ["liver", "lung"], "of liver + lung together"), (False, ["liver", "lung"], "no"), (False, ["liver"], "no")],
+)
+def test_a_promise_on_several_datasets_is_none_on_each(guaranteed, datasets, word):
+    only = result("maddr", 0, liver=0.6)
+    told = {"promised": 0.05, "observed": 0.04, "interval": [0.01, 0.2], "guaranteed": guaranteed, "units": 60, "unit": "patients"}
+    told["datasets"] = datasets
+    only.metrics["datasets"]["liver"] |= {"false_alarms": told, "unknown": told}
+    text = table_markdown([only], ["liver"], "study", [])
+    for kind in ("false alarms", "unknown"):
+        assert f"| dpa | maddr | liver | {kind} | 0.05 | {word} | 60 patients | 0.040 [0.010, 0.200] |" in text
 
 
 def test_patients_stand_beside_images():
