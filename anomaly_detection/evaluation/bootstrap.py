@@ -23,6 +23,7 @@ from anomaly_detection.evaluation.normals import numbered, unit_word
 SAMPLES = 1000
 SEED = 0
 OUTSIDE = 0.05  # of cases, the true value lies outside
+_ROUNDING = 1e-9  # sums of weights that should be 1 differ from it by less
 _CELLS = 200_000  # samples x images measured at a time; blocks that stay in the cache are quicker
 
 Patients = Sequence[str | None]  # whose each image is; None where that is not known
@@ -60,9 +61,9 @@ def _kinds(labels: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def freedom(labels: np.ndarray, patients: Patients) -> int:
-    """Degrees of freedom: one less than the patients of the rarer class."""
-    kinds = _kinds(labels, numbered(patients))
-    return max(1, min(int((kinds != other).sum()) for other in (1, 2) if (kinds != other).any()) - 1)
+    """Degrees of freedom: one less than the patients of the rarer class; 0 where no kind of them has two: nothing tells how they differ."""
+    alone, other, both = np.bincount(_kinds(labels, numbered(patients)), minlength=4)[1:]
+    return min(int(one + both) - 1 if max(one, both) > 1 else 0 for one in (alone, other) if one + both)
 
 
 def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,7 +128,7 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
     """[low, high] around a value in [0, 1].
 
     Where all samples are 0 or all are 1 there is nothing to take a deviation of: then it is the interval of Clopper and Pearson for as many
-    patients, each of whom showed the same.
+    patients, each of whom showed the same. Without degrees of freedom it says nothing: [0, 1].
 
     Args:
         value: of the data as they are.
@@ -135,9 +136,11 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
         degrees: of freedom.
     """
     deviation = float(drawn.std())
-    if value in (0, 1) and deviation == 0:
+    if not degrees:
+        return [0.0, 1.0]
+    if min(value, 1 - value) < _ROUNDING and deviation < _ROUNDING:
         edge = float(beta.ppf(OUTSIDE / 2, degrees + 1, 1))
-        return [edge, 1.0] if value else [0.0, 1 - edge]
+        return [edge, 1.0] if value > 0.5 else [0.0, 1 - edge]
     least = 0.5 / (degrees + 2)  # a value of 0 or 1 that another sample would not have had
     center = value if 0 < value < 1 else abs(value - least)
     reach = float(student.ppf(1 - OUTSIDE / 2, degrees)) * deviation / (center * (1 - center))
@@ -146,7 +149,9 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
 
 
 def difference_interval(value: float, drawn: np.ndarray, degrees: float) -> list[float]:
-    """[low, high] around a difference of two metrics, from paired samples of it."""
+    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it; without degrees of freedom it says nothing: [-1, 1]."""
+    if not degrees:
+        return [-1.0, 1.0]
     reach = float(student.ppf(1 - OUTSIDE / 2, degrees) * drawn.std())
     return [value - reach, value + reach]
 
@@ -163,8 +168,8 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed:
         seed: of the drawing.
     """
     count = len(values)
-    if count == 1:
-        return drawn[0], degrees
+    if count == 1 or not degrees:
+        return drawn.mean(axis=0), degrees
     chosen = np.random.default_rng(seed).multinomial(count - 1, np.full(count, 1 / count), size=drawn.shape[1]) / (count - 1)
     samples = (chosen * drawn.T).sum(axis=1)
     of_trainings = float(np.var(values, ddof=1)) / count

@@ -108,7 +108,34 @@ def test_the_unit_has_a_name(patients, unit):
 def test_freedom_is_that_of_the_rarer_class():
     assert freedom(LABELS, PATIENTS) == 3, "four patients with abnormal images"
     assert freedom(np.zeros(5, int), ["a", "a", "b", "c", "d"]) == 3, "all of one class"
-    assert freedom(np.array([0, 1]), ["a", "a"]) == 1
+    assert freedom(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"]) == 1
+
+
+# one patient; one of each kind; a single normal one; a single abnormal one; one of both kinds beside a normal one
+@pytest.mark.parametrize(
+    ("patients", "labels"),
+    [("aaaaaa", [0, 0, 0, 1, 1, 1]), ("aabbcc", [0, 1, 0, 0, 1, 1]), ("aaabcd", [0, 0, 0, 1, 1, 1]), ("abcddd", [0, 0, 0, 1, 1, 1])],
+)
+def test_a_class_of_one_patient_says_nothing_of_others(patients, labels):
+    """However many images it has: an interval that is only as wide as the other class varies would be a promise."""
+    labels, names = np.array(labels), list(patients)
+    scores = np.array([1.0, 3, 2, 2.5, 4, 0])
+    assert freedom(labels, names) == 0
+    assert {tuple(interval) for interval in metric_intervals(labels, scores, scores > 2, names).values()} == {(0.0, 1.0)}
+    trainings = np.array([metric_samples(labels, scores, scores > 2, names)["auroc"]] * 2)
+    assert seeds_interval([0.5, 0.6], trainings, 0) == [0.0, 1.0]
+    assert difference_interval(0.1, trainings[0], 0) == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(("patients", "slices"), [(13, 7), (7, 3), (20, 1), (11, 9), (2, 5)])
+def test_a_metric_without_a_mistake_is_that_of_so_many_patients(patients, slices):
+    """Sums of weights round: a deviation of 1e-16 is none, or the interval of a perfect detector would hardly depend on the patients."""
+    labels, names = np.repeat([0, 1], patients * slices), np.repeat([f"P{i}" for i in range(2 * patients)], slices).tolist()
+    scores = 10 * labels + np.random.default_rng(patients).random(len(labels))
+    edge = 0.025 ** (1 / patients)  # of Clopper and Pearson
+    for interval in metric_intervals(labels, scores, scores > 5, names).values():
+        assert interval == pytest.approx([edge, 1.0])
+    assert share_interval(labels[labels == 1] == 1, names[: len(labels) // 2]) == pytest.approx([edge, 1.0])
 
 
 @pytest.mark.parametrize(("correlation", "both"), [(0.0, 0), (0.6, 0), (0.3, 6), (0.6, 13)])
