@@ -26,6 +26,7 @@ NOT_SURE = "the heads are not sure"
 NEVER_TRAINED = "no such pair of organ and modality was trained on"
 FAR = "the content is far from that of training images"
 BLANK = "the image is blank"
+NO_NUMBER = "its score is not a finite number"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Known:
             scores: of the network.
             trained: (N,) bool, whether the pair that the heads name was trained on.
         """
-        signs = [(BLANK, scores.blank), (FAR, ~(self.distance(scores) <= self.max_distance))]
+        signs = [(NO_NUMBER, ~np.isfinite(scores.score)), (BLANK, scores.blank), (FAR, ~(self.distance(scores) <= self.max_distance))]
         if self.min_confidence is not None:
             signs = [(NOT_SURE, scores.confidence() < self.min_confidence), (NEVER_TRAINED, ~trained), *signs]
         return ["; ".join(reason for reason, holds in signs if holds[i]) for i in range(len(scores.score))]

@@ -1,10 +1,12 @@
 """Images that a network knows, and those it does not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.known import BLANK, FAR, NEVER_TRAINED, NOT_SURE, SHARE, Known
+from anomaly_detection.evaluation.known import BLANK, FAR, NEVER_TRAINED, NO_NUMBER, NOT_SURE, SHARE, Known
 from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.scores import Scores
 from tests.evaluation.simulation import DOMAINS, simulated
@@ -127,6 +129,13 @@ def test_normals_that_are_unknown_for_any_reason_are_within_the_promise(share, r
     assert any(guaranteed) == (share < 0.05)
     assert seen == pytest.approx(share * 12 * 900, rel=0.5)
     assert np.mean(rates) <= 2 * SHARE + 3 * np.std(rates) / np.sqrt(len(rates))
+
+
+@pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_never_normal(score):
+    known = known_of()
+    odd = replace(scores_like(known), score=np.array([score]))
+    assert known.reasons(odd, np.array([True])) == [NO_NUMBER]
 
 
 def test_features_that_are_no_numbers_are_far():
