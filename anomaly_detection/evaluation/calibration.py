@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import norm
 
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.metrics import normal_threshold
@@ -202,7 +203,10 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
             rest = replace(told[number], units=len(units) - len(units[fold::FOLDS]), after=_center_and_spread(val.scores[~inside]))
             center, spread = _standards([*told[:number], rest, *told[number + 1 :]])[number]
             left_out.append((val.scores[inside] - center) / spread)
-    shared = normal_threshold(np.concatenate(left_out), 1 - alpha)
+    standard = np.concatenate(left_out)
+    shared = normal_threshold(standard, 1 - alpha)
+    if len(standard) < needed(alpha):  # they have no such quantile, and the highest of one or two may be a low one
+        shared = max(shared, float(norm.ppf(1 - alpha)))
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])

@@ -114,7 +114,7 @@ def _warn_of_few(metrics: Mapping[str, Any], alpha: float) -> None:
     few = {name: each["false_alarms"] for name, each in metrics["datasets"].items() if not each["false_alarms"]["guaranteed"]}
     if few:
         counts = ", ".join(f"{name} only {each['units']} ({each['unit']})" for name, each in few.items())
-        advice = "thresholds and `unknown` are estimates there"
+        advice = "thresholds are estimates there"
         logger.warning("few validation normals: %s; it takes %d to guarantee a false-alarm rate of %.3g, so %s", counts, needed(alpha), alpha, advice)
 
 

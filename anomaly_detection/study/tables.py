@@ -184,7 +184,7 @@ def _promise_table(results: Sequence[Result]) -> Table:
                 rows.append(
                     [*name, dataset, kind.replace("_", " "), f"{first['promised']:.3g}", guaranteed, f"{first['units']} {first['unit']}", cell]
                 )
-    header = ["model", "regime", "dataset", "share of normals", "promised", "guaranteed", "calibrated on", "observed"]
+    header = ["model", "regime", "dataset", "share of normals", "promised", "guaranteed", "calibrated on", "observed (images)"]
     return Table("False alarms in the true domain, and normals called unknown: promised and observed", header, rows)
 
 

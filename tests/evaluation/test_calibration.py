@@ -116,6 +116,20 @@ def test_a_domain_of_one_patient_takes_its_scale_from_training_and_the_others():
     assert other.threshold < 10 * 150, "ten times the only validation normal is anomalous"
 
 
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_a_handful_of_images_sets_no_threshold_below_the_usual(images, alpha):
+    """The highest of one or two normals is often a low one: three of four normals were called anomalous on some."""
+    rates = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        calibration = Calibration.fit(plain(rng.normal(size=200)), plain(rng.normal(size=images)), alpha)
+        assert calibration.everything.threshold > calibration.everything.center
+        rates.append(calibration.apply(plain(rng.normal(size=400)).scores).anomalous.mean())
+    assert np.mean(rates) < 0.3
+    assert np.mean(np.array(rates) > 0.5) < 0.2
+
+
 def test_scores_of_all_domains_come_to_one_scale(calibration):
     rng = np.random.default_rng(5)
     fresh = simulated(rng, 200, 1)
