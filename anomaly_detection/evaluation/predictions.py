@@ -119,7 +119,7 @@ def _files_of(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
     files: dict[tuple, tuple[str, SourceFile]] = {}
     listed = list_inputs(list(sources.values()))
     for name, file in listed:
-        files.setdefault((os.path.realpath(file.path) if len(sources) > 1 else name, file.member), (name, file))
+        files.setdefault((os.path.realpath(file.path) if len(sources) > 1 else name, file.within, file.member), (name, file))
     scored = [(name, file) for name, file in files.values() if not is_own(file)]
     if len(sources) < len(inputs) or len(files) < len(listed):
         logger.warning("inputs are given twice, or lie in one another: each file is scored once")

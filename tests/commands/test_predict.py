@@ -281,6 +281,7 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
     set_preprocessing(run, lung_ct={"crop_size": 8})
     with pytest.raises(UserError, match=r"different crop_size \(liver_ct: None, lung_ct: 8, lung_xray: None\): how a new image"):
         load(run, "cpu")
+    trained_calibration = load_checkpoint(run / "checkpoint.pt")["calibration"]
     content = load_checkpoint(run / "checkpoint.pt")
     domain, *others = content["calibration"]["scores"]["domains"]
     of_an_older_version = [{name: value for name, value in domain.items() if name != "pooled"}, *others]
@@ -290,6 +291,16 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
         with pytest.raises(UserError, match=r"not calibrated yet; `python -m anomaly_detection evaluate`"):
             load(run, "cpu")
     content = load_checkpoint(run / "checkpoint.pt")
+    told = trained_calibration.pop("scores")
+    for missing in ("known", "alpha", "everything"):  # as older versions calibrated
+        older = {key: value for key, value in told.items() if key != missing}
+        save_checkpoint(run / "checkpoint.pt", content | {"calibration": trained_calibration | {"scores": older}})
+        with pytest.raises(UserError, match=r"not calibrated yet; .*\(what an older version calibrated does not count\)"):
+            load(run, "cpu")
+    del told["everything"]["pooled"]
+    save_checkpoint(run / "checkpoint.pt", content | {"calibration": trained_calibration | {"scores": told}})
+    with pytest.raises(UserError, match="not calibrated yet"):
+        load(run, "cpu")
     save_checkpoint(run / "checkpoint.pt", content | {"training": content["training"] | {"finished": False}})
     with pytest.raises(UserError, match=r"training has not ended; run the training command again"):
         load(run, "cpu")
@@ -395,6 +406,20 @@ def test_what_predict_wrote_is_never_scored(detector, tmp_path, caplog):
     assert "left out: 6 files that predict wrote" in caplog.text
     with pytest.raises(UserError, match="no file is there but those that predict wrote"):
         write_predictions(detector, [tmp_path / "in" / "moved"], tmp_path / "out", None, True)
+
+
+@pytest.mark.parametrize("more", [[], ["other"], ["other", "one.png", "all.zip"]])
+def test_members_of_one_name_in_inner_archives_are_all_scored(detector, tmp_path, more):
+    picture(tmp_path / "other" / "im.png")
+    picture(tmp_path / "one.png")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for number, grey in enumerate((50, 150, 250)):
+            picture(tmp_path / "im.png", grey)
+            with zipfile.ZipFile(tmp_path / "inner.zip", "w") as packed:
+                packed.write(tmp_path / "im.png", "im.png")
+            archive.write(tmp_path / "inner.zip", f"p{number}.zip")
+    rows = rows_of(detector, [tmp_path / "all.zip", *(tmp_path / name for name in more)], tmp_path / "out")
+    assert sorted(float(row["score"]) for row in rows) == sorted([50, 150, 250, *[100] * len({*more} - {"all.zip"})])
 
 
 @pytest.mark.parametrize("overlays", [True, False])
