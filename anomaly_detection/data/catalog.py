@@ -40,8 +40,10 @@ class DatasetSettings:
             raise ValueError(f"size must be at least 1 pixel, or null for images that were not prepared, not {self.size}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 for grey or 3 for colours, not {self.channels}")
-        if isinstance(self.window, list) and (len(self.window) != 2 or not self.window[1] > 0):
-            raise ValueError(f"window must be [level, width] with a width above 0, auto or null, not {self.window}")
+        try:
+            window_from(self.window)
+        except ValueError:
+            raise ValueError(f"window must be [level, width] with a width above 0, auto or null, not {self.window}") from None
         if self.patient is not None:
             try:
                 re.compile(self.patient)

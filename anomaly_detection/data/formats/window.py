@@ -20,8 +20,8 @@ class Window:
     width: float
 
     def __post_init__(self):
-        if not self.width > 0:
-            raise ValueError(f"width of a window must be above 0, not {self.width:g}")
+        if not (np.isfinite(self.level) and np.isfinite(self.width) and self.width > 0):
+            raise ValueError(f"a window needs a level and a width above 0, both finite, not {self.level:g} and {self.width:g}")
 
     @classmethod
     def covering(cls, values: np.ndarray, overwrite: bool = False) -> "Window":
@@ -34,7 +34,8 @@ class Window:
         finite = np.isfinite(values)
         values = values if finite.all() else values[finite]
         low, high = np.percentile(values, AUTO_PERCENTILES, overwrite_input=overwrite) if values.size else (0, 0)
-        return cls(float(low + high) / 2, max(float(high - low), 1e-6))
+        low, high = float(low), float(high)  # of float32 the sum may be beyond its range
+        return cls((low + high) / 2, max(high - low, 1e-6))
 
     def share(self, values: np.ndarray) -> np.ndarray:
         """How bright values are, float32 of the same shape: 0 black, 1 white, and beyond that out of the window."""

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from anomaly_detection.data.formats.window import Window, spread
+from anomaly_detection.data.catalog import DatasetSettings
+from anomaly_detection.data.formats.window import Window, parse_window, spread
+from anomaly_detection.system.errors import UserError
 
 
 def test_a_window_is_linear_between_its_ends():
@@ -19,6 +21,21 @@ def test_automatic_window_covers_all_but_a_percent():
     assert 0.003 < (grey == 255).mean() < 0.008
     assert Window.covering(np.full(10, 7.0)).grey(np.full(10, 7.0)).tolist() == [128] * 10
     assert Window.covering(np.full(3, np.nan)).grey(np.full(3, np.nan)).tolist() == [0] * 3
+
+
+@pytest.mark.parametrize(("level", "width"), [(float("nan"), 400), (float("inf"), 400), (40, float("inf")), (40, float("nan")), (40, -1)])
+def test_a_window_is_of_numbers(level, width):
+    with pytest.raises(ValueError, match="both finite"):
+        Window(level, width)
+    with pytest.raises(UserError, match="expected LEVEL WIDTH"):
+        parse_window([str(level), str(width)])
+    with pytest.raises(ValueError, match=r"window must be \[level, width\]"):
+        DatasetSettings(0, "liver", "ct", "x", window=[level, width])
+
+
+def test_a_window_covers_the_largest_floats():
+    values = np.float32([[1e38, 3e38]])
+    assert Window.covering(values).share(np.float32([2e38])) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_window_has_a_width():
