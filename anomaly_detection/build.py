@@ -30,7 +30,7 @@ class Trained:
         regime: it was trained in.
         domains: the organs and modalities that its heads tell apart.
         preprocessing: of each dataset.
-        calibration: of its scores; None before it was evaluated.
+        calibration: of its scores; None before it was evaluated, by this version.
         map_scale: what an anomaly map seldom exceeds in a normal image; None before it was evaluated.
         best_iteration: of the last phase, the one whose weights these are.
         validation: what `validate` said of them.
@@ -76,14 +76,19 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(
             f"{path}: its weights are not those of the network that {settings.model} builds now: {' '.join(str(error).split())}"
         ) from None
-    try:
-        calibration, map_scale = Calibration.from_plain(content["calibration"]["scores"]), content["calibration"]["map_scale"]
-    except (KeyError, TypeError):  # there is none, or it is as an older version of this package calibrated
-        calibration, map_scale = None, None
+    calibration, map_scale = _calibration(content.get("calibration"))
     best = content["training"]["best"]
     preprocessing = {name: Preprocessing.from_plain(each) for name, each in content["preprocessing"].items()}
     facts = settings, content["regime"], domains, preprocessing
     return Trained(baseline.eval(), *facts, calibration, map_scale, best["iteration"], best["validation"])
+
+
+def _calibration(told: Mapping[str, Any] | None) -> tuple[Calibration | None, float | None]:
+    """What a checkpoint tells of scores and maps; nothing where another version of this package told it, by other rules."""
+    try:
+        return (None, None) if told is None else (Calibration.from_plain(told["scores"]), told["map_scale"])
+    except ValueError:
+        return None, None
 
 
 def add_calibration(path: Path, calibration: Calibration, map_scale: float) -> None:

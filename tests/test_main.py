@@ -70,7 +70,11 @@ def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
         main(["report", str(tmp_path / "a")])
     (run / "metrics.json").write_text("{}")
     provenance = json.loads((run / "provenance.json").read_text())
-    for change, reason in (({"data": "other"}, "of other images or splits than lie in"), ({"regime": None}, "was written by an older version")):
+    for change, reason in (
+        ({}, "an older version scored it"),
+        ({"data": "other"}, "of other images or splits than lie in"),
+        ({"regime": None}, "was written by an older version"),
+    ):
         (run / "provenance.json").write_text(json.dumps(provenance | change))
         with pytest.raises(UserError, match="every experiment that has ended was left out, as said above"):
             main(["report", str(tmp_path / "a")])

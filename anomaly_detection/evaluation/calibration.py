@@ -166,15 +166,22 @@ class Calibration:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Calibration":
-        """The inverse of `to_plain`."""
+        """The inverse of `to_plain`.
+
+        Raises:
+            ValueError: another version of this package wrote it.
+        """
 
         def reference(plain: Mapping[str, Any]) -> Reference:
             return Reference(
                 **{**{key: plain[key] for key in Reference.__dataclass_fields__}, **{name: tuple(plain[name]) for name in ("highest", "pooled")}}
             )
 
-        domains = {(each["organ"], each["modality"]): reference(each) for each in values["domains"]}
-        return cls(values["alpha"], domains, reference(values["everything"]), Known.from_plain(values["known"]))
+        try:
+            domains = {(each["organ"], each["modality"]): reference(each) for each in values["domains"]}
+            return cls(values["alpha"], domains, reference(values["everything"]), Known.from_plain(values["known"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a calibration as this version writes it: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,10 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
 
 
 def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
-    """The metrics of an experiment that has ended, None of one that has not."""
+    """The metrics of an experiment that has ended, None of one that has not, or that an older version scored, whose intervals are over images."""
     path = experiment.folder / "metrics.json"
-    return read_json(path) if path.exists() else None
+    metrics = read_json(path) if path.exists() else None
+    return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None
 
 
 def told_metrics(metrics: Mapping[str, Any]) -> list[str]:

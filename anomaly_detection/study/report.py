@@ -94,6 +94,8 @@ def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> 
             logger.info("left out of the tables: %s: of other datasets than %s", path.parent, ", ".join(datasets))
         elif not same_data(experiment, source):
             logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", path.parent, source.data_root)
+        elif finished_metrics(experiment) is None:
+            logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", path.parent)
         else:
             experiments.append(experiment)
     models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
@@ -172,7 +174,8 @@ def draw_experiment(experiment: Experiment) -> list[Path]:
         UserError: it is not finished.
     """
     if finished_metrics(experiment) is None:
-        raise UserError(f"{experiment.folder}: not evaluated yet; python -m anomaly_detection evaluate {experiment.folder} does it")
+        advice = f"python -m anomaly_detection evaluate {experiment.folder} does it (what an older version wrote does not count)"
+        raise UserError(f"{experiment.folder}: not evaluated yet; {advice}")
     return _draw((experiment.folder, _parts(experiment)))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 
@@ -131,5 +132,12 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     assert main(["report", str(results)]) == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} != before
 
+    metrics = json.loads((folder / "metrics.json").read_text())
+    older = {name: {key: value for key, value in values.items() if key != "unit"} for name, values in metrics["datasets"].items()}
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "datasets": older}))  # its intervals are over images
+    with pytest.raises(UserError, match="not evaluated yet"):
+        main(["report", str(folder)])
+    assert run_experiments.main([*words, "--datasets", "liver_ct", "lung_xray"]) == 0
+    assert json.loads((folder / "metrics.json").read_text()) == metrics, "what an older version scored is scored anew"
     with pytest.raises(UserError, match=r"study\.json: no such file"):
         main(["report", str(tmp_path)])
