@@ -1,6 +1,7 @@
 """manifest.csv in the folder of a dataset that `prepare` made: whose each image is, and what it was made of."""
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_manifest(path: Path) -> list[Row]:
     """The rows of a manifest.csv; columns that came later are empty in an older one.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, names an image twice, or says of one not whose it is.
     """
     needed = [field.name for field in fields(Row) if field.default is MISSING]
     kinds = dict.fromkeys(needed, str) | {"abnormal": int, "mask_pixels": optional(int)}
@@ -56,7 +57,14 @@ def read_manifest(path: Path) -> list[Row]:
         lines = read_table(path, kinds)
     except UserError as error:
         raise UserError(f"{error}; this is not a manifest as `prepare` writes it: delete the folder and prepare it again") from None
-    return [Row(**{field.name: line[field.name] for field in fields(Row) if field.name in line}) for line in lines]
+    rows = [Row(**{field.name: line[field.name] for field in fields(Row) if field.name in line}) for line in lines]
+    images = Counter(row.image for row in rows)
+    for row in rows:
+        if images[row.image] > 1:
+            raise UserError(f"{path}: {row.image} stands in it {images[row.image]} times; leave one line of it")
+        if not row.patient.strip():
+            raise UserError(f"{path}: {row.image} has no patient; write whose it is, or delete the folder and prepare it again")
+    return rows
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:

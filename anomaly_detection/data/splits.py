@@ -111,7 +111,7 @@ def parse_line(line: str) -> tuple[str, str | None]:
         line = quoted[1].replace('""', '"') + line[quoted.end() :]
     line = line.rstrip(" \t,;")
     match = None if line.startswith("#") else _LINE.fullmatch(line)
-    return (match[1], match[2]) if match else (line, None)
+    return (match[1], match[2].strip('"')) if match else (line, None)
 
 
 def aliases(entries: Sequence[SplitEntry], catalog: Mapping[str, DatasetSpec], data_root: Path) -> Iterator[tuple[SplitEntry, SplitEntry]]:

@@ -47,6 +47,17 @@ def listed(root, data="data"):
     return sorted(entry.image for entry in Splits(root / data / "folds", read_catalog(root / data / "datasets.yaml")).entries)
 
 
+def test_the_counts_are_those_of_the_lists_that_stay(root, capsys):
+    prepare(root)
+    assert "x: 4 normal train, 1 normal val, 1 normal test, 2 anomaly test" in capsys.readouterr().out
+    train = root / "data/folds/train_test_split/normal/train"
+    train.write_text("\n".join(train.read_text().splitlines()[:-2]) + "\n")
+    prepare(root)
+    said = capsys.readouterr().out
+    assert "x: 2 normal train, 1 normal val, 1 normal test, 2 anomaly test" in said
+    assert "nothing to do" in said
+
+
 ODD = ["12%3", "a b", " lead", "-x", "#no comment", "trail ", "x.y", "(.*)", "ä", "日本", "a,b;c", 'q"q', "lits 0"]
 
 

@@ -11,7 +11,7 @@ from anomaly_detection.data.prepare.assign import assign_splits
 from anomaly_detection.data.prepare.build import Job, build_dataset
 from anomaly_detection.data.prepare.lists import begin_splits, write_splits
 from anomaly_detection.data.prepare.options import Shares
-from anomaly_detection.data.splits import Kind, Part
+from anomaly_detection.data.splits import Kind, Part, Splits
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Prepared:
     """What `prepare` did.
 
     Attributes:
-        counts: images of each split.
+        counts: images that the split files list.
         rows: of the manifest.
         left_out: images in no split, by reason.
         skipped: a line for each file that could not be read.
@@ -84,7 +84,9 @@ def prepare(
         others = [other for other in target.catalog.values() if other.name != spec.name and (target.data_root / other.root).is_dir()]
         begin_splits(target.folds, target.inherited, others)
     written = write_splits(target.folds, spec, splits, f"{origin}; {len(rows)} images in all", target.catalog, folder)
-    counts = {key: len(images) for key, images in splits.items()}
+    # lists that stay may have been edited
+    there = Counter((entry.kind, entry.part) for entry in Splits(target.folds, target.catalog).entries if entry.dataset == spec.name)
+    counts = {key: there[key] for key in splits}
     return Prepared(counts, rows, left_out, skipped, made, written)
 
 

@@ -34,14 +34,15 @@ def write_splits(
         splits: its images for each file.
         origin: where the split comes from: shares and seed, or published lists.
         catalog: the datasets that the files may name.
-        folder: of the dataset, in which the images of lines that stay must be; None: that is not looked for.
+        folder: of the dataset, in which the images of lines must be; None: that is not looked for.
 
     Returns:
         whether anything was written.
 
     Raises:
-        UserError: the files that are there are wrong, or a line that would stay names no image.
+        UserError: the files that are there are wrong, or a line that would stay or be written names no image.
     """
+    images = {image for each in splits.values() for image in each}
     there = Splits(folds, catalog)  # what is there must be in order before it is rewritten
     counts = ", ".join(f"{len(images)} {kind} {part}" for (kind, part), images in splits.items())
     header = f"# {spec.name}: {counts}; {origin}; {_hash(splits)}"
@@ -50,9 +51,12 @@ def write_splits(
     if all(header in (parse_line(line)[0] for line in lines) for lines in texts.values()):
         for entry in there.entries:
             if folder is not None and entry.dataset == spec.name and not (folder / entry.image).is_file():
-                advice = f"take the line out, or all of {spec.name} to have them written anew"
+                anew = f"delete {folder} to prepare it anew" if entry.image in images else f"all of {spec.name} to have them written anew"
+                advice = f"take the line out, or {anew}"
                 raise UserError(f"{entry.where}: {entry.image}: no such image in {folder}; {advice}")
         return False
+    if folder is not None and (gone := sorted(image for image in images if not (folder / image).is_file())):
+        raise UserError(f"{folder}: {len(gone)} of its images are gone, the first: {gone[0]}; delete the folder to prepare it anew")
     for key, file in files.items():
         block = [header, *(f"{image} {spec.name}" for image in sorted(splits[key], key=natural))]
         _write(file, [*(line for line in texts[key] if not _is_of(line, spec)), *block])

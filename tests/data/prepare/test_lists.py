@@ -84,8 +84,16 @@ def test_a_line_that_stays_must_name_an_image(tmp_path, catalog):
     write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
     assert not write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
     (folder / "normal/b.png").unlink()
-    with pytest.raises(UserError, match=r"val:2: normal/b\.png: no such image in .*data; take the line out, or all of one"):
+    with pytest.raises(UserError, match=r"val:2: normal/b\.png: no such image in .*data; take the line out, or delete .*data to prepare it anew"):
         write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+    val = tmp_path / "train_test_split/normal/val"
+    val.write_text(val.read_text().replace("b.png", "of_mine.png"))
+    with pytest.raises(UserError, match=r"of_mine\.png: no such image in .*data; take the line out, or all of one to have them written anew"):
+        write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+    val.write_text("")  # to have it written anew: with an image that is gone it would be wrong again
+    with pytest.raises(UserError, match=r"data: 1 of its images are gone, the first: normal/b\.png; delete the folder to prepare it anew"):
+        write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
+    assert val.read_text() == ""
 
 
 def test_the_split_files_of_a_data_root_begin_with_what_was_read_so_far(tmp_path, catalog):
