@@ -81,7 +81,7 @@ def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str |
             f"{len(first)} files, each counted as a patient of its own, but names share their beginnings ({example}): images of one patient may be "
             f"trained on AND tested; --patient '{expression}' would make {groups} patients of {of_whom}"
         )
-    if len(first) < len(files):  # some files gave several images, and their names tell nothing
+    if 2 * sum(count > 1 for count in Counter(who for _, who in files).values()) > len(first):  # volumes, each most likely a patient's
         return None
     return (
         f"{len(first)} files, each counted as a patient of its own: if some show the same patient, results are too good; "
@@ -94,7 +94,8 @@ def _named_after_file(image: str, patient: str) -> bool:
     name = _below_kind(image)
     if patient_of(image, image.startswith("abnormal")) == patient:
         return False
-    return any(name == own or name.startswith(f"{own}_") for own in (patient, _below_kind(patient)))
+    # behind it stands the number of a slice, or, of two files that differ in their suffix alone, the suffix
+    return any(name == own or name.startswith((f"{own}_", f"{own}.")) for own in (patient, _below_kind(patient)))
 
 
 def _below_kind(image: str) -> str:

@@ -107,6 +107,35 @@ def test_volumes_whose_names_share_their_beginning_are_told():
     assert "would make 5 patients" in line
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("normal/a.png,0,p,a,1,2,\nnormal/b.png,0,p,b,1,2,\nnormal/a.png,0,q,a,1,2,\n", "normal/a.png stands in it 2 times; leave one line"),
+        ("normal/a.png,0,p,a,1,2,\nnormal/b.png,0,,b,1,2,\n", "normal/b.png has no patient; write whose it is"),
+        ("normal/a.png,0, ,a,1,2,\n", "normal/a.png has no patient; write whose it is"),
+    ],
+)
+def test_a_manifest_that_a_hand_has_spoilt_is_refused(tmp_path, lines, words):
+    (tmp_path / "manifest.csv").write_text(HEADER + lines)
+    with pytest.raises(UserError, match=words):
+        read_manifest(tmp_path / "manifest.csv")
+
+
+@pytest.mark.parametrize(("several", "told"), [(0, True), (1, True), (15, True), (16, False), (30, False)])
+def test_a_few_files_of_several_images_hide_nothing(several, told):
+    names = [f"image{k:03d}" for k in range(30)]
+    images, patients = of_files(*names, *(f"{name}_001" for name in names[:several]))
+    line = suspicious_patients(images, patients[:30] + patients[:several])
+    assert (line is not None) == told
+    assert not told or line.startswith("30 files, each counted as a patient of its own: if some show")
+
+
+def test_files_that_differ_in_their_suffix_alone_hide_nothing():
+    images, patients = of_files(*(f"image{k:03d}" for k in range(6)), "scan.png", "scan.tif", "other.jpg")
+    line = suspicious_patients(images, [*patients[:6], "normal/scan", "normal/scan", "normal/other"])
+    assert line.startswith("8 files, each counted as a patient of its own")
+
+
 def test_a_manifest_of_an_older_version_is_read_and_one_of_today_comes_back(tmp_path):
     (tmp_path / "manifest.csv").write_text(HEADER + "normal/a.png,0,a,a.nii,1,2,\n")
     assert read_manifest(tmp_path / "manifest.csv") == [Row("normal/a.png", 0, "a", "a.nii", "1", "2", None)]
