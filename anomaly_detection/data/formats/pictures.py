@@ -52,7 +52,8 @@ def shown(image: Image.Image, window: WindowChoice, where: Path | str, top: int 
     """An opened picture as (H, W) or (H, W, 3) uint8.
 
     With 8 bits its values stay as they are; alpha lies over black. More bits are shown through `window`; where that is None, by one fixed rule
-    for all images: grey 0..65535 to 0..255 by rounding, floating point 0..1 to 0..255 by rounding. Of 16-bit colour Pillow keeps the upper 8 bits.
+    for all images: grey 0..65535 (of a TIFF that packs 12 bits 0..4095) to 0..255 by rounding, floating point 0..1 to 0..255 by rounding. Of 16-bit
+    colour Pillow keeps the upper 8 bits.
 
     Args:
         image: in any mode.
@@ -81,7 +82,8 @@ def decode(path: Path) -> Stored:
     except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, ValueError, TypeError and more
         if isinstance(error, UnidentifiedImageError) and _is_tiff(path):
             raise UserError(f"{path}: a TIFF with a kind of samples that is not read; {CONVERT}") from None
-        reason = " ".join(str(error).split())
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its content is not that of an image" if unknown else " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read as an image ({reason}); replace it or leave it out") from error
     if unread:
         raise UserError(f"{path}: {unread}")
@@ -114,7 +116,7 @@ def _misread(file: Image.Image) -> str | None:
         return f"a TIFF with subsampled colours that are not compressed; {CONVERT}"
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and file.mode == "F":
         return f"a TIFF of floating point values with 0 for white, which says not what black is; {CONVERT}"
-    if file.tile and "LA;16" in str(file.tile[0].args):
+    if file.tile and ("LA;16" in str(file.tile[0].args) or (file.mode[0] in "IF" and "transparency" in file.info)):
         return "grey values of 16 bits with transparency; save it without the alpha channel"
     return None
 
@@ -132,7 +134,7 @@ def _stored(file: Image.Image) -> Stored:
     if signed and bits == 8:  # Pillow takes them for unsigned ones
         image = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32))
     elif image.mode[0] in "IF":
-        top = 1 if image.mode == "F" else 65535
+        top = 1 if image.mode == "F" else 4095 if tags and bits == 12 else 65535  # Pillow keeps the values of 12 bits as they are
         if tags and image.mode == "I" and not signed and np.asarray(image).min() < 0:
             raise ValueError(f"its values of 32 bits reach beyond {2**31 - 1}")
         if white_is_zero:  # which Pillow minds with 8 bits alone

@@ -51,18 +51,26 @@ class NiftiJob:
     max_slices: int
 
     def pictures(self, paths: Sequence[Path]) -> Iterator[Picture]:
-        """Axial slices, spread over the volume: with a mask those that show the lesion, otherwise all that are not of one grey."""
+        """Axial slices, spread over the volume: with a mask those that show the lesion, otherwise all that are not of one grey.
+
+        Raises:
+            NoImage: the volume has no such slice.
+        """
         volume, *mask = (Volume(path, str(source)) for path, source in zip(paths, self.sources, strict=True))
         window = volume.shown(self.window)
         if mask and (mask[0].shape, mask[0].orientation) != (volume.shape, volume.orientation):
             raise UserError(f"{self.sources[1]}: differs from its volume in shape or orientation; which one is wrong cannot be known")
         slices = np.flatnonzero(mask[0].count_marked()).tolist() if mask else list(range(volume.slices))
         slices = spread(slices, self.max_slices)
+        empty = f"{self.sources[0]}: no slice of it shows more than one grey" + (f" and is marked in {self.sources[1]}" if mask else "")
         marks = (plane > 0 for plane in mask[0].planes(slices)) if mask else [None] * len(slices)
         for number, plane, marked in zip(slices, volume.planes(slices), marks, strict=True):
             pixels = window.grey(plane)
             if pixels.min() < pixels.max():
+                empty = ""
                 yield Picture(f"{self.name}_{number:03d}", self.patient, self.abnormal, pixels, marked)
+        if empty:
+            raise NoImage(empty)
 
 
 def plan(

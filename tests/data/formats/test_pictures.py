@@ -35,14 +35,15 @@ def tiff(data: bytes, bits: int, photometric: int, order="<", samples=1, size=(4
     return mark + struct.pack(order + "IH", 8, len(numbers)) + entries + bytes(4) + rest + data
 
 
-def png(data: bytes, bits: int, kind: int, size=(4, 1)) -> bytes:
-    """A PNG of one row; kind: 0 grey, 2 colours, 3 palette, 4 grey and alpha, 6 colours and alpha."""
+def png(data: bytes, bits: int, kind: int, size=(4, 1), extra: tuple[bytes, bytes] | None = None) -> bytes:
+    """A PNG of one row; kind: 0 grey, 2 colours, 3 palette, 4 grey and alpha, 6 colours and alpha. extra: name and content of one more chunk."""
 
     def chunk(name, content):
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     header = struct.pack(">IIBBBBB", *size, bits, kind, 0, 0, 0)
     palette = chunk(b"PLTE", bytes(range(12))) if kind == 3 else b""
+    palette += chunk(*extra) if extra else b""
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", zlib.compress(b"\0" + data)) + chunk(b"IEND", b"")
 
 
@@ -72,7 +73,7 @@ TIFFS = [
     ("1 bit, 0 white", tiff(b"\xa0", 1, 0), [0, 255, 0, 255]),
     ("2 bits", tiff(b"\x1b", 2, 1), [0, 85, 170, 255]),
     ("4 bits, 0 white", tiff(b"\x08\xf0", 4, 0), [255, 119, 0, 255]),
-    ("12 bits", tiff(b"\x00\x0f\xff\x12\x38\x00", 12, 1), [0, 16, 1, 8]),
+    ("12 bits", tiff(b"\x00\x0f\xff\x12\x38\x00", 12, 1), [0, 255, 291 / 4095 * 255, 2048 / 4095 * 255]),
     (
         "palette",
         tiff(of("u1", 0, 1, 128, 255), 8, 3, t320=[*RAMP, *RAMP[::-1], *([0] * 256)]),
@@ -139,6 +140,8 @@ def test_a_window_is_of_the_values(tmp_path, content, expected):
         ("a.tif", tiff(of("<f2", 0, 0.25, 0.5, 1), 16, 1, t339=[3]), "a kind of samples that is not read; save it as PNG"),
         ("a.tif", tiff(of("<u8", 0, 1, 2, 3), 64, 1), "a kind of samples that is not read; save it as PNG"),
         ("a.tif", tiff(of(">u2", 0, 1, 2, 3), 16, 0, ">"), "a kind of samples that is not read; save it as PNG"),
+        ("a.tif", tiff(b"\x00\x0f\xff\x12\x38\x00", 12, 1, ">"), "a kind of samples that is not read; save it as PNG"),
+        ("a.tif", tiff(b"\x00\x0f\xff\x12\x38\x00", 12, 0), "a kind of samples that is not read; save it as PNG"),
         ("a.tif", tiff(of("<f4", 0, 0.25, 0.5, 1), 32, 0, t339=[3]), "floating point values with 0 for white.*; save it as PNG"),
         ("a.tif", tiff(of("<u2", *range(6)), 16, 2, **TWO, t284=[2]), "colours of 16 bits lie in planes of their own; save it as PNG"),
         ("a.tif", tiff(bytes(6), 8, 6, **TWO), "subsampled colours that are not compressed; save it as PNG"),
@@ -146,7 +149,8 @@ def test_a_window_is_of_the_values(tmp_path, content, expected):
         ("a.tif", tiff(of("<i2", -1, 0, 1, 2), 16, 1, t339=[2]), "its values are -1 to 2, but must lie in 0 to 65535; give a window"),
         ("a.tif", tiff(of("<u4", 1, 2**31, 3, 4), 32, 1), "its values of 32 bits reach beyond"),
         ("a.png", png(of(">u2", 1, 65535, 3, 65535), 16, 4, (2, 1)), "16 bits with transparency; save it without the alpha channel"),
-        ("a.png", b"\x89PNG rubbish", "cannot be read as an image"),
+        ("a.png", png(of(">u2", 1, 65535, 3, 7), 16, 0, extra=(b"tRNS", of(">u2", 3))), "16 bits with transparency; save it without the alpha"),
+        ("a.png", b"\x89PNG rubbish", r"cannot be read as an image \(its content is not that of an image\); replace it"),
         ("a.jpe", b"", "cannot be read as an image"),
     ],
 )

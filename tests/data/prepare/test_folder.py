@@ -12,6 +12,7 @@ from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare import folder
+from anomaly_detection.data.prepare.build import NoImage
 from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
@@ -104,6 +105,19 @@ def test_masks(root):
     image(root / "masks" / "stranger.png", 0)
     with pytest.raises(UserError, match=r"stranger\.png: a mask without an abnormal image"):
         plan(root, masks=True)
+
+
+@pytest.mark.parametrize("label", [0, -1, np.nan])
+def test_a_volume_of_which_no_slice_is_taken_is_told(root, label):
+    nifti(root / "abnormal" / "p" / "v.nii.gz", VOLUME)
+    nifti(root / "masks" / "p" / "v.nii", np.full(VOLUME.shape, label, np.float32))
+    jobs = {job.name: job for job in plan(root, masks=True, window="auto")[0]}
+    with pytest.raises(NoImage, match=r"abnormal/p/v\.nii\.gz: no slice of it shows more than one grey and is marked in .*masks/p/v\.nii$"):
+        pictures([jobs["p/v"]])
+    nifti(root / "normal" / "grey.nii", np.full_like(VOLUME, 5))
+    (job,) = (job for job in plan(root, window="auto")[0] if job.name == "grey")
+    with pytest.raises(NoImage, match=r"grey\.nii: no slice of it shows more than one grey$"):
+        pictures([job])
 
 
 def test_masks_that_are_none_or_two(root):
