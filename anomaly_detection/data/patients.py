@@ -54,12 +54,16 @@ def figure_of(name: str, abnormal: bool) -> str:
 
 def patient_warning(rows: Sequence[Row]) -> str | None:
     """What `suspicious_patients` says of the images of which nothing told whose they are: neither --patient nor header, subfolder or public names."""
-    untold = [row for row in rows if row.patient_from in ("file", "")]
+    if files := [(row.image, row.patient) for row in rows if row.patient_from == "file"]:
+        return _warning_of_files(files)
+    untold = [row for row in rows if row.patient_from == ""]
     return suspicious_patients([row.image for row in untold], [row.patient for row in untold])
 
 
 def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str | None:
     """A line that says that patients may be on both sides of the splits, since every file counts as one; None where nothing points to that.
+
+    An older manifest does not say by which key patients were told: here that follows from their names.
 
     Where names share their beginnings, as `run12_000.png` and `run12_001.png` do, it gives the regular expression that groups them.
 
@@ -68,8 +72,11 @@ def suspicious_patients(images: Sequence[str], patients: Sequence[str]) -> str |
         patients: whose each is.
     """
     files = [(image, who) for image, who in zip(images, patients, strict=True) if _named_after_file(image, who)]
-    if not files or 2 * len(files) < len(images):
-        return None
+    return _warning_of_files(files) if files and 2 * len(files) >= len(images) else None
+
+
+def _warning_of_files(files: Sequence[tuple[str, str]]) -> str | None:
+    """What `suspicious_patients` says of images, each with the file that counts as its patient."""
     first: dict[str, str] = {}  # image of each
     for image, who in files:
         first.setdefault(who, image)

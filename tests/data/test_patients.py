@@ -130,6 +130,13 @@ def test_a_few_files_of_several_images_hide_nothing(several, told):
     assert not told or line.startswith("30 files, each counted as a patient of its own: if some show")
 
 
+@pytest.mark.parametrize("source", ["Normal/images/Normal-{}", "b/{}", "{}"])
+def test_a_manifest_that_says_so_is_believed_whatever_names_images_have(source):
+    rows = [Row(f"normal/x{k}.png", 0, f"normal/{source.format(k)}", f"{source.format(k)}.png", "", "", None, "file") for k in range(9)]
+    rows.append(Row("normal/y.png", 0, "P7", "y.dcm", "", "", None, "header", "P7"))
+    assert patient_warning(rows).startswith("9 files, each counted as a patient of its own: if some show")
+
+
 def test_files_that_differ_in_their_suffix_alone_hide_nothing():
     images, patients = of_files(*(f"image{k:03d}" for k in range(6)), "scan.png", "scan.tif", "other.jpg")
     line = suspicious_patients(images, [*patients[:6], "normal/scan", "normal/scan", "normal/other"])
