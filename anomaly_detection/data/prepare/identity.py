@@ -13,8 +13,8 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     """The rows with a patient for each, and the key by which that is known.
 
     - A patient that a row has already is kept; `told_by` says how it came to it.
-    - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over. A file without one is of the patient
-      with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
+    - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over; so is then one that all abnormal ones
+      share. A file without one is of the patient with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
     - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
       the abnormal images are one patient.
     - The study is next, as long as not all files share it.
@@ -64,17 +64,27 @@ def patients_in_words(rows: Sequence[Row]) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a user must know of how patients were told, a line each."""
-    said = (_header_passed_over(rows), _mixed_studies(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
+    said = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
     return [line for line in said if line]
 
 
 def _header_passed_over(rows: Sequence[Row]) -> str | None:
     named = [row for row in rows if row.patient_id]
-    over = next((row.patient_id for row in named if row.patient_from not in ("header", "--patient")), None)
-    if over is None:
+    over = sorted({row.patient_id for row in named if row.patient_from not in ("header", "--patient")})
+    if not over:
         return None
-    files = len({row.source for row in named if row.patient_id == over})
-    return f"the header of {files} DICOM files names one patient for all, {over!r}, and is passed over: it tells nobody apart"
+    files = len({(row.abnormal, row.source) for row in named if row.patient_id in over})
+    whom = "all" if len(over) == 1 else "all of a kind"
+    return f"the header of {files} DICOM files names one patient for {whom}, {', '.join(map(repr, over))}, and is passed over: it tells nobody apart"
+
+
+def _one_ill_patient(rows: Sequence[Row]) -> str | None:
+    ill = [row for row in rows if row.abnormal]
+    files, patients = {row.source for row in ill}, {row.patient for row in ill}
+    if len(files) < 2 or len(patients) > 1 or ill[0].patient_from != "header":
+        return None
+    advice = "if that is what anonymisation left, give --patient REGEX, or intervals say nothing"
+    return f"all {len(files)} abnormal files are of one patient by their headers, {ill[0].patient!r}; {advice}"
 
 
 def _mixed_studies(rows: Sequence[Row]) -> str | None:
@@ -110,9 +120,15 @@ def _same_pixels(rows: Sequence[Row]) -> str | None:
 
 
 def _telling(named: Sequence[tuple[Row, str]]) -> set[str]:
-    """The identities that tell patients apart: none where all the files, or all the normal ones, have the same."""
+    """The identities that tell patients apart: none where all the files, or all the normal ones, have the same.
+
+    That all the abnormal ones have the same may be so, unless the normal ones have another one likewise.
+    """
     telling = {name for _, name in named if name}
-    for kinds in ((0, 1), (0,)):
+    normal = {name for row, name in named if name and not row.abnormal}
+    for kinds in ((0, 1), (0,), (1,)):
+        if kinds == (1,) and (not normal or normal & telling):
+            break
         of_kinds = [(row.source, name) for row, name in named if row.abnormal in kinds and name]
         names = {name for _, name in of_kinds}
         if len(names) == 1 and len({source for source, _ in of_kinds}) > 1:

@@ -60,12 +60,30 @@ def test_a_header_that_names_one_patient_for_all_is_passed_over_and_told(name):
     settled = settle_patients(files, "--patient")
     assert [each.patient for each in settled] == [each.source.split("/")[0] for each in files]
     lines = remarks(settled)
-    assert lines[0].startswith(f"the header of 6 DICOM files names one patient for all, {name!r}, and is passed over")
+    assert lines[0].startswith(f"the header of 12 DICOM files names one patient for all, {name!r}, and is passed over")
     flat = settle_patients([row(str(k), patient_id=name) for k in range(4)], "--patient")
     assert [each.patient_from for each in flat] == ["file"] * 4
     healthy = [row(str(k), patient_id=name) for k in range(4)] + [row("x", "abnormal", patient_id="P7")]
     assert told(*healthy)[-1] == ("P7", "header")
     assert told(*healthy)[0] == ("normal/0", "file")
+
+
+def test_two_names_one_for_each_kind_are_passed_over_alike():
+    rows = [row(f"{who}/{k}", patient_id="ANON1") for who in range(4) for k in range(2)]
+    ill = [row(f"{who}/{k}", "abnormal", patient_id="ANON2") for who in (1, 9) for k in range(2)]
+    settled = settle_patients([*rows, *ill], "--patient")
+    assert [(each.patient, each.patient_from) for each in settled] == [(each.source.split("/")[0], "folder") for each in settled]
+    line = "the header of 12 DICOM files names one patient for all of a kind, 'ANON1', 'ANON2', and is passed over: it tells nobody apart"
+    assert remarks(settled)[0] == line
+
+
+@pytest.mark.parametrize(("ill", "words"), [(["B", "B"], "all 2 abnormal files are of one patient by their headers, 'B'"), (["B"], ""), (["B", "C"], "")])
+def test_one_patient_for_all_that_is_abnormal_is_told(ill, words):
+    rows = [row(str(k), patient_id=f"P{k}") for k in range(3)] + [row(str(k), "abnormal", patient_id=name) for k, name in enumerate(ill)]
+    settled = settle_patients(rows, "--patient")
+    assert [each.patient for each in settled] == ["P0", "P1", "P2", *ill]
+    assert "".join(remarks(settled)).startswith(words)
+    assert bool(remarks(settled)) == bool(words)
 
 
 def test_one_file_of_one_patient_is_no_reason_to_pass_its_header_over():
