@@ -11,7 +11,7 @@ from PIL import Image
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import load_trained
 from anomaly_detection.data.dataset import Domains, to_floats
-from anomaly_detection.data.formats.pictures import shown
+from anomaly_detection.data.formats.pictures import opened, shown
 from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.window import plain_window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
@@ -108,17 +108,20 @@ class Detector:
 
         Raises:
             UserError: the file cannot be read, or holds several images.
-            ValueError: an array of another type or shape.
+            ValueError: an array of another type or shape, or something else.
         """
         if isinstance(image, str | Path):
             pixels, *more = (pixels for _, pixels in read_images(image, plain_window(self.preprocessing.window)))
             if more:
                 raise UserError(f"{image}: holds {1 + len(more)} images; `read_images` gives one after the other")
         elif isinstance(image, Image.Image):
-            pixels = shown(image, self.preprocessing.window, "image")
+            stored = opened(image)
+            pixels = shown(stored.image, self.preprocessing.window, "image", stored.top)
+        elif not isinstance(image, np.ndarray):
+            raise ValueError(f"expected a path, a Pillow image or an array, got {type(image).__name__}")
         else:
             pixels = image
-            if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
+            if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
                 raise ValueError(f"expected uint8 of shape (H, W) or (H, W, 3), got {pixels.dtype} of shape {pixels.shape}")
         return self.preprocessing.apply(pixels)
 

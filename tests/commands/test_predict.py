@@ -6,6 +6,7 @@ import shutil
 import unicodedata
 import zipfile
 from dataclasses import fields, replace
+from functools import partial
 from types import SimpleNamespace
 
 import nibabel
@@ -20,12 +21,13 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.detector import Prediction
+from anomaly_detection.detector import Detector, Prediction
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.evaluation.predictions import write_predictions
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
+from tests.data.formats.test_pictures import tiff
 from tests.test_baselines import count_passes
 
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct, lung_xray]\nimage_size: 16\niterations: 300\nval_iter: 100\nbatch_size: 8\nlr: 0.01\n"
@@ -100,6 +102,37 @@ def test_paths_pictures_and_arrays_are_the_same_image(trained, data_root):
         detector.predict(pixels.astype(float))
     with pytest.raises(ValueError, match=r"\(H, W\) or \(H, W, 3\), got uint8 of shape \(16, 16, 1\)"):
         detector.predict(pixels[..., None])
+
+
+TURNED = Image.Exif()
+TURNED[274] = 6
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda path: Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20).save(path, "png", exif=TURNED),
+        lambda path: Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20).save(path, "tiff", tiffinfo={274: 6}, compression="tiff_lzw"),
+        lambda path: path.write_bytes(tiff(np.arange(0, 60000, 5000, dtype="<u2").tobytes(), 16, 0, size=(4, 3))),
+        lambda path: path.write_bytes(tiff(np.arange(18, dtype=np.uint8).tobytes(), 12, 1, size=(4, 3))),
+    ],
+    ids=["turned PNG", "turned TIFF", "0 white", "12 bits"],
+)
+def test_an_opened_picture_is_what_its_file_is(tmp_path, save, loaded):
+    save(tmp_path / "a.png")
+    fit = partial(Detector.fit, SimpleNamespace(preprocessing=Preprocessing(image_size=12)))
+    image = Image.open(tmp_path / "a.png")
+    if loaded:
+        image.load()
+    assert np.array_equal(fit(image), fit(tmp_path / "a.png"))
+    assert np.ptp(fit(image)) > 20
+
+
+@pytest.mark.parametrize("image", [None, b"x", [1, 2], torch.zeros(8, 8, dtype=torch.uint8), np.zeros((0, 8), np.uint8), np.zeros((8, 0), np.uint8)])
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ValueError, match="^expected "):
+        Detector.fit(SimpleNamespace(preprocessing=Preprocessing(image_size=8)), image)
 
 
 def test_a_path_may_lead_to_any_format_with_one_image(trained, tmp_path):

@@ -70,10 +70,17 @@ def shown(image: Image.Image, window: WindowChoice, where: Path | str, top: int 
     return np.asarray(_eight_bit(image, where, top))
 
 
+def opened(image: Image.Image) -> Stored:
+    """An image that Pillow has opened, as `decode` would read its file; raises UserError where its pixels would be wrong."""
+    if unread := _misread(image):
+        raise UserError(f"image: {unread}")
+    return _stored(image)
+
+
 def decode(path: Path) -> Stored:
     """The pixels of an image file; raises UserError as `read_picture` does."""
     try:
-        with open(path, "rb") as opened, Image.open(opened) as file:  # by its path Pillow mixes rows and columns of a TIFF that lies on its side
+        with open(path, "rb") as content, Image.open(content) as file:  # by its path Pillow mixes rows and columns of a TIFF that lies on its side
             frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # MPO: a camera's JPEG with a preview behind it
             unread = f"holds {frames} images; save each as a file of its own" if frames > 1 else _misread(file)
             stored = None if unread else _stored(file)
@@ -93,7 +100,7 @@ def decode(path: Path) -> Stored:
 def picture_shape(path: Path) -> tuple[int, int]:
     """(H, W) of what `read_picture` gives, without decoding it; raises UserError where it cannot be told."""
     try:
-        with open(path, "rb") as opened, Image.open(opened) as file:
+        with open(path, "rb") as content, Image.open(content) as file:
             width, height = file.size
             on_its_side = file.format != "TIFF" and file.getexif().get(ORIENTATION, 1) >= 5  # of a TIFF Pillow tells the size of the upright image
     except Exception:
@@ -116,7 +123,7 @@ def _misread(file: Image.Image) -> str | None:
         return f"a TIFF with subsampled colours that are not compressed; {CONVERT}"
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and file.mode == "F":
         return f"a TIFF of floating point values with 0 for white, which says not what black is; {CONVERT}"
-    if file.tile and ("LA;16" in str(file.tile[0].args) or (file.mode[0] in "IF" and "transparency" in file.info)):
+    if "LA;16" in str(getattr(file, "tile", "")) or (file.mode[0] in "IF" and "transparency" in file.info):
         return "grey values of 16 bits with transparency; save it without the alpha channel"
     return None
 
@@ -127,7 +134,7 @@ def _stored(file: Image.Image) -> Stored:
     signed, bits = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED, tags.get(BITS, (1,))[0]
     lossy = file.format in ("JPEG", "MPO") or "jpeg" in str(file.info.get("compression"))
     doubt = "in which 0 is white" if white_is_zero and file.mode != "1" else ""
-    if ";16" in str(file.tile) and file.mode[0] not in "IF":
+    if ";16" in str(getattr(file, "tile", "")) and file.mode[0] not in "IF":
         doubt = "of 16-bit colours, of which only the upper 8 bits are read"
     file.load()  # which turns a TIFF upright: asked before, it would be turned twice
     image, top = ImageOps.exif_transpose(file), 255

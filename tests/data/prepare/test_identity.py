@@ -77,7 +77,7 @@ def test_two_names_one_for_each_kind_are_passed_over_alike():
     assert remarks(settled)[0] == line
 
 
-@pytest.mark.parametrize(("ill", "words"), [(["B", "B"], "all 2 abnormal files are of one patient by their headers, 'B'"), (["B"], ""), (["B", "C"], "")])
+@pytest.mark.parametrize(("ill", "words"), [(["B", "B"], "all 2 abnormal files are of one patient by their headers"), (["B"], ""), (["B", "C"], "")])
 def test_one_patient_for_all_that_is_abnormal_is_told(ill, words):
     rows = [row(str(k), patient_id=f"P{k}") for k in range(3)] + [row(str(k), "abnormal", patient_id=name) for k, name in enumerate(ill)]
     settled = settle_patients(rows, "--patient")
