@@ -87,7 +87,7 @@ def _calibration(told: Mapping[str, Any] | None) -> tuple[Calibration | None, fl
     """What a checkpoint tells of scores and maps; nothing where another version of this package told it, by other rules."""
     try:
         return (None, None) if told is None else (Calibration.from_plain(told["scores"]), told["map_scale"])
-    except ValueError:
+    except (KeyError, TypeError, ValueError):
         return None, None
 
 

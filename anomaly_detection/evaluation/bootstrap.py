@@ -127,8 +127,8 @@ def share_interval(flags: np.ndarray, patients: Patients) -> list[float]:
 def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[float]:
     """[low, high] around a value in [0, 1].
 
-    Where all samples are 0 or all are 1 there is nothing to take a deviation of: then it is the interval of Clopper and Pearson for as many
-    patients, each of whom showed the same. Without degrees of freedom it says nothing: [0, 1].
+    Where all samples are the same, as where all or no images are called, there is nothing to take a deviation of: then it is the interval of Clopper
+    and Pearson for as many patients, of whom this share showed it. Without degrees of freedom it says nothing: [0, 1].
 
     Args:
         value: of the data as they are.
@@ -138,9 +138,11 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
     deviation = float(drawn.std())
     if not degrees:
         return [0.0, 1.0]
-    if min(value, 1 - value) < _ROUNDING and deviation < _ROUNDING:
-        edge = float(beta.ppf(OUTSIDE / 2, degrees + 1, 1))
-        return [edge, 1.0] if value > 0.5 else [0.0, 1 - edge]
+    if deviation < _ROUNDING:
+        count, value = degrees + 1, round(value, 9)
+        low = float(beta.ppf(OUTSIDE / 2, value * count, (1 - value) * count + 1)) if value > 0 else 0.0
+        high = float(beta.ppf(1 - OUTSIDE / 2, value * count + 1, (1 - value) * count)) if value < 1 else 1.0
+        return [low, high]
     least = 0.5 / (degrees + 2)  # a value of 0 or 1 that another sample would not have had
     center = value if 0 < value < 1 else abs(value - least)
     reach = float(student.ppf(1 - OUTSIDE / 2, degrees)) * deviation / (center * (1 - center))

@@ -1,5 +1,7 @@
 """What a finished experiment looks like: ROC curves, score histograms, galleries, the latent, training curves. Drawn without a display."""
 
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
 
 from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
@@ -27,9 +30,15 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
         rows: of its scores.csv.
         metrics: of its metrics.json.
         parts: lengths of the organ and modality parts of the latent, of which the rest is content; None without MADDR.
+
+    Raises:
+        UserError: details.npz is missing or damaged.
     """
-    with np.load(folder / "details.npz") as file:
-        details = dict(file)
+    try:
+        with np.load(folder / "details.npz") as file:
+            details = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{folder / 'details.npz'}: missing or damaged; evaluate the run again") from None
     log = read_log(folder)
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
     for name in metrics["datasets"]:

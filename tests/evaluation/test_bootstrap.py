@@ -159,9 +159,19 @@ def test_the_interval_by_hand():
     assert [low, high] == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.parametrize(("value", "degrees", "expected"), [(0.0, 9, [0.0, 0.308]), (1.0, 9, [0.692, 1.0]), (1.0, 1, [0.158, 1.0])])
+@pytest.mark.parametrize(
+    ("value", "degrees", "expected"),
+    [(0.0, 9, [0.0, 0.308]), (1.0, 9, [0.692, 1.0]), (1.0, 1, [0.158, 1.0]), (0.5, 1, [0.013, 0.987]), (0.3, 9, [0.067, 0.652])],
+)
 def test_where_all_patients_are_alike_the_interval_is_that_of_clopper_and_pearson(value, degrees, expected):
     assert share_interval_of(value, np.full(100, value), degrees) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("patients", [["a"] * 8, ["a", "a", "a", "a", "b", "b", "b", "b"]])
+def test_a_single_patient_of_a_class_says_nearly_nothing(patients):
+    labels, scores = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1.0, 4, 2, 3, 5, 2.5, 3.5, 6])
+    for low, high in metric_intervals(labels, scores, scores > 3.2, patients).values():
+        assert high - low > 0.8
 
 
 def test_a_share_of_few_patients_is_uncertain_however_many_slices_they_have():

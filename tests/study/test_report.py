@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import time
 
 import numpy as np
 import pytest
@@ -132,6 +133,13 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     assert main(["report", str(results)]) == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} != before
 
+    details = (folder / "details.npz").read_bytes()
+    for content in (b"", details[:1000], details[:-40]):
+        (folder / "details.npz").write_bytes(content)
+        os.utime(folder / "metrics.json", (time.time() + 9, time.time() + 9))  # so that the figures are drawn again
+        with pytest.raises(UserError, match=r"details\.npz: missing or damaged; evaluate the run again"):
+            main(["report", str(folder)])
+    (folder / "details.npz").write_bytes(details)
     metrics = json.loads((folder / "metrics.json").read_text())
     older = {name: {key: value for key, value in values.items() if key != "unit"} for name, values in metrics["datasets"].items()}
     (folder / "metrics.json").write_text(json.dumps({**metrics, "datasets": older}))  # its intervals are over images
