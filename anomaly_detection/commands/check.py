@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from anomaly_detection.config.paths import find_catalog, find_folds
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
-    from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems
+    from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
     from anomaly_detection.data.splits import Splits, linked_outside
     from anomaly_detection.system.files import whole_file
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         images = known_of(spec, root, groups)
         if count := sum(image.patient is None for image in images):
             print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
-        tell(problems(spec, root, groups, images), warnings(images))
+        tell(problems(spec, root, groups, images), [*warnings(images), *remade(groups, images)])
         known += images
         if groups:
             with whole_file(arguments.output / f"{name}.png") as partial:

@@ -15,6 +15,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.leaks import Listed, leaks, listed_images
+from anomaly_detection.data.manifest import MANIFEST, pixels_hash
 from anomaly_detection.data.masks import mask_path, read_mask
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, aliases, missing_images
 from anomaly_detection.system.errors import UserError
@@ -30,6 +31,7 @@ class Facts(NamedTuple):
     Attributes:
         size: width and height in pixels.
         content: a hash of its grey pixels; None of an image of one grey, which is like any other.
+        written: the hash of its pixels that `prepare` notes in the manifest; None likewise.
         histogram: (256,) how many pixels have each grey value.
         masked: whether there is a mask of it.
         error: why it, or its mask, cannot be read; then the others are None.
@@ -37,6 +39,7 @@ class Facts(NamedTuple):
 
     size: tuple[int, int] | None
     content: str | None
+    written: str | None
     histogram: np.ndarray | None
     masked: bool | None
     error: str | None
@@ -104,17 +107,28 @@ def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images
     yield from leaks(images)
 
 
+def remade(groups: Sequence[Group], images: Sequence[Listed]) -> Iterator[str]:
+    """A line where images are not those that `prepare` wrote."""
+    facts = (fact for group in groups for fact in group.facts)
+    told = [(image, fact.written) for image, fact in zip(images, facts, strict=True) if fact.written and image.row and image.row.pixels_sha256]
+    changed = [image for image, written in told if written != image.row.pixels_sha256]
+    if changed:
+        yield f"{len(changed)} images are not those that {MANIFEST} tells of, the first: {changed[0].entry.image}; were they changed by hand?"
+
+
 def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
     path, mask = paths
     try:
-        pixels = np.asarray(Image.fromarray(read_picture(path, window)).convert("L"))
+        stored = read_picture(path, window)
+        pixels = np.asarray(Image.fromarray(stored).convert("L"))
         masked = mask is not None and mask.is_file()
         if masked:
             read_mask(mask, pixels.shape)
     except UserError as error:
-        return Facts(None, None, None, None, str(error))
+        return Facts(None, None, None, None, None, str(error))
     content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest() if pixels.min() < pixels.max() else None
-    return Facts(pixels.shape[::-1], content, np.bincount(pixels.reshape(-1), minlength=256), masked, None)
+    written = content and pixels_hash(stored)
+    return Facts(pixels.shape[::-1], content, written, np.bincount(pixels.reshape(-1), minlength=256), masked, None)
 
 
 def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], columns: int = 12, side: int = 96) -> Image.Image:

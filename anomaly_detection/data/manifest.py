@@ -1,11 +1,14 @@
 """manifest.csv in the folder of a dataset that `prepare` made: whose each image is, and what it was made of."""
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
@@ -65,6 +68,11 @@ def read_manifest(path: Path) -> list[Row]:
         if not row.patient.strip():
             raise UserError(f"{path}: {row.image} has no patient; write whose it is, or delete the folder and prepare it again")
     return rows
+
+
+def pixels_hash(pixels: np.ndarray) -> str:
+    """What `Row.pixels_sha256` is of an image (H, W) or (H, W, 3) uint8 that is not of one grey."""
+    return hashlib.sha256(pixels).hexdigest()[:16]
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:

@@ -58,6 +58,21 @@ def test_the_counts_are_those_of_the_lists_that_stay(root, capsys):
     assert "nothing to do" in said
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_that_was_changed_afterwards_is_told_by_check(root, capsys, channels):
+    Image.fromarray(np.random.default_rng(9).integers(0, 255, (16, 16, 3), np.uint8)).save(root / "n" / "colour.png")
+    Image.new("L", (16, 16), 7).save(root / "n" / "of one grey.png")
+    prepare(root, "--channels", str(channels))
+    check = ["check", "--data-root", str(root / "data"), "--output", str(root / "sheets"), "--workers", "1"]
+    main(check)
+    assert "changed by hand" not in capsys.readouterr().out
+    for name in ("h0", "colour"):
+        path = root / "data/x/normal" / f"{name}.png"
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    main(check)
+    assert "2 images are not those that manifest.csv tells of, the first: normal/" in capsys.readouterr().out
+
+
 ODD = ["12%3", "a b", " lead", "-x", "#no comment", "trail ", "x.y", "(.*)", "ä", "日本", "a,b;c", 'q"q', "lits 0"]
 
 

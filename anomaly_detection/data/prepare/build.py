@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from anomaly_detection.data.formats.sources import SourceFile, same_name
-from anomaly_detection.data.manifest import MANIFEST, Key, Row, read_manifest, write_manifest
+from anomaly_detection.data.manifest import MANIFEST, Key, Row, pixels_hash, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.prepare.header import Header
 from anomaly_detection.data.prepare.identity import settle_patients
@@ -217,8 +217,7 @@ def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessi
 
 def _content(pixels: np.ndarray, image: str) -> str:
     """What is the same of the same image under two names; empty slices look alike in all patients, so they count as different."""
-    content = pixels if pixels.min() < pixels.max() else image.encode()
-    return hashlib.sha256(content).hexdigest()[:16]
+    return pixels_hash(pixels) if pixels.min() < pixels.max() else hashlib.sha256(image.encode()).hexdigest()[:16]
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
