@@ -2,12 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from anomaly_detection.config.layers import Layer, build, read_yaml
+from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.data.formats.window import window_from
 from anomaly_detection.data.preprocessing import Aspect, Preprocessing
 from anomaly_detection.system.errors import UserError
@@ -92,8 +93,7 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
         for other in catalog.values():
             if other.label == spec.label:
                 raise UserError(f"{path}: {name}: label: {spec.label} is the label of {other.name} already; give each dataset its own")
-            if other.name.casefold() == name.casefold():
-                raise UserError(f"{path}: {name}: some systems take it for {other.name}, and results of both into one folder; give it another name")
+        check_distinct(str(path), name, catalog)
         catalog[name] = spec
     if not catalog:
         raise UserError(f"{path}: no dataset in it; describe one as `name:` with the keys label, organ, modality and root below it")
@@ -104,6 +104,13 @@ def check_name(where: str, name: object) -> None:
     """Split files name a dataset after a space, by name or number, and the name stands in paths: raises UserError if it will not do."""
     if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
         raise UserError(f"{where}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
+
+
+def check_distinct(where: str, name: str, others: Iterable[str]) -> None:
+    """Datasets have folders of their names: raises UserError if some file system takes a name for another one's."""
+    for other in others:
+        if other != name and same_name(other) == same_name(name):
+            raise UserError(f"{where}: {name}: some systems take it for {other}, and results of both into one folder; give it another name")
 
 
 def leads_out(path: str) -> bool:

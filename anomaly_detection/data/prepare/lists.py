@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
-from anomaly_detection.data.catalog import DatasetSpec, check_name, read_catalog
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, check_distinct, check_name, read_catalog
 from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_file
+
+RESERVED = ("folds", "datasets.yaml", PHANTOM)  # what lies in a data root beside the folders of datasets
 
 
 def write_splits(
@@ -101,6 +103,9 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
         UserError: the entry that is there says something else, or the name will not do.
     """
     check_name("prepare folder", name)
+    check_distinct("prepare folder", name, [*catalog, *RESERVED])
+    if name in RESERVED:
+        raise UserError(f"prepare folder: {name}: is the name of something else in the data root; take another one")
     if name not in catalog:
         label = max((spec.label for spec in catalog.values()), default=-1) + 1
         return DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
