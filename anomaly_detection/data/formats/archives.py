@@ -58,7 +58,7 @@ def members(archive: Path, within: str | None = None) -> Iterator[Member]:
     for entry in listed:
         _check(where, entry)
         path = PurePosixPath(entry.filename.replace("\\", "/"))
-        if entry.is_dir() or path.parts[0] == "__MACOSX" or path.name.startswith("."):
+        if entry.is_dir() or path.parts[0] == "__MACOSX" or any(part.startswith(".") for part in path.parts):
             continue
         if path in names:
             raise UserError(f"{where}: holds {entry.filename!r} twice; unpack the archive and give the folder")

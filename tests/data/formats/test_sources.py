@@ -41,6 +41,17 @@ def test_folders_and_archives_are_listed_alike(download):
     assert [file.name for file in list_source(download / "b.zip")] == ["in/3%4.png"]
 
 
+@pytest.mark.parametrize("name", [".a.png", ".thumbs/a.png", "p/.thumbs/q/a.png"])
+def test_what_is_hidden_is_so_in_archives_too(tmp_path, name):
+    for path in (tmp_path / "n" / "b.png", tmp_path / "n" / name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"1")
+    with zipfile.ZipFile(tmp_path / "n.zip", "w") as archive:
+        archive.writestr("./b.png", b"1")
+        archive.writestr(name, b"1")
+    assert [file.name for file in list_source(tmp_path / "n")] == [file.name for file in list_source(tmp_path / "n.zip")] == ["b.png"]
+
+
 def test_stem_of_compressed_nifti(tmp_path):
     (tmp_path / "volume-3.nii.gz").touch()
     assert list_source(tmp_path)[0].stem == "volume-3"
