@@ -56,6 +56,10 @@ class Picture(NamedTuple):
     header: Header = Header()
 
 
+class NoImage(UserError):
+    """A sound file that gives no image, such as a volume without a marked slice: it is left out and listed, never a reason to stop."""
+
+
 class Job(Protocol):
     """Some files of a download that become images together; can be pickled."""
 
@@ -190,7 +194,7 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
     except UserError as error:
-        if not skip_bad:
+        if not (skip_bad or isinstance(error, NoImage)):
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()
