@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection.data.arrays import MappedImages
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
 from anomaly_detection.data.formats.window import Window
@@ -221,6 +222,14 @@ def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(sourc
     a, b = load(source, DATASETS, "train", 64), load(source, DATASETS, "train", 64, memory_mib=0)
     assert (a.window, b.window) == (None, 1)
     assert torch.equal(a.batch(index).image, b.to("cpu").batch(index).image)
+
+
+def test_mapped_images_of_several_arrays_are_those_of_one():
+    arrays = [np.arange(first, last, dtype=np.uint8).reshape(-1, 1, 1, 1) for first, last in ((0, 3), (3, 8), (8, 10))]
+    mapped = MappedImages(arrays, budget=4)
+    assert (len(mapped), mapped.shape, mapped.window) == (10, (10, 1, 1, 1), 4)
+    for index in ([*range(10)], [9, 3, 0, 8, 2, 7, 3], [5]):
+        assert mapped[torch.tensor(index)].flatten().tolist() == index
 
 
 def test_batches_are_all_images_in_order(source):

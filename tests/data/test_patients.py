@@ -39,6 +39,13 @@ def test_the_manifest_goes_before_the_name(tmp_path):
         patients_of(tmp_path)
 
 
+def test_an_expression_goes_before_the_manifest_and_the_name():
+    image, manifest = "normal/volume-3_010.png", {"normal/volume-3_010.png": "P7"}
+    assert patient_of(image, False, manifest, r"volume-(\d+)") == "3"
+    assert patient_of(image, False, manifest, r"volume-\d+") == "volume-3"
+    assert patient_of(image, False, manifest, r"scan-(\d+)") is None, "whoever gave it has the last word"
+
+
 def of_files(*names, kind="normal"):
     """Images of which every one counts as a patient."""
     return [f"{kind}/{name}.png" for name in names], [f"{kind}/{name}" for name in names]

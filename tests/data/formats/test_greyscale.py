@@ -470,6 +470,15 @@ def test_an_automatic_window_is_that_of_all_frames(tmp_path):
     assert np.abs(np.array(shown(path, "auto")) - np.array(expected)).max() <= 0.51
 
 
+def test_an_automatic_window_takes_each_frame_by_its_own_rescaling(tmp_path):
+    slopes = [1, 10]
+    macros = [{"PixelValueTransformation": item(RescaleSlope=slope, RescaleIntercept=0, RescaleType="US")} for slope in slopes]
+    path = save(tmp_path / "a.dcm", [[0, 10], [20, 40]], **per_frame(*macros))
+    low, high = np.percentile([0, 10, 200, 400], [0.5, 99.5])
+    expected = [[np.clip((x - low) / (high - low), 0, 1) * 255 for x in row] for row in ([0, 10], [200, 400])]
+    assert np.abs(np.array(shown(path, "auto")) - np.array(expected)).max() <= 0.51
+
+
 @pytest.mark.parametrize(("keyword", "dtype"), [("Float", np.float32), ("DoubleFloat", np.float64)])
 def test_floating_point_pixels(tmp_path, keyword, dtype):
     values = np.array([0.25, 0.5, 1, np.nan, -9], dtype)

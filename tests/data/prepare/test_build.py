@@ -88,6 +88,16 @@ class ColourJob:
         yield Picture(self.sources[0].stem, "p", False, pixels)
 
 
+def test_images_with_the_same_pixels_have_one_hash_but_blank_ones_do_not(tmp_path, jobs):
+    """Two patients with the same image are one; all have blank slices that look alike."""
+    for name in ("n0", "n1", "n4", "n5"):
+        (tmp_path / "source" / f"{name}.txt").write_text("70")
+    rows, _, _ = make(tmp_path / "set", [*jobs[:2], *(ColourJob(job.sources) for job in jobs[3:])])
+    hashes = {row.image: row.pixels_sha256 for row in rows}
+    assert len({value for image, value in hashes.items() if image.startswith(("normal/n0", "normal/n1", "abnormal/"))}) == 4
+    assert hashes["normal/n4.png"] == hashes["normal/n5.png"] != hashes["normal/n3.png"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_colour_that_is_turned_grey_is_told(tmp_path, jobs, caplog, workers):
     jobs = [jobs[0], *(ColourJob(job.sources) for job in jobs[1:4])]
@@ -138,6 +148,9 @@ def test_other_settings_and_other_files_are_refused(tmp_path, jobs):
         make(tmp_path / "set", jobs, size=30)
     with pytest.raises(UserError, match="with other source files"):
         make(tmp_path / "set", jobs[1:], window=Window(40, 400))
+    (tmp_path / "source" / "n3.txt").write_text("31")  # as long as before
+    with pytest.raises(UserError, match="with other source files"):
+        make(tmp_path / "set", jobs, window=Window(40, 400))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.png").touch()
     with pytest.raises(UserError, match="was not made by this command"):

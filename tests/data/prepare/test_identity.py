@@ -40,6 +40,18 @@ def test_the_keys_go_in_order():
     ]  # fmt: skip
 
 
+def test_a_file_without_patient_is_of_that_of_its_study_before_that_of_its_subfolder():
+    rows = [row("p1/a", patient_id="A", study="1"), row("p2/b", patient_id="B", study="2"), row("p2/c", study="1")]
+    assert told(*rows) == [("A", "header"), ("B", "header"), ("A", "header")]
+
+
+def test_a_file_without_patient_is_of_none_of_several_of_its_subfolder_or_study():
+    rows = [row("p1/a", patient_id="A"), row("p1/b", patient_id="B"), row("p1/c"), row("p2/d", patient_id="C")]
+    assert told(*rows)[2] == ("p1", "folder")
+    rows = [row("a", patient_id="A", study="1"), row("b", patient_id="B", study="1"), row("c", study="1"), row("d", patient_id="C", study="2")]
+    assert told(*rows)[2] == ("1", "header")
+
+
 @pytest.mark.parametrize(
     ("sources", "patients"),
     [

@@ -59,12 +59,14 @@ def test_lists_that_are_there_are_left_alone_until_the_split_is_another(tmp_path
     assert "a 9.png" in train.read_text()
 
 
-@pytest.mark.parametrize("change", ["renamed", "moved", "kind"])
+@pytest.mark.parametrize("change", ["renamed", "renamed the last", "moved", "kind"])
 def test_lists_of_other_images_are_rebuilt_though_the_counts_are_the_same(tmp_path, catalog, change):
     write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
     other = {key: list(images) for key, images in SPLITS.items()}
     if change == "renamed":
         other["normal", "val"] = ["normal/no_b.png"]
+    elif change == "renamed the last":
+        other["normal", "train"][-1] = "normal/a 8.png"
     elif change == "moved":  # another patient validates
         other["normal", "val"], other["normal", "test"] = other["normal", "test"], other["normal", "val"]
     else:
