@@ -66,6 +66,15 @@ def test_heads_of_another_seed_are_others():
     assert not torch.equal(*weights)
 
 
+def test_class_weights_by_inverse_frequency_give_every_class_the_same_total():
+    """Of 10 images four are of livers and six of lungs, seven of CT and three X-rays."""
+    settings, images = settings_of("memae", 16), toy_images(10, side=16)
+    settings = replace(settings, maddr=replace(settings.maddr, enabled=True, focal_alpha="inverse_frequency"))
+    focal = build_baseline(settings, DOMAINS, images).maddr.focal
+    assert focal["organ"].alpha == pytest.approx([10 / (2 * 4), 10 / (2 * 6)])
+    assert focal["modality"].alpha == pytest.approx([10 / (2 * 7), 10 / (2 * 3)])
+
+
 def test_what_no_network_can_have_is_told():
     settings = settings_of("memae", 16)
     with pytest.raises(UserError, match="^memae: organ_dim 40 and modality_dim 10 must be >= 1 and leave a content part of a latent of 32"):

@@ -178,6 +178,10 @@ def test_a_latent_of_several_places_is_averaged_for_maddr():
     )
     baseline, data = dpa(own, maddr=True), batch()
     assert baseline.encode(data.image).shape == (6, 24)
+    with torch.no_grad():
+        places = baseline.encoder(data.image, 16, 1.0)
+    assert places.shape == (6, 24, 4, 4)
+    torch.testing.assert_close(baseline.encode(data.image), sum(places[:, :, i, j] for i in range(4) for j in range(4)) / 16)
     step(baseline, data)
 
 
@@ -189,6 +193,14 @@ def test_the_adversarial_option_trains_both_sides(kind):
     log = step(baseline, batch(8))
     assert {"discriminator", "generator", "rec"} <= set(log)
     assert not [name for name, value in baseline.named_parameters() if torch.equal(value, before[name]) and name.endswith("weight")]
+
+
+def test_a_steps_loss_weighs_its_terms():
+    assert (log := step(dpa(replace(SMALL, rec_weight=3.0)), batch()))["loss"].item() == pytest.approx(3 * log["rec"].item())
+    ddis = EncoderSettings(type="residual9", inner_dims=[4, 4, 4])
+    adversarial = DiscriminatorSettings(loss=AdversarialSettings(type="least_squared"), ddis=ddis, weight=0.25)
+    log = step(dpa(replace(SMALL, rec_weight=3.0, adversarial=adversarial), maddr=True), batch(8))
+    assert log["loss"].item() == pytest.approx(3 * log["rec"].item() + 0.25 * log["generator"].item() + log["maddr_total"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("stop_at", [3, 9, 13])

@@ -131,6 +131,16 @@ def test_total_is_the_weighted_sum():
     torch.testing.assert_close(terms["total"], 2 * terms["organ"] + 0.5 * terms["modality"] + 3 * terms["center"])
 
 
+def test_each_head_has_its_own_class_weights():
+    maddr = constraint(focal_alpha={"organ": None, "modality": [3.0, 0.5]}, focal_gamma=0)
+    z, organ, modality = rand(9, 16), labels(9, 3), labels(9, 2)
+    terms = maddr(z, organ, modality)
+    torch.testing.assert_close(terms["organ"], cross_entropy(maddr.heads["organ"](z[:, :4]), organ))
+    each = cross_entropy(maddr.heads["modality"](z[:, 4:7]), modality, reduction="none").tolist()
+    by_hand = sum([3.0, 0.5][label] * value for label, value in zip(modality.tolist(), each, strict=True)) / 9
+    assert terms["modality"].item() == pytest.approx(by_hand, rel=1e-5)
+
+
 def test_a_map_of_one_pixel_is_a_vector():
     maddr, z, organ, modality = constraint(), rand(5, 16), labels(5, 3), labels(5, 2)
     assert torch.equal(maddr(z, organ, modality)["total"], maddr(z[:, :, None, None], organ, modality)["total"])
@@ -539,6 +549,15 @@ def test_gradients_of_the_perceptual_losses(options):
     loss.fit_feature_statistics([rand(4, 1, 8, 8, seed=7)])
     loss.double()
     assert_gradient(lambda y: loss(rand(1, 1, 6, 6).double(), y), rand(1, 1, 6, 6, seed=1))
+
+
+def test_the_divisor_of_a_relative_error_passes_no_gradient():
+    """Then the loss of a difference moves original and reconstruction oppositely, whichever is the larger."""
+    loss = PerceptualLoss("mean", 1.0, {}, False, True, True, weights="random:1")
+    x, y = rand(2, 1, 6, 6).requires_grad_(), rand(2, 1, 6, 6, seed=1).requires_grad_()
+    loss(x, y).backward()
+    assert x.grad.abs().sum() > 0
+    torch.testing.assert_close(x.grad, -y.grad)
 
 
 # --- scores and maps from one look

@@ -130,6 +130,24 @@ def test_encoder_loss_and_score_are_the_specs_numbers():
         assert score[i].item() == pytest.approx(pixels + 0.7 * features, rel=1e-4)
 
 
+def test_the_loss_of_the_encoder_weighs_its_terms():
+    baseline = built(settings_of("f_anogan", own={"width": 4, "latent_dim": 32, "kappa": 0.3}), maddr=True)
+    _, optimizers = phase_of(baseline, "encoder")
+    log = baseline.training_step(batch_of(toy_images(8, side=32), 8), optimizers)
+    expected = log["rec"].item() + 0.3 * log["features"].item() + log["maddr_total"].item()
+    assert log["loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_features_are_taken_beforehand_only_of_images_that_stay_as_they_are(flip):
+    baseline = built(settings_of("f_anogan", own={"width": 4, "horizontal_flip": flip}))
+    images = toy_images(8, side=32)
+    phase, optimizers = phase_of(baseline, "encoder")
+    baseline.begin_phase(phase, images.batches(4), 8)
+    assert (baseline.targets is None) == flip
+    baseline.training_step(batch_of(images, 8), optimizers)
+
+
 def test_samples_of_the_first_phase_come_from_one_fixed_noise():
     baseline = built(settings_of("f_anogan")).eval()
     x = toy_images(3, side=32).batch(torch.arange(3)).image

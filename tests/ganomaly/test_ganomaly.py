@@ -50,6 +50,26 @@ def test_losses_are_the_specs_numbers_on_a_fixed_batch():
     assert losses["discriminator"].item() == pytest.approx(discriminator.item(), rel=1e-4)
 
 
+def test_gradients_of_the_losses_are_those_of_their_formulas():
+    """By hand: of a mean squared difference it is 2 (a - b) / n on both sides, of an absolute one the sign; only x and f(x) are data."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, z, second_z, real, fake = (torch.randn(3, 4, generator=generator).requires_grad_(at not in (0, 4)) for at in range(6))
+    losses = module.GANomaly.generator_losses(x, y, z, second_z, real, fake)
+    sum(losses.values()).backward()
+    torch.testing.assert_close(z.grad, 2 * (z - second_z).detach() / 12)
+    torch.testing.assert_close(second_z.grad, 2 * (second_z - z).detach() / 12)
+    torch.testing.assert_close(fake.grad, 2 * (fake - real).detach() / 12)
+    torch.testing.assert_close(y.grad, (y - x).detach().sign() / 12)
+
+
+def test_adam_has_the_published_momenta():
+    baseline = built(settings_of("ganomaly"))
+    optimizers = baseline.optimizers(*baseline.phases())
+    assert {(name, group["betas"], group["lr"]) for name, each in optimizers.items() for group in each.param_groups} == {
+        ("generator", (0.5, 0.999), 0.002), ("discriminator", (0.5, 0.999), 0.002),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("score_of", "first"), [("latent", 0), ("content", 20)])
 @pytest.mark.parametrize(("score", "norm"), [("squared", lambda d: d * d), ("absolute", abs)])
 def test_score_is_the_mean_distance_of_the_latents(score, norm, score_of, first):
