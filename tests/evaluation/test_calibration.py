@@ -1,5 +1,6 @@
 """What a score means: p-values, thresholds and one scale for all domains."""
 
+import dataclasses
 import json
 import math
 
@@ -128,6 +129,19 @@ def test_a_handful_of_images_sets_no_threshold_below_the_usual(images, alpha):
         rates.append(calibration.apply(plain(rng.normal(size=400)).scores).anomalous.mean())
     assert np.mean(rates) < 0.3
     assert np.mean(np.array(rates) > 0.5) < 0.2
+
+
+def test_a_domain_is_drawn_to_what_the_others_lead_to_expect_as_far_as_it_has_few_patients():
+    """By hand. Trained alike (center 10), one spread; 30 patients of the first validate at 12, 10 of the second at 16: on average 3 higher."""
+    train, scores = [9, 10, 11], ([11, 12, 13] * 10, [15] * 3 + [16] * 4 + [17] * 3)
+    parts = []
+    for first, second in ((train, train), scores):
+        organ = np.array([0] * len(first) + [1] * len(second))
+        parts.append(dataclasses.replace(plain([*first, *second]), organ=organ))
+    one, other = (Calibration.fit(*parts, 0.05).domains[pair] for pair in ((0, 0), (1, 0)))
+    assert PRIOR == 10, "or other weights than 3/4 and 1/2"
+    assert (one.center, other.center) == pytest.approx((13 - 3 / 4, 13 + 3 / 2))
+    assert (one.spread, other.spread) == pytest.approx((1.4826, 1.4826))
 
 
 def test_scores_of_all_domains_come_to_one_scale(calibration):

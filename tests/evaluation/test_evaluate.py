@@ -7,6 +7,7 @@ from PIL import Image
 
 from anomaly_detection.baseline import Assessment
 from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
@@ -79,6 +80,42 @@ def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_roo
     assert [row["score"] for row in other.rows] == pytest.approx([row["score"] for row in outcome.rows], rel=1e-4)
     for name in expected:
         assert other.metrics["datasets"]["lung_ct"][name] == pytest.approx(outcome.metrics["datasets"]["lung_ct"][name], rel=1e-3)
+
+
+def test_test_images_move_nothing_that_is_kept_with_a_detector(data_root):
+    baseline = built(settings_of("memae", 16), maddr=True).eval()
+    one = evaluated(baseline, DataSource(data_root))
+    rng = np.random.default_rng(0)
+    for path in data_root.glob("*/*/test_*.png"):
+        Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)).save(path)
+    other = evaluated(baseline, DataSource(data_root))
+    scores = [[row["score"] for row in outcome.rows if row["part"] == "test"] for outcome in (one, other)]
+    assert not set(scores[0]) & set(scores[1])
+    assert other.calibration.to_plain() == one.calibration.to_plain()
+    assert other.map_scale == one.map_scale
+    assert [row for row in other.rows if row["part"] == "val"] == [row for row in one.rows if row["part"] == "val"]
+
+
+def test_calibration_knows_whose_and_of_what_domain_each_score_is(data_root, monkeypatch):
+    """Of the images 0 to 3 of each dataset one patient is known, of the same name in all; nobody knows whose the others are."""
+    catalog = data_root / "datasets.yaml"
+    catalog.write_text(catalog.read_text().replace("  root:", "  patient: (normal)/[a-z]+_[0-3]\n  root:"))
+    source, baseline, seen = DataSource(data_root), built(settings_of("memae", 16), maddr=True).eval(), []
+    monkeypatch.setattr("anomaly_detection.evaluation.evaluate.TRAINING_IMAGES", 4)
+    fit = Calibration.fit
+    monkeypatch.setattr(Calibration, "fit", lambda train, val, alpha: seen.extend((train, val)) or fit(train, val, alpha))
+    evaluated(baseline, source)
+    for normals, part, numbers in zip(seen, ("train", "val"), ([0, 2, 4, 7], range(4)), strict=True):
+        images = source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1))
+        whose = [(dataset, "known" if number < 4 else number) for dataset in DATASETS for number in numbers]
+        places = [images.names.index(f"normal/{part}_{number}.png") + len(images) // 3 * k for k in range(3) for number in numbers]
+        with torch.inference_mode():
+            expected = torch.cat([baseline.anomaly_score(images.batch(torch.tensor([place])).image) for place in places])
+        assert normals.scores.score == pytest.approx(expected.numpy(), rel=1e-4)
+        assert normals.organ.tolist() == images.organ[places].tolist()
+        assert normals.modality.tolist() == images.modality[places].tolist()
+        same = [[one == other for other in whose] for one in whose]
+        assert (normals.unit[:, None] == normals.unit).tolist() == same
 
 
 def test_the_gallery_holds_the_extremes_of_many():

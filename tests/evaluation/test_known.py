@@ -1,9 +1,11 @@
 """Images that a network knows, and those it does not."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.known import BLANK, FAR, NEVER_TRAINED, NO_NUMBER, NOT_SURE, SHARE, Known
@@ -41,6 +43,27 @@ def test_a_feature_that_was_constant_in_training_does_not_make_everything_unknow
     known = Known.fit(train, val)
     assert np.mean([bool(reason) for reason in known.reasons(fresh.scores, np.ones(180, bool))]) < 0.1
     assert known.distance(fresh.scores).max() < 5
+
+
+def test_the_limit_of_few_patients_is_estimated_from_their_logarithms_and_the_spread_of_training():
+    """Value by value: one feature, one domain, patients with two images of which the farther one counts."""
+    rng = np.random.default_rng(1)
+    parts = [simulated(rng, patients, 2, features=1, heads=False) for patients in (30, 5)]
+    train, val = (replace(part, organ=part.organ * 0, modality=part.modality * 0) for part in parts)
+    center, deviation = np.mean(train.scores.latent), np.std(train.scores.latent)
+
+    def farthest(part):
+        """Logarithms of distances; the floor of a tenth makes the deviation a little larger."""
+        far = [math.log(abs(x - center) / (deviation * math.sqrt(1 + 0.1**2))) for x in part.scores.latent[:, 0]]
+        return [max(value for value, unit in zip(far, part.unit, strict=True) if unit == each) for each in sorted(set(part.unit.tolist()))]
+
+    before, after = farthest(train), farthest(val)
+    n = len(after)
+    assert n == 15
+    degrees = n - 1 + 10  # as many as ten patients of training would give
+    variance = (sum((value - np.mean(after)) ** 2 for value in after) + 10 * np.var(before)) / degrees
+    reach = student.ppf(0.99, degrees) * math.sqrt(variance * (1 + 1 / n))  # of a new patient, around a mean of n
+    assert Known.fit(train, val).max_distance == pytest.approx(math.exp(np.mean(after) + reach))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -114,8 +114,9 @@ def rows(patient="P"):
 @pytest.mark.parametrize("guaranteed", [True, False])
 def test_a_patient_is_judged_among_patients(guaranteed):
     reference = Reference(0.0, 1.0, 0.0, guaranteed, (0.0, 1.0, 2.0, 3.0), (0.1, 1.0, 3.0, 5.0))
-    calibration = Calibration(0.5, {(0, 0): reference}, reference, Known(((0.0,),), (((1.0,),),), 1.0, None, 4, False))
-    lines = patient_rows(rows(), calibration, Domains(("liver",), ("ct",)))
+    other = Reference(0.0, 1.0, 0.0, not guaranteed, (9.0,), (9.0,))  # of another domain, and of all together
+    calibration = Calibration(0.5, {(1, 0): other, (0, 0): reference}, other, Known(((0.0,),), (((1.0,),),), 1.0, None, 4, False))
+    lines = patient_rows(rows(), calibration, Domains(("liver", "lung"), ("ct",)))
     assert [line["patient"] for line in lines] == ["P0", "P1", "P2"]
     assert [line["score"] for line in lines] == [0.5, 2.5, 4.0]
     assert [line["unknown_slices"] for line in lines] == [0, 0, 1]

@@ -72,6 +72,7 @@ def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
         assert row["label_threshold"] == reference.threshold
         assert row["label_p_value"] == pytest.approx((1 + sum(score >= row["score"] for score in reference.highest)) / (len(reference.highest) + 1))
         assert row["label_anomalous"] == (row["score"] > reference.threshold)
+        assert row["label_calibrated_score"] == pytest.approx((row["score"] - reference.center) / reference.spread)
     write_rows(tmp_path / "scores.csv", rows)
     assert read_scores(tmp_path / "scores.csv") == rows
     with pytest.raises(UserError, match="not scores as"):
@@ -147,6 +148,14 @@ def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_coun
         alarms = metrics[name]["false_alarms"]
         assert (alarms["datasets"], alarms["units"], alarms["unit"]) == (datasets, units, unit)
         assert metrics[name]["unknown"]["datasets"] == ["a", "b", "c"]
+
+
+def test_patients_of_one_name_in_two_datasets_are_two():
+    rows = make_rows("a", "liver", 0) + make_rows("b", "lung", 100)
+    renamed = [{**row, "patient": f"{row['dataset']} {row['patient']}"} for row in rows]
+    assert metrics_of(rows, CALIBRATION, DOMAINS) == metrics_of(renamed, CALIBRATION, DOMAINS)
+    merged = [{**row, "dataset": "a", "organ": "liver"} for row in rows]
+    assert metrics_of(merged, CALIBRATION, DOMAINS)["pooled"] != metrics_of(rows, CALIBRATION, DOMAINS)["pooled"], "the names do matter"
 
 
 def test_json_is_written_whole(tmp_path):

@@ -17,6 +17,19 @@ from tests.helpers import toy_images
 from tests.test_baselines import built, settings_of
 
 
+def test_each_column_is_its_part_of_the_latent():
+    baseline, x = built(settings_of("memae"), maddr=True).eval(), toy_images(3, side=32).batch(torch.arange(3)).image
+    x[1] = 0.25
+    scores = score_images(baseline, [x])
+    with torch.inference_mode():
+        z, heads = baseline.encode(x), baseline.maddr.heads  # of 32 numbers six are for organs and six for modalities
+        organ, modality = heads["organ"](z[:, :6]).softmax(1), heads["modality"](z[:, 6:12]).softmax(1)
+        expected = {"score": baseline.anomaly_score(x), "latent": z, "organ": organ, "modality": modality, "content": z[:, 12:]}
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(scores, name), values.numpy(), rtol=1e-4, atol=1e-6)
+    assert scores.blank.tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("model", BASELINES)
 def test_training_in_bfloat16_leaves_no_trace_in_scores(model):
     baseline, x = built(settings_of(model), maddr=True).eval(), toy_images(3, side=32).batch(torch.arange(3)).image
