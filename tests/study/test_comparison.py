@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
+from anomaly_detection.evaluation.bootstrap import metric_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 
@@ -73,6 +75,23 @@ def test_the_mean_over_datasets_has_the_freedom_of_those_that_vary():
     one, other = {"a": [steady], "b": [example(0, 1.5)]}, {"a": [steady], "b": [example(1, 0.2)]}
     found, alone = differences(one, other), differences({"b": one["b"]}, {"b": other["b"]})["b"]
     assert found["mean"].high - found["mean"].low == pytest.approx((alone.high - alone.low) / 2, rel=0.1)
+
+
+def test_the_freedom_of_a_mean_over_datasets_by_hand():
+    """Satterthwaite's, of 50 images of each class (49) and of two patients of each (1): far below 49, since the few vary most."""
+    patients = tuple(f"P{i // 25}" for i in range(100))
+    one = {"a": [example(0, 1.5)], "b": [example(1, 1.5, patients)]}
+    two = {"a": [example(2, 0.5)], "b": [example(3, 0.5, patients)]}
+
+    def samples(network, number):
+        return metric_samples(network.labels, network.scores, network.called, network.patients, seed=number)["auroc"]
+
+    drawn = [samples(one[name][0], number) - samples(two[name][0], number) for number, name in enumerate(one)]
+    first, second = (float(np.var(each)) for each in drawn)
+    freedom = (first + second) ** 2 / (first**2 / 49 + second**2 / 1)
+    assert freedom < 20
+    found = differences(one, two)["mean"]
+    assert (found.high - found.low) / 2 == pytest.approx(student.ppf(0.975, freedom) * np.std(np.mean(drawn, axis=0)))
 
 
 def test_every_metric_has_an_interval_over_seeds():

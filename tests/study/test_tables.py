@@ -128,6 +128,16 @@ def test_several_seeds_have_one_interval_over_patients_and_seeds():
     assert without[0].metrics["datasets"]["liver"]["intervals"] == {}, "those of single seeds would be too narrow"
 
 
+def test_each_seed_is_called_by_its_own_threshold():
+    """One network calls nothing abnormal, the other everything: whichever is drawn, so its sensitivity is."""
+    group = [with_rows("maddr", seed, 2, noise=1) for seed in range(2)]
+    for sensitivity, each in enumerate(group):
+        each.metrics["pooled"].update(threshold=100.0 - 200 * sensitivity, sensitivity=float(sensitivity))
+    low, high = with_joint_intervals(group)[0].metrics["pooled"]["intervals"]["sensitivity"]
+    assert low < 0.1
+    assert high > 0.9
+
+
 def test_what_was_promised_stands_beside_what_is_observed():
     only, other = result("maddr", 0, liver=0.6), result("maddr", 1, liver=0.6)
     for each, observed in ((only, 0.04), (other, 0.08)):
@@ -184,5 +194,10 @@ def test_differences_need_both_on_the_same_seed():
     lines = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 0, 6), with_rows("maddr", 1, 6)], DATASETS, "study", []).splitlines()
     (line,) = (line for line in lines if "maddr - " in line)
     assert line.startswith("| dpa | maddr - united | 1 | +0.")
+    several = [with_rows(regime, seed, shift) for regime, shifts in (("united", (0, 1)), ("maddr", (6, 1))) for seed, shift in enumerate(shifts)]
+    (both,) = (line for line in table_markdown(several, DATASETS, "study", []).splitlines() if "maddr - " in line)
+    assert both.startswith("| dpa | maddr - united | 2 | +0.")
+    half = float(line.split("| +")[1].split()[0]) / 2  # the second seed has the same scores in both
+    assert float(both.split("| +")[1].split()[0]) == pytest.approx(half, abs=0.001)
     others = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 1, 6)], DATASETS, "", [])
     assert not [line for line in others.splitlines() if "maddr - " in line]
