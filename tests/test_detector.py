@@ -1,18 +1,24 @@
-"""What a trained network says of itself."""
+"""A trained network and new images: what it promises, and that everything said of an image is of that image."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.dataset import DataSource, Domains
+from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.normals import Normals
+from anomaly_detection.evaluation.scores import score_images
+from tests.data.formats.test_dicom import CT, STORED, write_dicom
 from tests.evaluation.simulation import simulated
 from tests.helpers import toy_baseline, toy_settings
+from tests.test_baselines import built, settings_of
 
+DATASETS = ["liver_ct", "lung_ct", "lung_xray"]
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
@@ -63,3 +69,47 @@ def test_what_the_promise_is_of_has_its_name(strangers, unit):
     lines = promises(30, heads=False, single=True, strangers=strangers)
     assert lines[0] == f"lung xray: at most 0.05 of new normal {unit} are called anomalous (30 validation {unit})"
     assert lines[1] == f"unknown: an estimate for 0.01 of new normal {unit}; 30 validation {unit} guarantee nothing"
+
+
+@pytest.fixture
+def untrained(data_root):
+    """A detector of three domains, untrained, and the images that it is calibrated on."""
+    source = DataSource(data_root)
+    val = source.load(DATASETS, "val", source.preprocessing(DATASETS, 16, 1))
+    baseline = built(settings_of("memae", 16), maddr=True).eval()
+    scores = score_images(baseline, [val.batch(torch.arange(len(val))).image])
+    of_val = Normals(scores, val.organ.numpy(), val.modality.numpy(), np.arange(len(val)))
+    return Detector(baseline, Calibration.fit(of_val, of_val, 0.05), source.domains(DATASETS), Preprocessing(image_size=16), 1.0), val
+
+
+def test_a_prediction_is_of_its_image_alone_in_the_domain_that_the_heads_name(untrained):
+    detector, val = untrained
+    with torch.no_grad():  # heads that name different domains
+        detector.baseline.maddr.heads["organ"].weight.mul_(1000)
+        detector.baseline.maddr.heads["modality"].weight.mul_(1000)
+    together, named = detector.predict_batch(val.images.numpy()), set()
+    for place, prediction in enumerate(together):
+        x = val.batch(torch.tensor([place])).image
+        with torch.inference_mode():
+            probabilities = detector.baseline.maddr.predict(detector.baseline.encode(x))
+            score, anomaly_map = detector.baseline.anomaly_score(x).item(), detector.baseline.anomaly_map(x)[0, 0].numpy()
+        organ, modality = (int(probabilities[head][0].argmax()) for head in ("organ", "modality"))
+        reference = detector.calibration.reference(organ, modality)
+        named.add((organ, modality))
+        assert prediction.score == pytest.approx(score, rel=1e-4)
+        np.testing.assert_allclose(prediction.anomaly_map, anomaly_map, rtol=1e-3, atol=1e-5)
+        assert (prediction.organ, prediction.modality) == (("liver", "lung")[organ], ("ct", "xray")[modality])
+        assert prediction.threshold == reference.threshold
+        assert prediction.calibrated_score == pytest.approx((score - reference.center) / reference.spread, rel=1e-3, abs=1e-3)
+        assert prediction.confidence == pytest.approx((probabilities["organ"].max() * probabilities["modality"].max()).item(), rel=1e-3)
+    assert len(named) > 1
+
+
+def test_a_file_is_shown_through_the_window_of_training(untrained, tmp_path):
+    """Not through its own, which would give other grey values in silence."""
+    path = write_dicom(tmp_path / "a.dcm", STORED, **CT, WindowCenter=-600, WindowWidth=1500)
+    detector = Detector(*(getattr(untrained[0], name) for name in ("baseline", "calibration", "domains")), Preprocessing(Window(40, 400)), 1.0)
+    grey = np.rint(np.clip((STORED.astype(float) - 1024 - 40) / 400 + 0.5, 0, 1) * 255).astype(np.uint8)
+    assert np.array_equal(detector.fit(path), detector.fit(grey))
+    own = Detector(*(getattr(untrained[0], name) for name in ("baseline", "calibration", "domains")), Preprocessing(), 1.0)
+    assert not np.array_equal(own.fit(path), detector.fit(path))

@@ -145,6 +145,57 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["best"]["iteration"] == best
 
 
+def test_the_best_weights_from_before_an_interruption_are_kept(tmp_path):
+    options = {"iterations": 40, "lr": 0.02, "lr_step": 2, "lr_gamma": 1.5}
+    whole = run(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=35, **options)
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["training"]["progress"]["iteration"] == 34
+    assert_same_weights(whole, run(tmp_path / "cut", **options))
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["training"]["best"]["iteration"] < 34
+
+
+def test_an_earlier_phase_has_no_best_weights(tmp_path):
+    """Whatever its validation loss is: it may be another one than that of the last phase."""
+
+    class Incomparable(ToyBaseline):
+        def validation_loss(self, x, assessment):
+            return assessment.score * (self.phase.name == "main")
+
+    settings = toy_settings(warm_up=8, iterations=12)
+    train(Incomparable(settings), toy_images(30), toy_images(9, seed=1), settings, tmp_path)
+    best = load_checkpoint(tmp_path / "checkpoint.pt")["training"]["best"]
+    losses = {int(row["iteration"]): float(row["val_loss"]) for row in log_of(tmp_path) if row["val_loss"] and row["phase"] == "main"}
+    assert best["validation"]["val_loss"] == pytest.approx(min(losses.values()))
+    assert min(losses.values()) > 0
+
+
+def test_the_validation_loss_is_the_mean_over_images(monkeypatch):
+    monkeypatch.setattr("anomaly_detection.training.loop.EVALUATION_BATCH", 4)  # 4, 4 and 1
+    baseline, images = toy_baseline(toy_settings()), toy_images(9)
+    images.images[8] = 255
+    with torch.inference_mode():
+        losses = [baseline.anomaly_score(images.batch(torch.tensor([i])).image).item() for i in range(9)]
+    assert validate(baseline, images)["val_loss"] == pytest.approx(sum(losses) / 9, rel=1e-6)
+
+
+def test_steps_are_done_in_training_mode_and_images_judged_in_evaluation_mode(tmp_path):
+    modes = {"step": [], "judge": []}
+
+    class Watching(ToyBaseline):
+        def training_step(self, batch, optimizers):
+            modes["step"].append(self.training)
+            return super().training_step(batch, optimizers)
+
+        def assess(self, x, with_map):
+            modes["judge"].append(self.training)
+            return super().assess(x, with_map)
+
+    train(Watching(toy_settings()), toy_images(30), toy_images(9), toy_settings(), tmp_path)
+    assert modes["step"] == [True] * 12
+    assert modes["judge"] == [False] * 5, "three validations and two pictures of samples"
+
+
 def test_patience_ends_training(tmp_path):
     run(tmp_path, iterations=400, lr=0.02, lr_step=2, lr_gamma=1.5, early_stopping_patience=2)
     rows = [row for row in log_of(tmp_path) if row["val_loss"]]
