@@ -78,7 +78,13 @@ def test_without_heads_and_as_a_program(tmp_path):
     assert max(export(detector, tmp_path / "model.pt2").values()) <= 1e-6
     program = torch.export.load(tmp_path / "model.pt2").module()
     images = toy_images(3, side=32).images.repeat(1, 3, 1, 1)
-    np.testing.assert_allclose(program(images)[0].detach().numpy(), [p.score for p in detector.predict_batch(images.numpy())], rtol=1e-5)
+    score, calibrated, threshold, _ = (value.detach().numpy() for value in program(images))
+    predictions = detector.predict_batch(images.numpy())
+    np.testing.assert_allclose(score, [p.score for p in predictions], rtol=1e-5)
+    np.testing.assert_allclose(calibrated, [p.calibrated_score for p in predictions], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(threshold, [p.threshold for p in predictions], rtol=1e-6)
+    everything = detector.calibration.everything.threshold
+    assert all(abs(each.threshold / everything - 1) > 1e-3 for each in detector.calibration.domains.values()), "of all together, not of a domain"
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
