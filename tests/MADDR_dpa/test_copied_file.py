@@ -98,7 +98,7 @@ values.append(r.L1Loss(maddr=maddr)(x, y, z, labels, labels))
 loss = r.RelativePerceptualL1Loss("mean", 0.5, {"r12": 1, "r32": 1}, weights="random:1", feature_statistics="fit")
 loss.fit_feature_statistics([x])
 torch.save(loss.state_dict(), "state.pt")
-loss.load_state_dict(r._load_file(r.Path("state.pt"), "states"))
+loss.load_state_dict(r.load_file(r.Path("state.pt"), "states"))
 values += [loss(x, y), r.ComposeLoss([(1.0, loss), (0.1, r.L2Loss())])(x, y), r.L2Loss("sum")(x.half(), y.half())]
 print(*[value.item() for value in values])
 """
