@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from anomaly_detection.components.features import FrozenFeatures
 from anomaly_detection.data.dataset import Batch
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.system.distributed import all_gather, average_gradients
@@ -71,6 +72,8 @@ class Baseline(nn.Module, ABC):
         Settings: frozen dataclass of what this baseline alone is configured by.
         latent_dim: length of the latent that MADDR splits.
         settings: of the experiment.
+        frozen: what looks at images with a frozen backbone, a submodule: an experiment gives it a store of the features of its images; None of a
+            baseline without one.
         maddr: the constraint, a submodule, so that its heads are saved with the networks; None without MADDR.
         bf16: forward passes run in bfloat16 where `autocast` surrounds them; training sets it, see `runs_in_bf16`. A trained network scores in
             float32.
@@ -84,6 +87,7 @@ class Baseline(nn.Module, ABC):
     def __init__(self, settings: Any):
         super().__init__()
         self.settings = settings
+        self.frozen: FrozenFeatures | None = None
         self.maddr: MADDRConstraint | None = None
         self.bf16 = False
         self.phase: Phase | None = None

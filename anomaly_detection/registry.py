@@ -20,6 +20,8 @@ BASELINES = {
     "f_anogan": "anomaly_detection.f_anogan.f_anogan:FAnoGAN",
     "ganomaly": "anomaly_detection.ganomaly.ganomaly:GANomaly",
     "memae": "anomaly_detection.memae.memae:MemAE",
+    "gaussian": "anomaly_detection.gaussian.gaussian:GaussianOfFeatures",
+    "feature_ae": "anomaly_detection.feature_ae.feature_ae:FeatureAE",
 }
 
 

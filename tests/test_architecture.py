@@ -16,7 +16,7 @@ LAYERS = (
     ("config",),
     ("data",),
     ("baseline", "registry", "components"),
-    ("MADDR_dpa", "f_anogan", "ganomaly", "memae"),
+    ("MADDR_dpa", "f_anogan", "ganomaly", "memae", "gaussian", "feature_ae"),
     ("evaluation", "training", "build", "detector", "export", "porting"),
     ("study",),
     ("commands", "__main__", ""),  # "" is the package itself: what a user imports

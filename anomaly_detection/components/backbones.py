@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FrozenBackbone, load_file, seed_of
 
@@ -58,6 +59,17 @@ def weights_hash(backbone: FrozenBackbone) -> bytes:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.digest()
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Put every batch norm that stands right behind a convolution into it: in evaluation it is a factor and a shift of each channel."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (_, conv), (after, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.num_features == conv.out_channels:
+                statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+                setattr(parent, after, nn.Identity())
 
 
 def told(name: str, weights: str) -> str:

@@ -78,11 +78,20 @@ class MappedImages:
         return torch.from_numpy(found)
 
     def _release(self) -> None:
-        """Let the pages go that were read so far; those of a file are read again when they are needed."""
         self._taken = 0
         for array in self._arrays:
-            if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-                array.base.madvise(mmap.MADV_DONTNEED)
+            release(array)
+
+
+def release(array: np.ndarray) -> None:
+    """Let the pages of a memory-mapped array go that were read so far, where the system can; those of a file are read again when they are needed."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
+
+
+def pixel_hash(pixels: bytes) -> bytes:
+    """16 bytes by which an image is known again, of its pixels in the order channels, rows, columns."""
+    return hashlib.sha256(pixels).digest()[:HASH_BYTES]
 
 
 class KeptImages(NamedTuple):
@@ -121,7 +130,7 @@ def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Pat
     kept = _find(data_root / ".cache", stem, shape)
     if kept is not None:
         return kept
-    folder = _cache_folder(data_root.resolve())
+    folder = cache_folder(data_root.resolve())
     try:
         with FileLock(folder / f"{name}.lock"):
             kept = _find(folder, stem, shape)  # another process may have made it meanwhile
@@ -177,7 +186,12 @@ def _find(folder: Path, stem: str, shape: tuple[int, ...]) -> KeptImages | None:
 
 
 @functools.cache  # so that it is said once
-def _cache_folder(data_root: Path) -> Path:
+def cache_folder(data_root: Path) -> Path:
+    """Where arrays of a data root are kept: in its .cache, or in the user's own cache folder where that cannot be written.
+
+    Raises:
+        UserError: neither can.
+    """
     folder = data_root / ".cache"
     try:
         _check_writable(folder)
@@ -219,7 +233,7 @@ def _build(
             digest.update(pixels)
             brightest = max(brightest, int(image.max()))
             if image.min() < image.max():
-                hashes[place] = np.frombuffer(hashlib.sha256(pixels).digest()[:HASH_BYTES], np.uint8)
+                hashes[place] = np.frombuffer(pixel_hash(pixels), np.uint8)
     if brightest <= NEARLY_BLACK:
         advice = f"if these are 16-bit files that use a part of their range, give {spec.name} a window in datasets.yaml"
         logger.warning("%s: nearly black, no pixel above %d of 255; %s", label, brightest, advice)

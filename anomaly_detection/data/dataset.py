@@ -220,6 +220,10 @@ class DataSource:
             datasets=[spec.name for spec, _, entries in groups for _ in entries],
         )
 
+    def kept(self, datasets: Sequence[str], part: Part, preprocessing: Mapping[str, Preprocessing]) -> list[KeptImages]:
+        """The pixels that `load` puts together, of each line of split files by itself; raises as it does."""
+        return [self._kept(group, preprocessing) for group in self._groups(self._specs(datasets), part)]
+
     def patients(self, images: ImageSet) -> list[str | None]:
         """Whose each image of a set is, as `patient_of` tells; None where that is not known.
 

@@ -17,11 +17,14 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import add_calibration, build_baseline, checkpoint_facts, load_trained
+from anomaly_detection.components.feature_store import FeatureStore
 from anomaly_detection.config.layers import Layer, read_yaml, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
@@ -202,10 +205,21 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     if baseline.maddr is not None:
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
+    _look_up_features(baseline, source, preprocessing, ("train", "val"), device)
     facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
     shared = _shared_file(experiment, device) if any(phase.shared for phase in baseline.phases()) else None
     with nullcontext() if shared is None else FirstPhases(shared) as first_phases:
         train(baseline, train_set, val_set, settings, experiment.folder, facts, first_phases)
+
+
+def _look_up_features(
+    baseline: Baseline, source: DataSource, preprocessing: Mapping[str, Preprocessing], parts: Sequence[Part], device: torch.device
+) -> None:
+    """Give a baseline that looks at frozen features those of some parts of the data, which other experiments may have computed already."""
+    frozen = baseline.frozen
+    if frozen is not None:
+        images = [kept for part in parts for kept in source.kept(list(preprocessing), part, preprocessing)]
+        frozen.store = FeatureStore.of(images, source.data_root, frozen.identity(), lambda x: frozen.packed(frozen.compute(x)), device)
 
 
 def _tell_grey(preprocessing: Mapping[str, Preprocessing]) -> None:
@@ -240,6 +254,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in vars(trained.domains).items())
         raise UserError(f"{folder}: trained with {known}; datasets.yaml numbers them otherwise now")
     preprocessing = preprocessing_of(settings, source)
+    _look_up_features(trained.baseline, source, preprocessing, ("train", "val", "test"), device)
     outcome = evaluate(trained.baseline, source, preprocessing, round(1 - settings.threshold_quantile, 9), device, settings.memory_mib)
     metrics = {
         **outcome.metrics,

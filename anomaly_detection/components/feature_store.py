@@ -1,0 +1,129 @@
+"""Features of the images of datasets, which never change, computed once and kept in files beside the images, for all trainings to come."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from anomaly_detection.data.arrays import KeptImages, cache_folder, pixel_hash, release
+from anomaly_detection.data.dataset import to_bytes, to_floats
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # raise it when other features come to be computed of the same images and weights
+BATCH = 64
+LARGEST = 65504.0  # that float16 holds
+MAPPED = 64 * 2**20  # bytes that may be read before the pages of the files are let go
+
+
+class FeatureStore:
+    """Features of images, found by the images' pixels: rows of float16 in memory-mapped files."""
+
+    def __init__(self):
+        self._arrays: list[np.ndarray] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._read = 0
+
+    @classmethod
+    def of(
+        cls, images: Iterable[KeptImages], data_root: Path, identity: Sequence, features_of: Callable[[Tensor], Tensor], device: torch.device
+    ) -> "FeatureStore":
+        """The features of images; what no file holds yet is computed. Several processes may call this at once: one computes, the others wait.
+
+        Args:
+            images: of one split file each.
+            data_root: of the images, in whose .cache the files lie, or in the user's own cache folder.
+            identity: plain values that tell these features from others.
+            features_of: (B, numbers) of images (B, C, H, W) in [-1, 1].
+            device: where they are computed.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        store = cls()
+        key = hashlib.sha256(json.dumps([VERSION, *identity]).encode()).hexdigest()[:16]
+        for kept in images:
+            store.add(kept, _features(kept, Path(data_root), key, features_of, device))
+        return store
+
+    def add(self, kept: KeptImages, features: np.ndarray) -> None:
+        """Know the images, whose features are (N, numbers) float16."""
+        for row, digest in enumerate(map(bytes, kept.hashes)):
+            if not any(digest):  # of one grey: such images have no hash there
+                digest = pixel_hash(kept.array[row].tobytes())
+            self._places[digest] = len(self._arrays), row
+        self._arrays.append(features)
+
+    def look_up(self, x: Tensor) -> Tensor | None:
+        """(B, numbers) float16 on the CPU of images (B, C, H, W) in [-1, 1]; None unless all of them are known."""
+        pixels = to_bytes(x)
+        if not torch.equal(to_floats(pixels), x):  # mixtures
+            return None
+        places = [self._places.get(pixel_hash(image.tobytes())) for image in pixels.cpu().numpy()]
+        if None in places:
+            return None
+        owners, rows = np.array(places).reshape(-1, 2).T
+        features = np.empty((len(rows), self._arrays[0].shape[1]), np.float16)
+        for owner in np.unique(owners):
+            mine = owners == owner
+            features[mine] = self._arrays[owner][rows[mine]]
+        self._read += features.nbytes
+        if self._read >= MAPPED:
+            self._read = 0
+            for array in self._arrays:
+                release(array)
+        return torch.from_numpy(features)
+
+
+def _features(kept: KeptImages, data_root: Path, key: str, features_of: Callable[[Tensor], Tensor], device: torch.device) -> np.ndarray:
+    """The file of the features of some images, memory-mapped, made where there is none that is whole."""
+    beside = Path(kept.array.filename)
+    name = f"{beside.stem}-{key}.npy"  # goes when the array of the images goes
+    found = _find(beside.parent / name, len(kept.array))
+    if found is not None:
+        return found
+    path = cache_folder(data_root.resolve()) / name
+    try:
+        with FileLock(path.with_suffix(".lock")):
+            found = _find(path, len(kept.array))  # another process may have made it meanwhile
+            if found is None:
+                for stale in path.parent.glob(f".{name}.*.partial"):  # of a process that was killed
+                    stale.unlink()
+                _write(path, kept.array, features_of, device)
+                found = _find(path, len(kept.array))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); space and write access are needed for the features of images") from None
+    return found
+
+
+def _find(path: Path, count: int) -> np.ndarray | None:
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError, EOFError):  # ValueError, EOFError: not an array, or cut short
+        return None
+    return array if array.dtype == np.float16 and array.ndim == 2 and len(array) == count else None
+
+
+def _write(path: Path, images: np.ndarray, features_of: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    logger.debug("computing the features of %d images into %s", len(images), path)
+    label = "features of " + "-".join(path.name.split("-")[:3])
+    hidden = "TQDM_DISABLE" in os.environ or None  # None: where nobody looks, in a file
+    with whole_file(path) as partial, open(partial, "wb") as file, torch.no_grad():
+        for start in tqdm(range(0, len(images), BATCH), desc=label, unit_scale=BATCH, unit="image", leave=False, disable=hidden):
+            x = to_floats(torch.from_numpy(np.array(images[start : start + BATCH])).to(device))
+            rows = features_of(x).clamp(-LARGEST, LARGEST).half().cpu().numpy()
+            if start == 0:
+                # written in order rather than through a memory map, on which a full disk would be a bus error
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": (len(images), rows.shape[1])})
+            file.write(rows.tobytes())
+            release(images)

@@ -1,0 +1,187 @@
+"""Gaussians of patch features as a baseline: how far the frozen features of each patch lie from those of normal images.
+
+Source: Rippel et al., Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection, ICPR 2020; Defard et al., PaDiM,
+2020. PaDiM has a Gaussian for each position; here all positions share one: medical images are not aligned, and so many more vectors estimate it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
+from anomaly_detection.components.backbones import told
+from anomaly_detection.components.feature_cache import TargetCache
+from anomaly_detection.components.features import ChannelSums, FrozenFeatures, doubled
+from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+
+EVERYTHING = 0  # the place of the Gaussian of all images; behind it stand those of the pairs of organ and modality
+
+
+@dataclass(frozen=True)
+class GaussianSettings:
+    """What the Gaussians alone are configured by; each key is commented in configs/gaussian/base.yaml."""
+
+    latent_dim: int = 128
+    backbone: str = "efficientnet_lite0"
+    backbone_weights: str = "pretrained"
+    layers: list[str] | None = None
+    grid: int = 7
+    shrinkage: float = 0.01
+    certainty: float = 0.5
+
+    def __post_init__(self):
+        for key in ("latent_dim", "grid"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if not 0 < self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must be above 0 and at most 1, not {self.shrinkage}")
+        if not 0 <= self.certainty <= 1:
+            raise ValueError(f"certainty must be between 0 and 1, not {self.certainty}")
+
+
+class GaussianOfFeatures(Baseline):
+    """One Gaussian of the features of all patches; its anomaly score is the mean squared Mahalanobis distance of an image's patches.
+
+    The latent is a linear map of the features' mean over an image. Without MADDR it is their principal components, and nothing is trained. With
+    MADDR it begins there and is trained as a linear autoencoder with the constraint; there is a Gaussian for each pair of organ and modality that was
+    trained on, too, and **the heads choose it**. Where they are not sure, or name a pair that was not trained on, the Gaussian of all images speaks.
+
+    Args:
+        settings: of the experiment; ``settings.baseline`` is a `GaussianSettings`.
+
+    Raises:
+        ValueError: settings that no network can have.
+        BackboneError: the backbone, its weights or a layer cannot be had.
+    """
+
+    Settings = GaussianSettings
+
+    def __init__(self, settings: Any):
+        super().__init__(settings)
+        options = self.options = settings.baseline
+        self.latent_dim = options.latent_dim
+        frozen = options.backbone, options.backbone_weights, options.layers, options.grid
+        self.frozen = FrozenFeatures(*frozen, settings.image_size, settings.channels)
+        channels = self.frozen.channels
+        if options.latent_dim > channels:
+            raise ValueError(f"latent_dim {options.latent_dim} must not be above the {channels} channels of {' '.join(self.frozen.layers)}")
+        self.encoder = nn.Linear(channels, options.latent_dim)
+        self.decoder = nn.Linear(options.latent_dim, channels)
+        self.densities = Densities(1, channels)
+        self.pooled: TargetCache | None = None
+
+    def attach(self, constraint: MADDRConstraint) -> None:
+        super().attach(constraint)
+        if set(constraint.heads) == {"organ", "modality"}:
+            self.densities = Densities(1 + constraint.classes["organ"] * constraint.classes["modality"], self.frozen.channels)
+
+    # --- training
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Batch]) -> None:
+        """Take the statistics, the Gaussians and the principal components, in one pass."""
+        sums, pooled, pairs = ChannelSums(), Moments(), defaultdict(Moments)
+        for batch in batches:
+            features = self.frozen.raw(batch.image)
+            sums.add(features)
+            grid = doubled(self.frozen.on_grid(features))
+            pooled.add(grid.mean(dim=(2, 3)))
+            places = self._places(batch.organ, batch.modality).to(grid.device)
+            for place in places.unique().tolist():
+                pairs[place].add(_rows(grid[places == place]).flatten(0, 1))
+        self.frozen.standardise_by(sums)
+        mean, deviation = sums.statistics()
+        everything = Moments()
+        for moments in pairs.values():
+            everything = everything + moments
+        for place, moments in {EVERYTHING: everything, **pairs}.items():
+            center, covariance = standardised(moments.gaussian(), mean, deviation)
+            self.densities.fit(place, center, shrunk(covariance, self.options.shrinkage))
+        self._project(*standardised(pooled.gaussian(), mean, deviation))
+
+    def _project(self, mean: Tensor, covariance: Tensor) -> None:
+        """Begin with the principal components: no linear autoencoder reconstructs better."""
+        axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, : self.latent_dim]
+        self.encoder.weight.copy_(axes.T)
+        self.encoder.bias.copy_(-mean @ axes)
+        self.decoder.weight.copy_(axes)
+        self.decoder.bias.copy_(mean)
+
+    def phases(self) -> list[Phase]:
+        """None without MADDR: then `prepare` is all."""
+        return [] if self.maddr is None else [Phase("linear", self.settings.iterations, self.settings.batch_size)]
+
+    def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
+        """Take the means of the training images' features once."""
+        images = (batch.image for batch in batches)
+        self.pooled = TargetCache.fill(lambda x: {"pooled": self._pooled(self.frozen(x))}, images, count, self.settings.feature_cache_mib * 2**20)
+
+    def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
+        return {"autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *self.heads()], self.settings.lr, fused=True)}
+
+    def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+        known = self.pooled is not None and batch.index is not None
+        pooled = self.pooled.at(batch.index)["pooled"] if known else self._pooled(self.frozen(batch.image))
+        with self.autocast():
+            z = self.encoder(pooled)
+            rec = F.mse_loss(self.decoder(z).float(), pooled)
+        constraint, log = self.constraint(z, batch)
+        loss = rec + constraint
+        minimise(loss, optimizers["autoencoder"])
+        return {"loss": loss.detach(), "rec": rec.detach(), **log}
+
+    def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
+        """The squared error of the linear autoencoder."""
+        return (self.decoder(assessment.latent) - self._pooled(self.frozen(x))).square().mean(dim=1)
+
+    # --- use
+
+    def assess(self, x: Tensor, with_map: bool) -> Assessment:
+        """The map is the squared distance of each patch, resized to the images; the score is its mean over the patches."""
+        features = self.frozen(x)
+        z = self.encoder(self._pooled(features))
+        distances = self.densities.distances(_rows(features))
+        place = self._named(z)[:, None, None].expand(-1, 1, distances.shape[2])
+        distance = distances.gather(1, place)[:, 0]
+        pixels = None
+        if with_map:
+            pixels = distance.unflatten(1, (self.options.grid, self.options.grid))[:, None]
+            pixels = F.interpolate(pixels, x.shape[2:], mode="bilinear", align_corners=False)
+        return Assessment(z, distance.mean(dim=1), pixels)
+
+    def describe(self) -> dict[str, Any]:
+        features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"
+        return {"features": features, "grid": self.options.grid, "shrinkage": self.options.shrinkage}
+
+    # --- parts
+
+    def _places(self, organ: Tensor, modality: Tensor) -> Tensor:
+        """Of the Gaussians of the images' domains."""
+        if len(self.densities.mean) == 1:
+            return torch.full_like(organ, EVERYTHING)
+        return 1 + organ * self.maddr.classes["modality"] + modality
+
+    def _named(self, z: Tensor) -> Tensor:
+        """(B,), the Gaussian that the heads choose."""
+        if len(self.densities.mean) == 1:
+            return torch.full((z.shape[0],), EVERYTHING, device=z.device)
+        heads = self.maddr.predict(z)
+        (organ_p, organ), (modality_p, modality) = (heads[name].max(dim=1) for name in ("organ", "modality"))
+        place = self._places(organ, modality)
+        sure = (organ_p * modality_p >= self.options.certainty) & self.densities.known[place]
+        return torch.where(sure, place, torch.full_like(place, EVERYTHING))
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, C, g, g) -> (B, positions, C)."""
+    return features.flatten(2).transpose(1, 2)
