@@ -93,8 +93,9 @@ def _features(kept: KeptImages, data_root: Path, key: str, features_of: Callable
     if found is not None:
         return found
     path = cache_folder(data_root.resolve()) / name
+    split = beside.stem.rsplit("-", 2)[0]  # what stands before the key and the digest of the images
     try:
-        with FileLock(path.with_suffix(".lock")):
+        with FileLock(path.with_name(f"{split}-{key}.lock")):
             found = _find(path, len(kept.array))  # another process may have made it meanwhile
             if found is None:
                 for stale in path.parent.glob(f".{name}.*.partial"):  # of a process that was killed

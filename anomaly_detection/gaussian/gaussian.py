@@ -21,7 +21,7 @@ from anomaly_detection.components.features import ChannelSums, FrozenFeatures, d
 from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
-EVERYTHING = 0  # the place of the Gaussian of all images; behind it stand those of the pairs of organ and modality
+EVERYTHING = 0  # the place of the Gaussian of all images among the distances; behind it stand those of the pairs of organ and modality
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,14 @@ class GaussianOfFeatures(Baseline):
             raise ValueError(f"latent_dim {options.latent_dim} must not be above the {channels} channels of {' '.join(self.frozen.layers)}")
         self.encoder = nn.Linear(channels, options.latent_dim)
         self.decoder = nn.Linear(options.latent_dim, channels)
-        self.densities = Densities(1, channels)
-        self.pooled: TargetCache | None = None
+        self.density = Densities(1, channels)
+        self.domains: Densities | None = None
+        self.targets: TargetCache | None = None
 
     def attach(self, constraint: MADDRConstraint) -> None:
         super().attach(constraint)
         if set(constraint.heads) == {"organ", "modality"}:
-            self.densities = Densities(1 + constraint.classes["organ"] * constraint.classes["modality"], self.frozen.channels)
+            self.domains = Densities(constraint.classes["organ"] * constraint.classes["modality"], self.frozen.channels)
 
     # --- training
 
@@ -93,17 +94,15 @@ class GaussianOfFeatures(Baseline):
             sums.add(features)
             grid = doubled(self.frozen.on_grid(features))
             pooled.add(grid.mean(dim=(2, 3)))
-            places = self._places(batch.organ, batch.modality).to(grid.device)
+            places = self._places(batch.organ, batch.modality).to(grid.device) if self.domains else torch.full((len(grid),), EVERYTHING)
             for place in places.unique().tolist():
                 pairs[place].add(_rows(grid[places == place]).flatten(0, 1))
         self.frozen.standardise_by(sums)
         mean, deviation = sums.statistics()
-        everything = Moments()
-        for moments in pairs.values():
-            everything = everything + moments
-        for place, moments in {EVERYTHING: everything, **pairs}.items():
+        for place, moments in {**pairs, EVERYTHING: sum(pairs.values(), Moments())}.items():
             center, covariance = standardised(moments.gaussian(), mean, deviation)
-            self.densities.fit(place, center, shrunk(covariance, self.options.shrinkage))
+            densities, number = (self.density, 0) if place == EVERYTHING else (self.domains, place - 1)
+            densities.fit(number, center, shrunk(covariance, self.options.shrinkage))
         self._project(*standardised(pooled.gaussian(), mean, deviation))
 
     def _project(self, mean: Tensor, covariance: Tensor) -> None:
@@ -121,14 +120,14 @@ class GaussianOfFeatures(Baseline):
     def begin_phase(self, phase: Phase, batches: Iterable[Batch], count: int) -> None:
         """Take the means of the training images' features once."""
         images = (batch.image for batch in batches)
-        self.pooled = TargetCache.fill(lambda x: {"pooled": self._pooled(self.frozen(x))}, images, count, self.settings.feature_cache_mib * 2**20)
+        self.targets = TargetCache.fill(lambda x: {"pooled": self._pooled(self.frozen(x))}, images, count, self.settings.feature_cache_mib * 2**20)
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         return {"autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *self.heads()], self.settings.lr, fused=True)}
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
-        known = self.pooled is not None and batch.index is not None
-        pooled = self.pooled.at(batch.index)["pooled"] if known else self._pooled(self.frozen(batch.image))
+        known = self.targets is not None and batch.index is not None
+        pooled = self.targets.at(batch.index)["pooled"] if known else self._pooled(self.frozen(batch.image))
         with self.autocast():
             z = self.encoder(pooled)
             rec = F.mse_loss(self.decoder(z).float(), pooled)
@@ -147,9 +146,7 @@ class GaussianOfFeatures(Baseline):
         """The map is the squared distance of each patch, resized to the images; the score is its mean over the patches."""
         features = self.frozen(x)
         z = self.encoder(self._pooled(features))
-        distances = self.densities.distances(_rows(features))
-        place = self._named(z)[:, None, None].expand(-1, 1, distances.shape[2])
-        distance = distances.gather(1, place)[:, 0]
+        distance = self._distance(_rows(features), z)
         pixels = None
         if with_map:
             pixels = distance.unflatten(1, (self.options.grid, self.options.grid))[:, None]
@@ -163,19 +160,23 @@ class GaussianOfFeatures(Baseline):
     # --- parts
 
     def _places(self, organ: Tensor, modality: Tensor) -> Tensor:
-        """Of the Gaussians of the images' domains."""
-        if len(self.densities.mean) == 1:
-            return torch.full_like(organ, EVERYTHING)
+        """(B,), of the Gaussians of pairs of organ and modality."""
         return 1 + organ * self.maddr.classes["modality"] + modality
 
+    def _distance(self, rows: Tensor, z: Tensor) -> Tensor:
+        """(B, P) of vectors (B, P, C), under the Gaussian that the heads choose for each latent."""
+        distances = self.density.distances(rows)
+        if self.domains is None:
+            return distances[:, EVERYTHING]
+        distances = torch.cat([distances, self.domains.distances(rows)], dim=1)
+        return distances.gather(1, self._named(z)[:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
+
     def _named(self, z: Tensor) -> Tensor:
-        """(B,), the Gaussian that the heads choose."""
-        if len(self.densities.mean) == 1:
-            return torch.full((z.shape[0],), EVERYTHING, device=z.device)
+        """(B,), the place of the Gaussian that the heads choose."""
         heads = self.maddr.predict(z)
         (organ_p, organ), (modality_p, modality) = (heads[name].max(dim=1) for name in ("organ", "modality"))
         place = self._places(organ, modality)
-        sure = (organ_p * modality_p >= self.options.certainty) & self.densities.known[place]
+        sure = (organ_p * modality_p >= self.options.certainty) & self.domains.known[place - 1]
         return torch.where(sure, place, torch.full_like(place, EVERYTHING))
 
     def _pooled(self, features: Tensor) -> Tensor:
