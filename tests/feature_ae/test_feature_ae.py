@@ -118,7 +118,7 @@ def test_another_schedule_is_refused():
 
 @pytest.mark.parametrize(
     ("own", "words"),
-    [({"dropout": 1.0}, "dropout must be at least 0 and below 1"), ({"grid": 1}, "grid must be at least 2"), ({"mse_weight": -1.0}, "not be negative")],
+    [({"dropout": 1.0}, "dropout must be at least 0"), ({"grid": 1}, "grid must be at least 2"), ({"mse_weight": -1.0}, "must not be negative")],
 )
 def test_settings_that_no_network_has(own, words):
     with pytest.raises(Exception, match=words):
