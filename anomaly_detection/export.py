@@ -68,8 +68,17 @@ class ExportableDetector(nn.Module):
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
-    # halves go up, as Pillow's do; by a little more than the sums of two runtimes differ, or one would round them up and the other down
-    return (F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False) + 1 / 1024).round()
+    """Bilinear with antialiasing, rounded, as Pillow does it: products with matrices in float64, or two runtimes would round some pixels apart."""
+    resized = _weights(x.shape[2], size) @ x.double() @ _weights(x.shape[3], size).T
+    return (resized + 1 / 1024).round().float()  # halves go up, as Pillow's do
+
+
+def _weights(side: int, size: int) -> Tensor:
+    """(size, side) float64: what each of `side` pixels gives to each of `size`; triangles as wide as a pixel of the coarser of the two."""
+    inputs, outputs = torch.arange(side), torch.arange(size)[:, None]
+    coarser = 2 * torch.ones(side, dtype=torch.float64).sum().clamp(min=size)  # no quotient of numbers, which ONNX has in float32
+    weights = (1 - ((2 * inputs + 1) * size - (2 * outputs + 1) * side).abs() / coarser).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def export(detector: Detector, path: Path) -> dict[str, float]:

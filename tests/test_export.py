@@ -101,3 +101,17 @@ def test_what_cannot_be_exported_is_told(tmp_path):
     for prepared in ({"crop_size": 20}, {"equalize_hist": True}, {"aspect": "pad", "size": 300}):
         with pytest.raises(UserError, match="crop_size, equalize_hist and prepare's --aspect pad cannot be exported"):
             export(replace(detector, preprocessing=Preprocessing(**prepared)), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(97, 75, 64), (40, 33, 64), (64, 64, 64), (449, 300, 224)])
+def test_images_are_resized_as_torch_does_it(height, width, size):
+    x = torch.randint(256, (1, 2, height, width), generator=torch.Generator().manual_seed(height)).float()
+    expected = torch.nn.functional.interpolate(x.double(), (size, size), mode="bilinear", antialias=True)
+    found = module._weights(height, size) @ x.double() @ module._weights(width, size).T
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # torch's weights are in float32
+    assert torch.equal(module._resized(x, size), (found + 1 / 1024).round().float())
+
+
+def test_a_runtime_rounds_no_pixel_of_a_resized_image_otherwise(tmp_path):
+    """Single precision would round some of so many, and the map would differ there."""
+    assert max(export(detector_of("gaussian", image_size=224), tmp_path / "model.onnx").values()) < 1e-5
