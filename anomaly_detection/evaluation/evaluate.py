@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from anomaly_detection.baseline import Baseline
-from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
 from anomaly_detection.data.masks import load_masks
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
@@ -39,7 +39,8 @@ class Evaluation:
         metrics: see `metrics_of`; datasets with masks have those of `pixel_metrics` beside.
         calibration: of the scores.
         map_scale: the anomaly map's 99.5th percentile over all pixels of the validation normals: what is usual in a normal image.
-        details: arrays by name: latent (rows, D), and those of `Gallery.arrays`: of each dataset and label the test images with telling scores.
+        details: arrays by name: latent (rows, D), and those of `Gallery.arrays`: of each dataset and label the test images with telling scores;
+            where none of these is reconstructed, gallery_nearest (n, C, H, W) uint8, the training image whose latent is nearest to each.
     """
 
     rows: list[dict[str, Any]]
@@ -81,7 +82,9 @@ def evaluate(
     test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
     patients = {"val": source.patients(val), "test": source.patients(test)}
     val_normals = _normals(val_scores, val, patients["val"])
-    calibration = Calibration.fit(_training_normals(baseline, train, source.patients(train)), val_normals, alpha)
+    chosen = _evenly(train)
+    train_scores = score_images(baseline, (train.batch(index).image for index in torch.from_numpy(chosen).split(BATCH)))
+    calibration = Calibration.fit(_normals(train_scores, train, source.patients(train), chosen), val_normals, alpha)
     parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, val_scores), ("test", test, test_scores))
     rows = [row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains)]
     metrics = metrics_of(rows, calibration, domains)
@@ -89,18 +92,23 @@ def evaluate(
     for name in masks:
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
     latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
-    return Evaluation(
-        rows, patient_rows(rows, calibration, domains), metrics, calibration, map_scale, {"latent": latent, **gallery.arrays(offset=len(val))}
-    )
+    details = {"latent": latent, **gallery.arrays(offset=len(val))}
+    if "gallery_reconstruction" not in details:
+        nearest = chosen[nearest_rows(train_scores.latent, latent[details["gallery_row"]])]
+        details["gallery_nearest"] = to_bytes(train.batch(torch.from_numpy(nearest)).image).cpu().numpy()
+    return Evaluation(rows, patient_rows(rows, calibration, domains), metrics, calibration, map_scale, details)
 
 
-def _training_normals(baseline: Baseline, images: ImageSet, patients: Sequence[str | None]) -> Normals:
-    """Images at even distances in each dataset, as many as are needed."""
+def nearest_rows(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(Q,), of each query (Q, D) the number of the nearest of the rows (N, D)."""
+    return np.array([np.square(rows - query).sum(axis=1).argmin() for query in queries])
+
+
+def _evenly(images: ImageSet) -> np.ndarray:
+    """Places of images at even distances in each dataset, as many as are needed."""
     datasets = np.array(images.datasets)
     places = [np.flatnonzero(datasets == name) for name in dict.fromkeys(images.datasets)]
-    chosen = np.concatenate([place[np.linspace(0, len(place) - 1, min(len(place), TRAINING_IMAGES)).astype(int)] for place in places])
-    scores = score_images(baseline, (images.batch(index).image for index in torch.from_numpy(chosen).split(BATCH)))
-    return _normals(scores, images, patients, chosen)
+    return np.concatenate([place[np.linspace(0, len(place) - 1, min(len(place), TRAINING_IMAGES)).astype(int)] for place in places])
 
 
 def _normals(scores: Scores, images: ImageSet, patients: Sequence[str | None], places: np.ndarray | slice = slice(None)) -> Normals:

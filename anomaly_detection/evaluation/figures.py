@@ -93,11 +93,15 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
 
 
 def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
-    """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction if there is one, anomaly map over the image."""
+    """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction, anomaly map over the image.
+
+    Where nothing is reconstructed, the training image with the nearest latent stands in its place.
+    """
     chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
     lines = {"image": [details["gallery_image"][place] for place in chosen]}
-    if "gallery_reconstruction" in details:
-        lines["reconstruction"] = [details["gallery_reconstruction"][place] for place in chosen]
+    for name, text in (("gallery_reconstruction", "reconstruction"), ("gallery_nearest", "nearest training")):
+        if name in details:
+            lines[text] = [details[name][place] for place in chosen]
     maps = [details["gallery_map"][place] for place in chosen]
     lines["anomaly map"] = [overlay(image, place, map_scale).transpose(2, 0, 1) for image, place in zip(lines["image"], maps, strict=True)]
     figure = Figure((1.25 * len(chosen), 1.4 * len(lines)), layout="constrained")

@@ -44,6 +44,25 @@ def test_each_image_passes_the_encoder_once(model, data_root):
     assert "pixel_auroc" not in outcome.metrics["datasets"]["liver_ct"]
 
 
+@pytest.mark.parametrize("model", ["gaussian", "feature_ae", "memae"])
+def test_what_is_not_reconstructed_stands_beside_the_nearest_training_image(model, data_root):
+    source = DataSource(data_root)
+    baseline = built(settings_of(model, 16), maddr=True).eval()
+    train, test = (source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1)) for part in ("train", "test"))
+    baseline.prepare(train.batches(100))
+    details = evaluated(baseline, source).details
+    assert ("gallery_nearest" in details) != ("gallery_reconstruction" in details) == (model == "memae")
+    if model == "memae":
+        return
+    with torch.inference_mode():
+        known, asked = (baseline.encode(images.batch(torch.arange(len(images))).image).double().numpy() for images in (train, test))
+    offset = 3 * 4  # the validation images stand before
+    for row, shown in zip(details["gallery_row"], details["gallery_nearest"], strict=True):
+        distances = [sum((a - b) ** 2 for a, b in zip(z, asked[row - offset], strict=True)) for z in known]
+        nearest = [place for place, distance in enumerate(distances) if distance <= min(distances) * (1 + 1e-6)]
+        assert any(np.array_equal(shown, train.images[place].numpy()) for place in nearest)
+
+
 def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_root, monkeypatch):
     source = with_masks(data_root)
     baseline = built(settings_of("memae", 16)).eval()

@@ -59,14 +59,14 @@ def test_histograms_hold_all_test_images_and_the_threshold():
             assert sum(bar.get_height() * bar.get_width() for bar in container) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_gallery_shows_the_images_of_its_dataset(channels):
+@pytest.mark.parametrize(("channels", "second"), [(1, "reconstruction"), (3, "reconstruction"), (1, "nearest")])
+def test_gallery_shows_the_images_of_its_dataset(channels, second):
     rows, _ = rows_of()
     picture = np.full((4, channels, 8, 8), 100, np.uint8)
     details = {
         "gallery_row": np.array([80, 81, 120, 121]),
         "gallery_image": picture,
-        "gallery_reconstruction": picture + 50,
+        f"gallery_{second}": picture + 50,
         "gallery_map": np.ones((4, 8, 8)) * np.array([0.0, 9.0, 0.0, 0.0])[:, None, None],
     }
     figure = draw_gallery(rows, details, "liver_ct", map_scale=1.0)
@@ -77,6 +77,7 @@ def test_gallery_shows_the_images_of_its_dataset(channels):
     assert (shown[4] == 100).all()
     assert shown[5].reshape(-1, 3).tolist() == [[255, 0, 0]] * 64
     assert figure.axes[0].get_title() == f"{rows[80]['score']:.3g}"
+    assert second in figure.axes[2].get_ylabel()
 
 
 def test_latent_shows_parts_by_what_they_may_know():
