@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomaly_detection.data.phantom.datasets import write_phantoms
-from benchmarks import agreement, data, scaling, throughput, train_step
+from benchmarks import agreement, backbone, data, scaling, throughput, train_step
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -75,3 +75,13 @@ def test_a_benchmark_takes_no_option_that_does_nothing(module, option, capsys):
     with pytest.raises(SystemExit):
         module.main([option, "1"])
     assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err
+
+
+def test_ways_to_run_a_backbone_are_told_with_what_they_change(tmp_path, capsys):
+    few = ["--weights", "random:1", "--size", "32", "--batches", "2", "--rounds", "1", "--steps", "1", "--ways", "channels first", "bfloat16"]
+    backbone.main([*few, "--device", "cpu", "--json", str(tmp_path / "ways.json")])
+    rows = {row["way"]: row for row in json.loads((tmp_path / "ways.json").read_text())}
+    assert list(rows) == ["project", "channels first", "bfloat16"]
+    assert rows["project"]["times the project's"] == 1
+    assert rows["channels first"]["largest difference"] < 1e-3 < rows["bfloat16"]["largest difference"]
+    assert "| channels first |" in capsys.readouterr().out
