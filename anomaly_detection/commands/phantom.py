@@ -9,6 +9,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet or is empty")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other bodies (default: 0)")
     parser.add_argument("--as-downloads", action="store_true", help="instead in the form of the public downloads, for `prepare`")
+    parser.add_argument(
+        "--lesions",
+        choices=("strata", "clinical"),
+        default="strata",
+        help="strata: a third of the abnormal images each obvious, typical and subtle; clinical: lesions as a clinic sees them (default: strata)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -26,5 +32,5 @@ def run(arguments: argparse.Namespace) -> None:
         write_downloads(out, seed=arguments.seed)
         print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
     else:
-        write_phantoms(out, seed=arguments.seed)
+        write_phantoms(out, seed=arguments.seed, lesions=arguments.lesions)
         print(f"phantoms written to {out}; try: python -m anomaly_detection study --data-root {out}")

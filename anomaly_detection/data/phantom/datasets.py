@@ -1,17 +1,28 @@
 """Phantoms: small anatomical datasets rendered from random bodies, laid out on disk as the real ones.
 
-One body model serves three datasets: liver CT (portal venous phase, liver window), chest CT (lung window) and posterior-anterior chest
-radiographs. They let every part of the project run, and be tested, without patient data. They are no substitute for it: a figure measured
-on phantoms says that the code works, not that a method does.
+One body model serves three datasets: liver CT (portal venous phase, liver window), chest CT (lung window) and posterior-anterior chest radiographs.
+They let every part of the project run, and be tested, without patient data, and they are an instrument: what a detector sees can be read over the
+size and the contrast of lesions that are known. They are no substitute for patients: a method that finds every lesion here may find none there.
 
-`phantom_patient` draws who a body is, `phantom_body` paints it in Hounsfield units, `phantom_lesions` adds disease and states where its
-distributions come from, `phantom_render` makes images; this file decides which images there are and writes them.
+`patient` draws who a body is, `body` paints it in Hounsfield units, `lesions` adds disease and states where its distributions come from, `rendering`
+makes images, `protocol` says of what, `strata` how conspicuous a lesion in them is, `pairs` puts these together; this file decides which images there
+are and writes them:
+
+    DATASET/{normal,abnormal}/   the images
+    DATASET/masks/               where the lesions of the abnormal ones are
+    DATASET/twins/               each abnormal image again, same body, same noise, without its lesions
+    folds/train_test_split/      which image is for what; twins are in none of these lists
+    twins.csv                    of each abnormal image its twin
+    phantoms.csv                 of each abnormal image its lesions, see `Conspicuity`
+    datasets.yaml, PHANTOM
 """
 
+import csv
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -19,37 +30,39 @@ from PIL import Image
 from anomaly_detection.data.catalog import DatasetSpec, mark_phantom
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom.body import sample_patient
-from anomaly_detection.data.phantom.lesions import Lesion, draw_liver_lesions, draw_lung_lesions, points_in
-from anomaly_detection.data.phantom.patient import Patient
-from anomaly_detection.data.phantom.rendering import (
-    LIVER_WINDOW,
-    LUNG_WINDOW,
-    render_radiograph,
-    render_slice,
-    sample_exposure,
-    sample_scan,
-    window_hu,
-)
+from anomaly_detection.data.phantom.pairs import CLINICAL, Pair, radiograph_pair, slice_pair
+from anomaly_detection.data.phantom.protocol import STEP_MM
+from anomaly_detection.data.phantom.strata import STRATA, Conspicuity
 from anomaly_detection.data.splits import SPLITS
+from anomaly_detection.data.twins import FACTS, TWINS
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_folder
 from anomaly_detection.system.processes import map_jobs
 
-VERSION = 1
-IMAGES = dict(zip(SPLITS, (180, 40, 50, 60), strict=True))  # of a dataset in each split
+VERSION = 2
+IMAGES = dict(zip(SPLITS, (240, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
-SLICES = 4  # of a CT patient
-LEVEL_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
-THIN_MM = 4.0  # water-equivalent thickness from which an opacity counts as visible in a radiograph
+
+Mixture = Literal["strata", "clinical"]
+MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
 
 
 class Job(NamedTuple):
-    """One patient, the side of the split it is on, and how many images of it each dataset takes."""
+    """One body, the side of the split it is on, and the datasets that take an image of it; a stratum (or CLINICAL) if it is to have lesions."""
 
     patient: int
-    abnormal: bool
+    stratum: str | None
     split: str
-    images: dict[str, int]
+    datasets: tuple[str, ...]
+
+
+class Written(NamedTuple):
+    """An image on disk: its dataset, its path there, and of an abnormal one its lesions and the path of its twin."""
+
+    dataset: str
+    image: str
+    facts: Conspicuity | None = None
+    twin: str | None = None
 
 
 def phantom_catalog() -> dict[str, DatasetSpec]:
@@ -58,16 +71,18 @@ def phantom_catalog() -> dict[str, DatasetSpec]:
     return {name: DatasetSpec(name=name, root=name, **values) for name, values in entries}
 
 
-def plan_jobs(images: int | None = None) -> list[Job]:
-    """Share `images` over datasets and splits; a patient is on one side of every split, whatever datasets it serves."""
+def plan_jobs(images: int | None = None, lesions: Mixture = "strata") -> list[Job]:
+    """Share `images` over datasets and splits; no two images of a dataset are of one body, and a body is on one side of every split.
+
+    With the mixture "strata" the abnormal ones are of each stratum in turn.
+    """
     counts = _share_out(images)
     jobs: list[Job] = []
     for kind, split in SPLITS:
-        wanted = {name: counts[name, kind, split] for name in DATASETS}
-        while any(wanted.values()):
-            taken = {name: min(left, SLICES if DATASETS[name][2] == "ct" else 1) for name, left in wanted.items()}
-            wanted = {name: left - taken[name] for name, left in wanted.items()}
-            jobs.append(Job(len(jobs), kind == "anomaly", split, taken))
+        for number in range(max(counts[name, kind, split] for name in DATASETS)):
+            takers = tuple(name for name in DATASETS if counts[name, kind, split] > number)
+            stratum = None if kind == "normal" else STRATA[number % len(STRATA)] if lesions == "strata" else CLINICAL
+            jobs.append(Job(len(jobs), stratum, split, takers))
     return jobs
 
 
@@ -86,112 +101,97 @@ def _share_out(images: int | None) -> dict[tuple[str, str, str], int]:
     return counts
 
 
-def _spaced_levels(candidates: np.ndarray, count: int) -> list[float]:
-    """`count` of the candidate levels (mm), in their order, as far apart as 12 mm or, if that is not to be had, less."""
-    for space in (12.0, 8.0, 5.0, 3.0, 1.5, LEVEL_MM):
-        chosen: list[float] = []
-        for level in candidates:
-            if len(chosen) < count and all(abs(level - other) >= space for other in chosen):
-                chosen.append(float(level))
-        if len(chosen) == count:
-            return chosen
-    raise ValueError(f"{count} levels wanted of {len(candidates)}")
+def render_patient(job: Job, seed: int, size: int) -> list[tuple[str, str, Pair]]:
+    """The pictures of a body: (dataset, file name, pair)."""
+    patient = sample_patient(np.random.default_rng([seed, job.patient]))
+    rendered = []
+    for name in job.datasets:
+        label, organ, modality = DATASETS[name]
+        key = [seed, job.patient, 1 + label]
+        pair = slice_pair(patient, organ, job.stratum, key, size) if modality == "ct" else radiograph_pair(patient, job.stratum, key, size)
+        rendered.append((name, _file_name(name, job, pair), pair))
+    return rendered
 
 
-def draw_levels(patient: Patient, organ: str, lesions: list[Lesion], count: int, rng: np.random.Generator) -> list[float]:
-    """Levels (reference mm) at which an organ, or a lesion in it, is cut; frequent where it is large."""
-    points = points_in(patient, organ, rng)
-    if not lesions:
-        return _spaced_levels(points[:, 2], count)
-    inside = np.max([lesion.depth(*points.T) for lesion in lesions], axis=0) > 0
-    centre, reach = np.array([(lesion.body.centre[2], max(0.6 * lesion.body.axes[2], 4 * LEVEL_MM)) for lesion in lesions]).T
-    through = centre + np.linspace(-1, 1, 9)[:, None] * reach  # for lesions that no point hits
-    return _spaced_levels(np.concatenate([points[inside, 2], rng.permutation(through.reshape(-1))]), count)
+def _file_name(dataset: str, job: Job, pair: Pair) -> str:
+    """As files of the public dataset are named."""
+    if dataset == "lits":
+        return f"volume-{job.patient}_{round((pair.level + 260) / STEP_MM):03d}.png"
+    return f"{job.patient}%0.png" if dataset == "covid_ct" else f"CHNCXR_{job.patient:04d}_{int(job.stratum is not None)}.png"
 
 
-def _mask(share: np.ndarray, threshold: float) -> np.ndarray:
-    """Where a lesion covers `threshold`, or half of its most if it is nowhere so much, as 0 / 255."""
-    return np.where(share >= min(threshold, float(share.max()) / 2), 255, 0).astype(np.uint8)
-
-
-def render_patient(job: Job, seed: int, size: int) -> list[tuple[str, str, np.ndarray, np.ndarray | None]]:
-    """All images of a patient: (dataset, file name, image, mask or None)."""
-    rng = np.random.default_rng([seed, job.patient])
-    patient = sample_patient(rng)
-    found = []
-    for name, (label, organ, modality) in DATASETS.items():
-        if job.images[name]:
-            key = [seed, job.patient, 1 + label]
-            render = _render_ct if modality == "ct" else _render_xray
-            found += [(name, *image) for image in render(patient, job, name, organ, key, size)]
-    return found
-
-
-def _render_ct(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
-    rng = np.random.default_rng(key)
-    scan = sample_scan(rng, size, organ)
-    draw, window = (draw_liver_lesions, LIVER_WINDOW) if organ == "liver" else (draw_lung_lesions, LUNG_WINDOW)
-    lesions = draw(patient, rng) if job.abnormal else []
-    for number, level in enumerate(draw_levels(patient, organ, lesions, job.images[name], rng)):
-        hu, _, share = render_slice(patient, scan, level, organ, [*key, number + 1], size, lesions)
-        file = f"volume-{job.patient}_{round((level + 260) / LEVEL_MM):03d}.png" if organ == "liver" else f"{job.patient}%{number}.png"
-        yield file, window_hu(hu, *window), _mask(share, 0.5) if job.abnormal else None
-
-
-def _render_xray(patient: Patient, job: Job, name: str, organ: str, key: list[int], size: int):
-    rng = np.random.default_rng(key)
-    exposure = sample_exposure(rng)
-    lesions = draw_lung_lesions(patient, rng, projected=True) if job.abnormal else []
-    grey, added = render_radiograph(patient, exposure, key, size, lesions)
-    yield f"CHNCXR_{job.patient:04d}_{int(job.abnormal)}.png", grey, _mask(added, THIN_MM) if job.abnormal else None
-
-
-def _write_patient(job: Job, seed: int, size: int, folder: Path) -> list[tuple[str, str]]:
-    """Render a patient's images into their folders; returns (dataset, file name) of each."""
+def _write_patient(job: Job, seed: int, size: int, folder: Path) -> list[Written]:
+    """Render a body's pictures into their folders."""
     written = []
-    for dataset, name, image, mask in render_patient(job, seed, size):
-        path = f"{'abnormal' if job.abnormal else 'normal'}/{name}"
-        Image.fromarray(image).save(folder / dataset / path)
-        if mask is not None:
-            Image.fromarray(mask).save(folder / dataset / mask_path(path))
-        written.append((dataset, name))
+    for dataset, name, pair in render_patient(job, seed, size):
+        if pair.diseased is None:
+            Image.fromarray(pair.healthy).save(folder / dataset / "normal" / name)
+            written.append(Written(dataset, f"normal/{name}"))
+            continue
+        image, twin = f"abnormal/{name}", f"twins/{name}"
+        for path, pixels in ((image, pair.diseased.picture), (mask_path(image), pair.diseased.mask), (twin, pair.healthy)):
+            Image.fromarray(pixels).save(folder / dataset / path)
+        written.append(Written(dataset, image, pair.diseased.facts, twin))
     return written
 
 
-def write_phantoms(out: Path, images: int | None = None, seed: int = 0, size: int = 160, workers: int | None = None) -> None:
-    """Write three phantom datasets (liver CT, lung CT, chest radiograph) with masks, split files and `datasets.yaml` into `out`.
+def write_phantoms(
+    out: Path, images: int | None = None, seed: int = 0, size: int = 160, workers: int | None = None, lesions: Mixture = "strata"
+) -> None:
+    """Write three phantom datasets (liver CT, lung CT, chest radiograph) with masks, twins, split files and `datasets.yaml` into `out`.
 
     Args:
         out: a folder that does not exist or is empty. It appears under this name only when it is complete.
-        images: how many images in all; about a thousand if None.
+        images: how many images in all, twins not counted; more than a thousand if None.
         seed: the same seed gives the same bytes, however many workers there are.
         size: side of the images in pixels.
         workers: processes to use; as many as there are processors if None.
+        lesions: "strata": a third of the abnormal images each obvious, typical and subtle; "clinical": lesions as a clinic sees them.
 
     Raises:
         UserError: `out` holds something, or `images` or `size` is too small.
     """
     if size < 64:
         raise UserError(f"phantoms: images of {size} pixels are too small to show a lesion, use 64 or more")
-    jobs = plan_jobs(images)
+    jobs = plan_jobs(images, lesions)
     with whole_folder(out) as unfinished:
         for dataset in DATASETS:
-            for kind in ("normal", "abnormal", "masks"):
+            for kind in ("normal", "abnormal", "masks", "twins"):
                 (unfinished / dataset / kind).mkdir(parents=True)
-        _write_lists(unfinished, jobs, _write_images(jobs, seed, size, unfinished, workers), seed, size)
+        written = _write_images(jobs, seed, size, unfinished, workers)
+        _write_facts(unfinished, [image for images in written for image in images if image.facts is not None])
+        _write_lists(unfinished, jobs, written, seed, size, lesions)
 
 
-def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[tuple[str, str]]]:
-    """Write the images of every job, in parallel; returns their (dataset, file name), job by job."""
+def _write_images(jobs: list[Job], seed: int, size: int, folder: Path, workers: int | None) -> list[list[Written]]:
+    """Write the images of every job, in parallel; returns them job by job."""
     return list(map_jobs(partial(_write_patient, seed=seed, size=size, folder=folder), jobs, workers, "phantoms", "patient"))
 
 
-def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, str]]], seed: int, size: int) -> None:
+def _write_facts(folder: Path, abnormal: Sequence[Written]) -> None:
+    """Write twins.csv and phantoms.csv."""
+    abnormal = sorted(abnormal, key=lambda each: (list(DATASETS).index(each.dataset), each.image))
+    units = {name: "HU" if modality == "ct" else "grey" for name, (_, _, modality) in DATASETS.items()}
+    _write_csv(folder / TWINS, ("dataset", "image", "twin"), [(each.dataset, each.image, each.twin) for each in abnormal])
+    rows = [(each.dataset, each.image, units[each.dataset], *map(_rounded, each.facts)) for each in abnormal]
+    _write_csv(folder / FACTS, ("dataset", "image", "unit", *Conspicuity._fields), rows)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def _write_lists(folder: Path, jobs: list[Job], written: list[list[Written]], seed: int, size: int, lesions: Mixture) -> None:
     """Write the split files, `datasets.yaml` and, last, the marker PHANTOM."""
     lines: dict[tuple[str, str], list[str]] = {split: [] for split in SPLITS}
-    for job, files in zip(jobs, written, strict=True):
-        kind, place = ("anomaly", "abnormal") if job.abnormal else ("normal", "normal")
-        lines[kind, job.split] += [f"{place}/{name} {dataset}" for dataset, name in files]
+    for job, images in zip(jobs, written, strict=True):
+        kind = "normal" if job.stratum is None else "anomaly"
+        lines[kind, job.split] += [f"{each.image} {each.dataset}" for each in images]
     for (kind, split), rows in lines.items():
         counts = Counter(row.rsplit(" ", 1)[1] for row in rows)
         header = f"# phantoms, seed {seed}: {len(rows)} images: " + ", ".join(f"{counts[name]} {name}" for name in DATASETS)
@@ -202,5 +202,5 @@ def _write_lists(folder: Path, jobs: list[Job], written: list[list[tuple[str, st
     entries = (f"{s.name}:\n  label: {s.label}\n  organ: {s.organ}\n  modality: {s.modality}\n  root: {s.root}\n" for s in specs)
     (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
     text = [f"Phantoms: {sum(map(len, written))} computed images of {len(jobs)} random bodies, no patient data."]
-    text += [f"version {VERSION}", f"seed {seed}", f"size {size}"]
+    text += [f"version {VERSION}", f"seed {seed}", f"size {size}", f"lesions {lesions}"]
     mark_phantom(folder, "\n".join(text))

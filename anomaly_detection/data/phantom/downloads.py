@@ -20,8 +20,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from anomaly_detection.data.catalog import mark_phantom
 from anomaly_detection.data.phantom.body import sample_patient
-from anomaly_detection.data.phantom.datasets import draw_levels
 from anomaly_detection.data.phantom.lesions import draw_liver_lesions, draw_lung_lesions, points_in
+from anomaly_detection.data.phantom.protocol import draw_levels
 from anomaly_detection.data.phantom.rendering import LUNG_WINDOW, render_radiograph, render_slice, sample_exposure, sample_scan, window_hu
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_folder

@@ -21,6 +21,9 @@ Lung, radiograph.
   Drawn: as for CT, but radius of median 30 mm, N(-460, 92) HU, a consolidated core in half of the patches, both lungs in 63 %, less bound
   to the pleura: an opacity that a radiograph shows is large and dense.
 Where no report is named, and for number, shape and edge throughout, the figure is our choice.
+
+Contrast and detail: those distributions say what a clinic sees, not what a detector can see. `draw_detail` draws diameter and contrast apart from
+each other and evenly on a logarithmic scale, beyond what is clinically likely at either end, so that every cell of a contrast-detail table is filled.
 """
 
 from collections.abc import Sequence
@@ -71,7 +74,10 @@ def draw_liver_lesions(patient: Patient, rng: np.random.Generator) -> list[Lesio
 
 def _liver_lesion(place: np.ndarray, liver: float, rng: np.random.Generator) -> Lesion:
     axes = 0.5 * np.clip(rng.lognormal(np.log(20), 0.55), 7, 80) * rng.uniform(0.8, 1.2, 3)
-    hu = max(liver - rng.triangular(15, 35, 65), 25.0)
+    return _tumour(place, liver, axes, max(liver - rng.triangular(15, 35, 65), 25.0), rng)
+
+
+def _tumour(place: np.ndarray, liver: float, axes: np.ndarray, hu: float, rng: np.random.Generator) -> Lesion:
     core_share, core_hu = 0.0, hu
     kind = rng.random()
     if kind < 0.33:  # the rim is about as bright as the liver, the centre is what shows
@@ -85,8 +91,7 @@ def _liver_lesion(place: np.ndarray, liver: float, rng: np.random.Generator) -> 
 def draw_lung_lesions(patient: Patient, rng: np.random.Generator, projected: bool = False) -> list[Lesion]:
     """Patches of ground glass, some with a consolidated core, mostly peripheral, posterior and low; larger when meant for a radiograph."""
     places = points_in(patient, "lung", rng)
-    depth = cavity_depth(places)
-    liking = np.exp(-np.maximum(depth - 8, 0) / (28 if projected else 16)) * np.exp(places[:, 1] / 45 - places[:, 2] / 120)
+    liking = _liking(places, projected)
     if rng.random() > (0.63 if projected else 0.8):
         liking = liking * (places[:, 0] * rng.choice([-1, 1]) > 0)
     count = 2 + rng.poisson(4.0)
@@ -95,15 +100,55 @@ def draw_lung_lesions(patient: Patient, rng: np.random.Generator, projected: boo
     return [_patch(place, severity, projected, rng) for place in places]
 
 
+def _liking(places: np.ndarray, projected: bool) -> np.ndarray:
+    """How much likelier an opacity is at each of some places (n, 3): behind, low and near the pleura."""
+    return np.exp(-np.maximum(cavity_depth(places) - 8, 0) / (28 if projected else 16)) * np.exp(places[:, 1] / 45 - places[:, 2] / 120)
+
+
 def _patch(place: np.ndarray, severity: float, projected: bool, rng: np.random.Generator) -> Lesion:
     radius = float(np.clip(rng.lognormal(np.log(30 if projected else 18), 0.4), 8, 55))
     hu = float(np.clip(rng.normal(-460 if projected else -530, 80) + severity, -750, -320))
+    return _opacity(place, radius, hu, projected, rng)
+
+
+def _opacity(place: np.ndarray, radius: float, hu: float, projected: bool, rng: np.random.Generator) -> Lesion:
     core = (0.0, hu)
     if rng.random() < (0.5 if projected else 0.25):
-        core = (rng.uniform(0.6, 0.95) if projected else rng.uniform(0.4, 0.75), rng.uniform(-120, 20))
+        core = (rng.uniform(0.6, 0.95) if projected else rng.uniform(0.4, 0.75), max(rng.uniform(-120, 20), hu))
     axes = radius * np.array([0.65, 1.0, 1.0]) * rng.uniform(0.75, 1.3, 3)
     outward = np.arctan2(place[1], place[0])  # the short axis points to the chest wall, so that the patch hugs the pleura
     return Lesion(Ellipsoid(tuple(place.tolist()), tuple(axes.tolist()), float(outward)), _phases(rng), 0.35, rng.uniform(5, 12), hu, *core)
+
+
+# of `draw_detail`, in mm and in HU of difference to the healthy organ
+LIVER_DIAMETERS, LIVER_CONTRASTS = (8.0, 80.0), (15.0, 90.0)
+LUNG_DIAMETERS, LUNG_CONTRASTS = (14.0, 110.0), (70.0, 870.0)
+NO_DARKER, NO_BRIGHTER = 12.0, 20.0  # HU of a tumour of the liver, of an opacity of the lung
+
+
+def draw_detail(patient: Patient, organ: str, level: float | None, rng: np.random.Generator, places: np.ndarray) -> list[Lesion]:
+    """One lesion of a wide range of diameters and contrasts, and a few more at times.
+
+    Args:
+        patient: whose organ it is in.
+        organ: "liver" or "lung".
+        level: of the slice (reference mm) that cuts each of them; None of a radiograph, which sees all.
+        rng: what it is drawn with.
+        places: (n, 3) points of the organ, as `points_in` gives them.
+    """
+    diameters, contrasts = (LIVER_DIAMETERS, LIVER_CONTRASTS) if organ == "liver" else (LUNG_DIAMETERS, LUNG_CONTRASTS)
+    lesions = []
+    for _ in range(1 + min(rng.poisson(0.8), 3)):
+        diameter, contrast = (float(np.exp(rng.uniform(*np.log(limits)))) for limits in (diameters, contrasts))
+        near = places if level is None else places[np.abs(places[:, 2] - level) < max(0.2 * diameter, 3)]
+        if organ == "liver":
+            hu = max(patient.tissue["liver"] - contrast, NO_DARKER)
+            lesions.append(_tumour(rng.choice(near), patient.tissue["liver"], 0.5 * diameter * rng.uniform(0.8, 1.2, 3), hu, rng))
+        else:
+            liking = _liking(near, level is None)
+            hu = min(patient.tissue["lung"] + contrast, NO_BRIGHTER)
+            lesions.append(_opacity(near[rng.choice(len(near), p=liking / liking.sum())], diameter / 2, hu, level is None, rng))
+    return lesions
 
 
 def _phases(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ Both see the same body (`phantom_body`). A slice is painted on its own plane at 
 attenuation along parallel rays through a stack of sheets (Beer-Lambert law), then scatter, noise, logarithm and a display curve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -227,32 +227,50 @@ def _attenuation(hu: np.ndarray) -> np.ndarray:
     return (1 + hu / 1000) + 0.001 * np.maximum(hu - 100, 0)
 
 
-def _sum_rays(steps: np.ndarray, sheets: np.ndarray) -> np.ndarray:
-    """Sum over sheets (z, y, x) of thickness `steps`, head up. No matrix product: its threads would fight over the processors."""
-    return np.einsum("y,zyx->zx", steps, sheets)[::-1]
+class Projection:
+    """A body along parallel rays from back to front, ready for any lesions to be laid into its lungs.
 
+    Attributes:
+        plain: (size, size) water-equivalent thickness in mm, lung vessels left out.
+        lung_mm: (size, size) how much of each ray is lung.
+    """
 
-def project(patient: Patient, exposure: Exposure, size: int, lesions: Sequence[Lesion] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Water-equivalent thickness in mm (size, size) along parallel rays from back to front, and what lesions add to it."""
-    pixel = exposure.view / size
-    pixels = ((np.arange(size) - (size - 1) / 2) * pixel).astype(np.float32)
-    y, steps = ((SHEETS[1:] + SHEETS[:-1]) / 2).reshape(1, -1, 1), np.diff(SHEETS)
-    column = pixels.reshape(1, 1, -1) + np.float32(exposure.centre[0])
-    turn, lean = np.float32(np.tan(exposure.turn)), np.float32(np.tan(exposure.lean))
-    plain, added = np.empty((size, size), np.float32), np.zeros((size, size), np.float32)
-    rows = 20  # at a time, so that the block stays in the cache
-    for first in range(0, size, rows):
-        row = -pixels[first : first + rows][::-1].reshape(-1, 1, 1)
-        x, z = column + y * turn - row * lean, row + np.float32(exposure.centre[1])
-        canvas = Canvas(*_to_reference(patient, x, y, z), soft=1.1 * pixel)
-        paint_body(canvas, patient, erect=True)
-        plain[first : first + rows] = _sum_rays(steps, _attenuation(canvas.hu))
-        if lesions:
-            tissue = np.full_like(canvas.hu, patient.tissue["lung"])
-            apply_lesions(canvas, lesions, "lung", tissue)
-            rise = canvas.lung * (tissue - patient.tissue["lung"]) / 1000
-            added[first : first + rows] = _sum_rays(steps, rise)
-    return plain, added
+    def __init__(self, patient: Patient, exposure: Exposure, size: int):
+        self._patient, self._exposure = patient, exposure
+        pixel = exposure.view / size
+        pixels = ((np.arange(size) - (size - 1) / 2) * pixel).astype(np.float32)
+        y, self._steps = ((SHEETS[1:] + SHEETS[:-1]) / 2).reshape(1, -1, 1), np.diff(SHEETS)
+        column = pixels.reshape(1, 1, -1) + np.float32(exposure.centre[0])
+        turn, lean = np.float32(np.tan(exposure.turn)), np.float32(np.tan(exposure.lean))
+        self._blocks: list[Canvas] = []
+        rows = 20  # at a time, so that the block stays in the cache
+        for first in range(0, size, rows):
+            row = -pixels[first : first + rows][::-1].reshape(-1, 1, 1)
+            x, z = column + y * turn - row * lean, row + np.float32(exposure.centre[1])
+            canvas = Canvas(*_to_reference(patient, x, y, z), soft=1.1 * pixel)
+            paint_body(canvas, patient, erect=True)
+            self._blocks.append(canvas)
+        self.plain = self._sum(_attenuation(canvas.hu) for canvas in self._blocks)
+        self.lung_mm = self._sum(canvas.lung for canvas in self._blocks)
+
+    def _sum(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
+        """Sum over sheets (z, y, x), head up. No matrix product: its threads would fight over the processors."""
+        return np.concatenate([np.einsum("y,zyx->zx", self._steps, block)[::-1] for block in blocks])
+
+    def added(self, lesions: Sequence[Lesion]) -> np.ndarray:
+        """(size, size) what lesions of the lungs add, in mm of water."""
+        return self._sum(self._rise(canvas, lesions) for canvas in self._blocks)
+
+    def _rise(self, canvas: Canvas, lesions: Sequence[Lesion]) -> np.ndarray:
+        lung = self._patient.tissue["lung"]
+        tissue = np.full_like(canvas.hu, lung)
+        apply_lesions(canvas, lesions, "lung", tissue)
+        return canvas.lung * (tissue - lung) / 1000
+
+    def picture(self, seed: Sequence[int], added: np.ndarray) -> np.ndarray:
+        """The radiograph (size, size), 8-bit; but for what is added, the same seed gives the same picture."""
+        whole = self.plain + _project_vessels(self._patient, self._exposure, len(self.plain))
+        return _furnish(develop(whole + added, self._exposure, whole, [*seed, 1]), [*seed, 2])
 
 
 def _project_vessels(patient: Patient, exposure: Exposure, size: int) -> np.ndarray:
@@ -314,6 +332,6 @@ def render_radiograph(
     patient: Patient, exposure: Exposure, seed: Sequence[int], size: int, lesions: Sequence[Lesion] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """A posterior-anterior radiograph (size, size), 8-bit, patient's right on the left, and what lesions add, in mm of water."""
-    plain, added = project(patient, exposure, size, lesions)
-    plain += _project_vessels(patient, exposure, size)
-    return _furnish(develop(plain + added, exposure, plain, [*seed, 1]), [*seed, 2]), added
+    projection = Projection(patient, exposure, size)
+    added = projection.added(lesions)
+    return projection.picture(seed, added), added

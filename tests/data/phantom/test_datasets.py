@@ -1,6 +1,8 @@
 """Phantoms: the datasets on disk, and the physics and anatomy of the images in them."""
 
+import csv
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,13 @@ from PIL import Image
 
 from anomaly_detection.data.phantom import datasets, rendering
 from anomaly_detection.data.phantom.body import paint_body, probe, sample_patient
-from anomaly_detection.data.phantom.datasets import DATASETS, LIVER_WINDOW, LUNG_WINDOW, write_phantoms
+from anomaly_detection.data.phantom.datasets import DATASETS, write_phantoms
 from anomaly_detection.data.phantom.lesions import draw_liver_lesions, draw_lung_lesions
+from anomaly_detection.data.phantom.pairs import THIN_MM
+from anomaly_detection.data.phantom.protocol import draw_level, draw_levels, fit_scan
+from anomaly_detection.data.phantom.rendering import LIVER_WINDOW, LUNG_WINDOW
 from anomaly_detection.data.phantom.shapes import Canvas, Column, Ellipsoid, Rod
+from anomaly_detection.data.phantom.strata import STRATA
 from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.system.errors import UserError
 
@@ -39,6 +45,11 @@ def lines(out: Path, kind: str, split: str) -> list[tuple[str, str]]:
 
 def all_lines(out: Path) -> dict[tuple[str, str], list[tuple[str, str]]]:
     return {split: lines(out, *split) for split in SPLITS}
+
+
+def table(out: Path, name: str) -> list[dict[str, str]]:
+    with open(out / name, encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def patient_number(image: str) -> str:
@@ -99,6 +110,84 @@ def test_no_two_images_are_alike(phantoms):
     assert len({file.read_bytes() for file in images}) == IMAGES
 
 
+def test_every_abnormal_image_has_a_twin_that_differs_where_the_lesion_is(phantoms):
+    abnormal = sorted((dataset, image) for image, dataset in lines(phantoms, "anomaly", "test"))
+    twins = table(phantoms, "twins.csv")
+    assert sorted((row["dataset"], row["image"]) for row in twins) == abnormal
+    listed = {(dataset, image) for rows in all_lines(phantoms).values() for image, dataset in rows}
+    for row in twins:
+        assert (row["dataset"], row["twin"]) not in listed, "a twin is nothing to train on or to test with"
+        folder = phantoms / row["dataset"]
+        ill, healthy, mask = (
+            np.asarray(Image.open(folder / name)).astype(float) for name in (row["image"], row["twin"], f"masks/{Path(row['image']).name}")
+        )
+        change = np.abs(ill - healthy)
+        assert change[mask > 0].mean() > 1
+        if row["dataset"] != "covid_xray":  # where edges are enhanced and light is scattered, a lesion reaches beyond itself
+            rows, columns = np.nonzero(mask)
+            beside = np.ones_like(mask, bool)
+            margin = SIZE // 5
+            beside[max(rows.min() - margin, 0) : rows.max() + margin, max(columns.min() - margin, 0) : columns.max() + margin] = False
+            assert not change[beside].any()
+
+
+def test_the_table_of_lesions_says_what_the_images_show(phantoms):
+    """Area, diameter and, in a radiograph, contrast and noise follow from the files alone."""
+    rows = table(phantoms, "phantoms.csv")
+    assert sorted((row["dataset"], row["image"]) for row in rows) == sorted((d, i) for i, d in lines(phantoms, "anomaly", "test"))
+    for row in rows:
+        folder, name = phantoms / row["dataset"], Path(row["image"]).name
+        mask = np.asarray(Image.open(folder / "masks" / name)) > 0
+        assert int(row["visible_px"]) == mask.sum()
+        assert 0 < int(row["area_px"]) <= mask.sum()
+        assert row["stratum"] in STRATA
+        assert row["unit"] == ("grey" if row["dataset"] == "covid_xray" else "HU")
+        contrast, noise, cnr, snr = (float(row[key]) for key in ("contrast", "noise", "cnr", "rose_snr"))
+        assert cnr == pytest.approx(abs(contrast) / noise, abs=2e-3)
+        assert snr == pytest.approx(cnr * int(row["area_px"]) ** 0.5, rel=0.01, abs=0.02)
+        assert contrast > 0 or row["dataset"] == "lits", "opacities add"
+        if row["dataset"] == "covid_xray" and int(row["lesions"]) == 1:
+            ill, healthy = (np.asarray(Image.open(folder / kind / name)).astype(float) for kind in ("abnormal", "twins"))
+            assert contrast == pytest.approx((ill - healthy)[mask].mean(), abs=1e-3)
+            pixel = 2 * np.sqrt(mask.sum() / np.pi) / float(row["diameter_mm"])
+            assert 330 <= SIZE / pixel <= 410, "the side of the detector in mm"
+
+
+def test_the_mixture_is_as_asked(tmp_path):
+    """At the size and with the bodies of the default."""
+    for patient in (600, 601, 602):
+        for stratum in STRATA:
+            job = datasets.Job(patient, stratum, "test", tuple(DATASETS))
+            assert [pair.diseased.facts.stratum for _, _, pair in datasets.render_patient(job, 0, 160)] == [stratum] * 3
+
+
+def test_healthy_pictures_do_not_know_of_lesions():
+    """Level, field of view and noise of an abnormal picture are drawn as those of a healthy one: its twin is the body's healthy picture."""
+    for stratum in ("subtle", "clinical"):
+        ill = datasets.render_patient(datasets.Job(4, stratum, "test", tuple(DATASETS)), 1, 64)
+        healthy = datasets.render_patient(datasets.Job(4, None, "test", tuple(DATASETS)), 1, 64)
+        for (_, _, one), (_, _, other) in zip(ill, healthy, strict=True):
+            assert np.array_equal(one.healthy, other.healthy)
+            assert not np.array_equal(one.diseased.picture, one.healthy)
+            assert other.diseased is None
+
+
+@pytest.mark.parametrize("organ", ["liver", "lung"])
+def test_the_protocol_centres_the_field_of_view_on_the_body(organ):
+    for number in range(4):
+        body = sample_patient(np.random.default_rng(number))
+        rng = np.random.default_rng(number)
+        level = draw_level(body, organ, rng)
+        scan = fit_scan(body, organ, level, 128, rng)._replace(table=None)
+        part = rendering.render_slice(body, scan, level, organ, [number], 128)
+        held = part.hu > -300 if organ == "liver" else part.organ > 0.5
+        rows, columns = np.flatnonzero(held.any(axis=1)), np.flatnonzero(held.any(axis=0))
+        assert columns[0] > 0
+        assert columns[-1] < 127
+        assert rows[0] > 0
+        assert 0.7 < (columns[-1] - columns[0]) / 128 < 0.99
+
+
 def test_catalog_and_marker(phantoms):
     catalog = yaml.safe_load((phantoms / "datasets.yaml").read_text(encoding="utf-8"))
     assert catalog == {
@@ -154,11 +243,14 @@ def test_an_empty_folder_is_filled(tmp_path):
 @pytest.mark.parametrize("images", [None, 12, 13, 100, 5000])
 def test_images_are_shared_out_as_asked(images):
     jobs = datasets.plan_jobs(images)
-    assert sum(sum(job.images.values()) for job in jobs) == (images or 3 * sum(datasets.IMAGES.values()))
+    assert sum(len(job.datasets) for job in jobs) == (images or 3 * sum(datasets.IMAGES.values()))
     assert [job.patient for job in jobs] == list(range(len(jobs)))
-    for name, (_, _, modality) in DATASETS.items():
-        taken = [job.images[name] for job in jobs]
-        assert max(taken) <= (datasets.SLICES if modality == "ct" else 1)
+    assert all(len(set(job.datasets)) == len(job.datasets) > 0 for job in jobs)
+    abnormal = Counter((name, job.stratum) for job in jobs if job.stratum for name in job.datasets)
+    for name in DATASETS:
+        counts = [abnormal[name, stratum] for stratum in STRATA]
+        assert max(counts) - min(counts) <= 1, "a third each"
+    assert {job.stratum for job in datasets.plan_jobs(images, "clinical")} == {None, "clinical"}
 
 
 # ---- physics
@@ -166,9 +258,9 @@ def test_images_are_shared_out_as_asked(images):
 
 def test_windows_map_hu_to_grey():
     hu = np.array([-1000, -150, 50, 150, 250, 1000])
-    assert datasets.window_hu(hu, *LIVER_WINDOW).tolist() == [0, 0, 128, 191, 255, 255]
+    assert rendering.window_hu(hu, *LIVER_WINDOW).tolist() == [0, 0, 128, 191, 255, 255]
     hu = np.array([-1350, -1000, -850, -600, 150, 400])
-    assert datasets.window_hu(hu, *LUNG_WINDOW).tolist() == [0, 60, 85, 128, 255, 255]
+    assert rendering.window_hu(hu, *LUNG_WINDOW).tolist() == [0, 60, 85, 128, 255, 255]
 
 
 def test_a_slice_shows_textbook_attenuation(patient):
@@ -185,7 +277,8 @@ def test_a_slice_shows_textbook_attenuation(patient):
 def test_thickness_of_a_radiograph_is_that_of_the_body(patient):
     """Lung lets more through than heart or belly; beside the neck there is air alone."""
     exposure = rendering.Exposure(380, (0, 88), 0, 0, 0.1, 0.01, 1, 0, 0)
-    thickness, added = rendering.project(patient, exposure, SIZE)
+    projection = rendering.Projection(patient, exposure, SIZE)
+    thickness, added = projection.plain, projection.added([])
     assert not added.any()
 
     def at(x, z):
@@ -198,7 +291,7 @@ def test_thickness_of_a_radiograph_is_that_of_the_body(patient):
 
 
 def test_denser_is_brighter_in_a_radiograph():
-    exposure = datasets.sample_exposure(np.random.default_rng(0))._replace(noise=0.0, scatter=0.0)
+    exposure = rendering.sample_exposure(np.random.default_rng(0))._replace(noise=0.0, scatter=0.0)
     ramp = np.tile(np.linspace(0, 250, SIZE, dtype=np.float32), (SIZE, 1))
     grey = rendering.develop(ramp, exposure, ramp, [0]).astype(int)
     assert grey[:, 0].max() < 60
@@ -245,9 +338,9 @@ def test_painting_replaces_tissue_in_proportion():
 
 def render_pair(patient, organ: str, lesions: list, level: float):
     """A slice with and without lesions, the share that is lesion and the share that is the organ."""
-    scan = datasets.sample_scan(np.random.default_rng(0), 128, organ)
-    diseased, _, share = datasets.render_slice(patient, scan, level, organ, [1], 128, lesions)
-    healthy, organ_share, nothing = datasets.render_slice(patient, scan, level, organ, [1], 128)
+    scan = rendering.sample_scan(np.random.default_rng(0), 128, organ)
+    diseased, _, share = rendering.render_slice(patient, scan, level, organ, [1], 128, lesions)
+    healthy, organ_share, nothing = rendering.render_slice(patient, scan, level, organ, [1], 128)
     assert not nothing.any()
     canvas = rendering.slice_canvas(patient, scan, level, 128)
     paint_body(canvas, patient, erect=False)
@@ -259,7 +352,7 @@ def render_pair(patient, organ: str, lesions: list, level: float):
 def test_lesions_change_their_organ_and_nothing_else(patient, organ, draw):
     rng = np.random.default_rng(5)
     lesions = draw(patient, rng)
-    for level in datasets.draw_levels(patient, organ, lesions, 2, rng):
+    for level in draw_levels(patient, organ, lesions, 2, rng):
         diseased, healthy, share, organ_share = render_pair(patient, organ, lesions, level)
         change = diseased - healthy
         assert share.max() >= 0.5
@@ -296,13 +389,13 @@ def test_lesions_stay_within_the_reported_ranges():
 def test_opacities_brighten_a_radiograph_where_the_mask_is(patient):
     rng = np.random.default_rng(8)
     lesions = draw_lung_lesions(patient, rng, projected=True)
-    exposure = datasets.sample_exposure(rng)
-    diseased, added = datasets.render_radiograph(patient, exposure, [1], SIZE, lesions)
-    healthy, nothing = datasets.render_radiograph(patient, exposure, [1], SIZE)
+    exposure = rendering.sample_exposure(rng)
+    diseased, added = rendering.render_radiograph(patient, exposure, [1], SIZE, lesions)
+    healthy, nothing = rendering.render_radiograph(patient, exposure, [1], SIZE)
     assert not nothing.any()
     assert added.min() >= 0
     change = diseased.astype(float) - healthy
-    marked, clear = added >= datasets.THIN_MM, added == 0
+    marked, clear = added >= THIN_MM, added == 0
     assert marked.any()
     assert clear.any()
     assert change[marked].mean() > 2

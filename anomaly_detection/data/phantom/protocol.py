@@ -1,0 +1,62 @@
+"""The scan protocol: at which level a body is cut, and how the field of view is laid round it.
+
+A technologist sets both by landmarks of the patient, so that pictures of one examination differ by the patient and little else.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from anomaly_detection.data.phantom.body import paint_body
+from anomaly_detection.data.phantom.lesions import Lesion, points_in
+from anomaly_detection.data.phantom.patient import Patient
+from anomaly_detection.data.phantom.rendering import Scan, sample_scan, slice_canvas
+
+STEP_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
+# mean and standard deviation of the level in reference mm: the largest section of the liver, from the dome of its diaphragm; below the hila
+LIVER_LEVEL, LUNG_LEVEL = (-58.0, 5.0), (72.0, 5.0)
+MARGIN = (1.04, 1.12)  # the field of view, of what it is to hold
+_SURVEY = 96  # pixels of the survey from which the field of view is read
+
+
+def draw_level(patient: Patient, organ: str, rng: np.random.Generator) -> float:
+    """The level (reference mm) at which "liver" or "lung" is cut."""
+    if organ == "liver":
+        return patient.domes[0] + rng.normal(*LIVER_LEVEL)
+    return rng.normal(*LUNG_LEVEL)
+
+
+def fit_scan(patient: Patient, organ: str, level: float, size: int, rng: np.random.Generator) -> Scan:
+    """A scanner setting whose field of view holds the whole body at this level, or the chest without arms and much of the wall for the lungs."""
+    scan = sample_scan(rng, size, organ)
+    survey = slice_canvas(patient, scan._replace(pixel=600 / _SURVEY, centre=(0.0, 0.0)), level, _SURVEY)
+    paint_body(survey, patient, erect=False)
+    held = survey.hu[0] > -400 if organ == "liver" else survey.lung[0] > 0.5
+    low, high = np.array([np.flatnonzero(held.any(axis=axis))[[0, -1]] for axis in (0, 1)]).T  # of columns and rows
+    middle, extent = ((low + high + 1) / 2 - _SURVEY / 2) * 600 / _SURVEY, float((high - low + 1).max()) * 600 / _SURVEY
+    view = extent * rng.uniform(*MARGIN) + (0 if organ == "liver" else 20)
+    centre = middle + rng.normal(0, 3, 2)
+    return scan._replace(pixel=view / size, centre=(float(centre[0]), float(centre[1])))
+
+
+def _spaced_levels(candidates: np.ndarray, count: int) -> list[float]:
+    """`count` of the candidate levels (mm), in their order, as far apart as 12 mm or, if that is not to be had, less."""
+    for space in (12.0, 8.0, 5.0, 3.0, 1.5, STEP_MM):
+        chosen: list[float] = []
+        for level in candidates:
+            if len(chosen) < count and all(abs(level - other) >= space for other in chosen):
+                chosen.append(float(level))
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(f"{count} levels wanted of {len(candidates)}")
+
+
+def draw_levels(patient: Patient, organ: str, lesions: Sequence[Lesion], count: int, rng: np.random.Generator) -> list[float]:
+    """Levels (reference mm) anywhere at which an organ, or a lesion in it, is cut; frequent where it is large. Of a scan without a protocol."""
+    points = points_in(patient, organ, rng)
+    if not lesions:
+        return _spaced_levels(points[:, 2], count)
+    inside = np.max([lesion.depth(*points.T) for lesion in lesions], axis=0) > 0
+    centre, reach = np.array([(lesion.body.centre[2], max(0.6 * lesion.body.axes[2], 4 * STEP_MM)) for lesion in lesions]).T
+    through = centre + np.linspace(-1, 1, 9)[:, None] * reach  # for lesions that no point hits
+    return _spaced_levels(np.concatenate([points[inside, 2], rng.permutation(through.reshape(-1))]), count)

@@ -1,0 +1,80 @@
+"""Healthy twins: images that differ from an abnormal test image by its lesions alone, as only phantoms have them.
+
+twins.csv in the data root has the columns dataset, image and twin (paths in the dataset's folder). phantoms.csv beside it says how conspicuous the
+lesions of these images are. Neither is needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_table
+
+TWINS, FACTS = "twins.csv", "phantoms.csv"
+# of phantoms.csv, what is said of a lesion beside its stratum; see `Conspicuity`
+NUMBERS = ("diameter_mm", "contrast", "noise", "cnr", "area_px", "visible_px", "rose_snr")
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The twins of T test images.
+
+    Attributes:
+        places: (T,) of the abnormal images in the set of test images.
+        images: the twins in the same order, each with label 0.
+        facts: of each abnormal image: stratum and `NUMBERS`; empty where nothing is said of it.
+    """
+
+    places: torch.Tensor
+    images: ImageSet
+    facts: list[dict[str, Any]]
+
+
+def read_facts(data_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What phantoms.csv says of each (dataset, image); empty where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not (data_root / FACTS).is_file():
+        return {}
+    rows = read_table(data_root / FACTS, {"dataset": str, "image": str, "stratum": str} | dict.fromkeys(NUMBERS, float))
+    return {(row["dataset"], row["image"]): {name: row[name] for name in ("stratum", *NUMBERS)} for row in rows}
+
+
+def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, Preprocessing]) -> Twins | None:
+    """The twins of test images, on their device; None where there are none.
+
+    Raises:
+        UserError: twins.csv is damaged, or a twin is missing or unreadable.
+    """
+    path = source.data_root / TWINS
+    if not path.is_file():
+        return None
+    twin_of = {(row["dataset"], row["image"]): row["twin"] for row in read_table(path, {"dataset": str, "image": str, "twin": str})}
+    named = list(zip(test.datasets, test.names, strict=True))
+    places = [place for place, key in enumerate(named) if key in twin_of and test.label[place] == 1]
+    if not places:
+        return None
+    files = [source.data_root / source.catalog[named[place][0]].root / twin_of[named[place]] for place in places]
+    for file, place in zip(files, places, strict=True):
+        if not file.is_file():
+            raise UserError(f"{file}: is missing; {path} names it as the twin of {named[place][1]}: copy the data root whole, or delete {path}")
+    pixels = [torch.from_numpy(preprocessing[named[place][0]].read(file).copy()) for file, place in zip(files, places, strict=True)]
+    index = torch.tensor(places, device=test.device)
+    images = ImageSet(
+        images=torch.stack(pixels).to(test.device),
+        organ=test.organ[index],
+        modality=test.modality[index],
+        label=torch.zeros_like(test.label[index]),
+        names=[twin_of[named[place]] for place in places],
+        datasets=[named[place][0] for place in places],
+    )
+    facts = read_facts(source.data_root)
+    return Twins(index, images, [facts.get(named[place], {}) for place in places])
