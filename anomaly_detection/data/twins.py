@@ -27,11 +27,13 @@ class Twins:
 
     Attributes:
         places: (T,) of the abnormal images in the set of test images.
+        names: of these images.
         images: the twins in the same order, each with label 0.
         facts: of each abnormal image: stratum and `NUMBERS`; empty where nothing is said of it.
     """
 
-    places: torch.Tensor
+    places: list[int]
+    names: list[str]
     images: ImageSet
     facts: list[dict[str, Any]]
 
@@ -51,8 +53,13 @@ def read_facts(data_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, Preprocessing]) -> Twins | None:
     """The twins of test images, on their device; None where there are none.
 
+    Args:
+        source: of the images.
+        test: its test images.
+        preprocessing: of each of their datasets.
+
     Raises:
-        UserError: twins.csv is damaged, or a twin is missing or unreadable.
+        UserError: twins.csv or phantoms.csv is damaged, or a twin is missing or unreadable.
     """
     path = source.data_root / TWINS
     if not path.is_file():
@@ -77,4 +84,4 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
         datasets=[named[place][0] for place in places],
     )
     facts = read_facts(source.data_root)
-    return Twins(index, images, [facts.get(named[place], {}) for place in places])
+    return Twins(places, [test.names[place] for place in places], images, [facts.get(named[place], {}) for place in places])

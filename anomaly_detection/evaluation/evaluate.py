@@ -13,6 +13,7 @@ from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
 from anomaly_detection.data.masks import load_masks
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
+from anomaly_detection.data.twins import load_twins
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
@@ -20,6 +21,7 @@ from anomaly_detection.evaluation.normals import Normals, needed, numbered
 from anomaly_detection.evaluation.pooling import patient_rows
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
 from anomaly_detection.evaluation.scores import BATCH, Scores, assessments, score_images
+from anomaly_detection.evaluation.twins import twin_metrics, twin_rows
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ class Evaluation:
     Attributes:
         rows: lines of scores.csv, validation images first.
         patients: lines of patients.csv.
-        metrics: see `metrics_of`; datasets with masks have those of `pixel_metrics` beside.
+        twins: lines of twins.csv; none where the data have no twins.
+        metrics: see `metrics_of`; datasets with masks have those of `pixel_metrics` beside, those with twins those of `twin_metrics`.
         calibration: of the scores.
         map_scale: the anomaly map's 99.5th percentile over all pixels of the validation normals: what is usual in a normal image.
         details: arrays by name: latent (rows, D), and those of `Gallery.arrays`: of each dataset and label the test images with telling scores;
@@ -45,6 +48,7 @@ class Evaluation:
 
     rows: list[dict[str, Any]]
     patients: list[dict[str, Any]]
+    twins: list[dict[str, Any]]
     metrics: dict[str, Any]
     calibration: Calibration
     map_scale: float
@@ -91,12 +95,38 @@ def evaluate(
     _warn_of_few(metrics, alpha)
     for name in masks:
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
+    pairs = _look_at_twins(baseline, source, preprocessing, test, test_scores.score, maps, masks)
+    _add_twin_metrics(metrics, pairs, rows)
     latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
     details = {"latent": latent, **gallery.arrays(offset=len(val))}
     if "gallery_reconstruction" not in details:
         nearest = chosen[nearest_rows(train_scores.latent, latent[details["gallery_row"]])]
         details["gallery_nearest"] = to_bytes(train.batch(torch.from_numpy(nearest)).image).cpu().numpy()
-    return Evaluation(rows, patient_rows(rows, calibration, domains), metrics, calibration, map_scale, details)
+    return Evaluation(rows, patient_rows(rows, calibration, domains), pairs, metrics, calibration, map_scale, details)
+
+
+def _look_at_twins(
+    baseline: Baseline,
+    source: DataSource,
+    preprocessing: Mapping[str, Preprocessing],
+    test: ImageSet,
+    scores: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    masks: Masks,
+) -> list[dict[str, Any]]:
+    """Lines of twins.csv; none where the data have no twins."""
+    twins = load_twins(source, test, preprocessing)
+    known = {int(place): (maps[name][i], masks[name][1][i]) for name in masks for i, place in enumerate(masks[name][0])}
+    return [] if twins is None else twin_rows(baseline, twins, scores, known.get)
+
+
+def _add_twin_metrics(metrics: dict[str, Any], pairs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+    """To those of each dataset that has twins."""
+    for name in dict.fromkeys(pair["dataset"] for pair in pairs):
+        values = metrics["datasets"][name]
+        test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
+        told = twin_metrics([pair for pair in pairs if pair["dataset"] == name], test)
+        values |= told | {"intervals": values["intervals"] | told["intervals"]}
 
 
 def nearest_rows(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
+from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study.regimes import SEPARATE, regime_of
 from anomaly_detection.system.distributed import processes, rank
@@ -52,8 +53,8 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: the name of one of the `REGIMES`.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, patients.csv, details.npz,
-            metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, patients.csv, twins.csv (of data that
+            have twins), details.npz, metrics.json.
     """
 
     settings: Settings
@@ -265,6 +266,10 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     }
     write_rows(folder / "scores.csv", outcome.rows)
     write_rows(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
+    if outcome.twins:
+        write_rows(folder / "twins.csv", outcome.twins, TWIN_COLUMNS)
+    else:
+        (folder / "twins.csv").unlink(missing_ok=True)
     with whole_file(folder / "details.npz") as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **outcome.details, map_scale=outcome.map_scale)
     add_calibration(folder, outcome.calibration, outcome.map_scale)

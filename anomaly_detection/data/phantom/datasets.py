@@ -40,7 +40,7 @@ from anomaly_detection.system.files import whole_folder
 from anomaly_detection.system.processes import map_jobs
 
 VERSION = 2
-IMAGES = dict(zip(SPLITS, (240, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
+IMAGES = dict(zip(SPLITS, (300, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 
 Mixture = Literal["strata", "clinical"]

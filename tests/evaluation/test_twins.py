@@ -1,0 +1,211 @@
+"""Twin rate, rise on the lesion and contrast-detail: against plain loops, and a detector of random scores, which has 0.5 everywhere."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.phantom.strata import STRATA
+from anomaly_detection.data.twins import NUMBERS, load_twins
+from anomaly_detection.evaluation.evaluate import evaluate
+from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate
+from anomaly_detection.system.errors import UserError
+from tests.test_baselines import built, settings_of
+
+DATASETS = ["liver_ct", "lung_ct", "lung_xray"]
+
+
+def pairs_of(count, scores, twin_scores, seed=0):
+    rng = np.random.default_rng(seed)
+    diameters, contrasts = np.exp(rng.uniform(2, 4.5, count)), -np.exp(rng.uniform(2.5, 4.5, count))
+    return [
+        {
+            "image": f"abnormal/{i}.png",
+            "stratum": STRATA[i % 3],
+            "diameter_mm": diameters[i],
+            "contrast": contrasts[i],
+            "score": scores[i],
+            "twin_score": twin_scores[i],
+            "rise_on_lesion": None if i == 0 else 0.3,
+            "lesion_share": 0.1,
+        }
+        for i in range(count)
+    ]
+
+
+def test_rows(pairs, normal_scores):
+    normals = [{"image": f"normal/{i}.png", "patient": str(i), "label": 0, "score": score} for i, score in enumerate(normal_scores)]
+    return normals + [{"image": pair["image"], "patient": f"ill {i}", "label": 1, "score": pair["score"]} for i, pair in enumerate(pairs)]
+
+
+test_rows.__test__ = False
+
+
+@pytest.mark.parametrize(
+    ("scores", "twin_scores", "expected"),
+    [([3, 1, 5], [1, 2, 4], 2 / 3), ([1, 1], [1, 1], 0.5), ([2, 1, 1, 0], [1, 1, 2, 5], 0.375), ([1], [0], 1), ([0], [1], 0)],
+)
+def test_twin_rate_counts_pairs_and_ties_half(scores, twin_scores, expected):
+    assert twin_rate(np.array(scores), np.array(twin_scores)) == pytest.approx(expected)
+
+
+def test_rise_on_lesion_is_the_share_of_a_loop():
+    rng = np.random.default_rng(0)
+    one, other, lesion = rng.normal(size=(9, 7)), rng.normal(size=(9, 7)), rng.random((9, 7)) < 0.3
+    rises = [(max(a - b, 0.0), inside) for a, b, inside in zip(one.flat, other.flat, lesion.flat, strict=True)]
+    expected = sum(rise for rise, inside in rises if inside) / sum(rise for rise, _ in rises)
+    assert rise_on_lesion(one, other, lesion) == pytest.approx(expected)
+    assert rise_on_lesion(other, other, lesion) is None
+    assert rise_on_lesion(other + lesion, other, lesion) == pytest.approx(1)
+    assert rise_on_lesion(other + 1, other, lesion) == pytest.approx(lesion.mean()), "a map that knows nothing of the lesion"
+
+
+def test_random_scores_have_a_half_in_every_cell_and_stratum():
+    """Within four standard errors of a share of so many."""
+    rng = np.random.default_rng(1)
+    pairs = pairs_of(2700, rng.normal(size=2700), rng.normal(size=2700))
+    normal_scores = rng.normal(size=2000)
+    table = contrast_detail(pairs, normal_scores)
+    assert table.count.sum() == 2700
+    assert table.count.min() > 100
+    for values in (table.auroc, table.rate):
+        assert (np.abs(values - 0.5) < 4 * 0.5 / np.sqrt(table.count)).all()
+        assert np.ptp(values) > 0
+    metrics = twin_metrics(pairs, test_rows(pairs, normal_scores[:300]))
+    for stratum in STRATA:
+        assert metrics[f"{stratum}_twin_pairs"] == 900
+        assert metrics[f"{stratum}_twin_rate"] == pytest.approx(0.5, abs=4 * 0.5 / 30)
+        assert metrics[f"{stratum}_auroc"] == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(300))
+
+
+def test_contrast_detail_is_that_of_a_loop():
+    rng = np.random.default_rng(2)
+    pairs, normal_scores = pairs_of(40, rng.normal(size=40), rng.normal(size=40)), rng.normal(size=11)
+    table = contrast_detail(pairs, normal_scores)
+    seen = 0
+    for i in range(3):
+        for j in range(3):
+            members = []
+            for pair in pairs:
+                in_row = table.contrasts[i] <= abs(pair["contrast"]) and (i == 2 or abs(pair["contrast"]) < table.contrasts[i + 1])
+                if in_row and table.diameters[j] <= pair["diameter_mm"] and (j == 2 or pair["diameter_mm"] < table.diameters[j + 1]):
+                    members.append(pair)
+            assert table.count[i, j] == len(members)
+            if not members:
+                assert np.isnan(table.auroc[i, j])
+                continue
+            seen += 1
+            above = [1.0 if pair["score"] > score else 0.5 * (pair["score"] == score) for pair in members for score in normal_scores]
+            assert table.auroc[i, j] == pytest.approx(sum(above) / len(above))
+            assert table.rate[i, j] == pytest.approx(sum(pair["score"] > pair["twin_score"] for pair in members) / len(members))
+    assert seen > 5
+    assert table.count.sum() == 40
+
+
+def test_lesions_of_one_size_and_contrast_fill_one_cell():
+    pairs = [pair | {"diameter_mm": 20.0, "contrast": -30.0} for pair in pairs_of(6, np.ones(6), np.zeros(6))]
+    table = contrast_detail(pairs, np.zeros(4))
+    assert sorted(table.count.flat) == [0] * 8 + [6]
+    assert np.nanmax(table.rate) == 1
+
+
+def test_metrics_by_stratum_leave_out_what_is_not_there():
+    rng = np.random.default_rng(3)
+    pairs = [pair for pair in pairs_of(30, rng.normal(size=30) + 1, rng.normal(size=30)) if pair["stratum"] != "typical"]
+    metrics = twin_metrics(pairs, test_rows(pairs, rng.normal(size=12)))
+    assert metrics["twin_pairs"] == 20
+    assert metrics["rise_on_lesion"] == pytest.approx(0.3), "of the pairs in which the map rises"
+    assert not [name for name in (*metrics, *metrics["intervals"]) if name.startswith("typical")]
+    for name in ("twin_rate", "obvious_auroc", "subtle_twin_rate"):
+        low, high = metrics["intervals"][name]
+        assert low <= metrics[name] <= high
+        assert high - low > 0.05
+    others = [{**pair, "stratum": None} for pair in pairs]
+    assert set(twin_metrics(others, test_rows(pairs, [0.0]))) == {"twin_pairs", "twin_rate", "rise_on_lesion", "lesion_share", "intervals"}
+
+
+# ---- from files to metrics
+
+
+@pytest.fixture
+def twinned(data_root):
+    """The abnormal images of two datasets have twins: the same without the bright square."""
+    lines, facts = ["dataset,image,twin"], [",".join(("dataset", "image", "stratum", *NUMBERS))]
+    for name in ("lung_ct", "lung_xray"):
+        for folder in ("twins", "masks"):
+            (data_root / name / folder).mkdir()
+        for i in range(4):
+            pixels = np.asarray(Image.open(data_root / name / "anomaly" / f"test_{i}.png")).copy()
+            mask = np.zeros_like(pixels)
+            pixels[4:9, 6:11], mask[4:9, 6:11] = 40, 255
+            Image.fromarray(pixels).save(data_root / name / "twins" / f"test_{i}.png")
+            Image.fromarray(mask).save(data_root / name / "masks" / f"test_{i}.png")
+            lines.append(f"{name},anomaly/test_{i}.png,twins/test_{i}.png")
+            facts.append(f"{name},anomaly/test_{i}.png,{STRATA[i % 2]}," + ",".join("5" for _ in NUMBERS))
+    (data_root / "twins.csv").write_text("\n".join(lines))
+    (data_root / "phantoms.csv").write_text("\n".join(facts))
+    return data_root
+
+
+def evaluated(root, baseline):
+    source = DataSource(root)
+    return evaluate(baseline, source, source.preprocessing(DATASETS, 16, 1), 0.05, torch.device("cpu"))
+
+
+def test_evaluation_tells_of_twins_what_their_files_show(twinned):
+    baseline = built(settings_of("memae", 16)).eval()
+    outcome = evaluated(twinned, baseline)
+    assert [(row["dataset"], row["image"]) for row in outcome.twins] == [
+        (name, f"anomaly/test_{i}.png") for name in ("lung_ct", "lung_xray") for i in range(4)
+    ]
+    scores = {(row["dataset"], row["image"]): row["score"] for row in outcome.rows}
+
+    def seen(file):
+        pixels = np.asarray(Image.open(twinned / file)).astype(np.float32) / 127.5 - 1
+        with torch.inference_mode():
+            return baseline.assess(torch.from_numpy(pixels)[None, None], with_map=True)
+
+    for row in outcome.twins:
+        twin, image = (seen(f"{row['dataset']}/{row['image'].replace('anomaly', folder)}") for folder in ("twins", "anomaly"))
+        assert row["score"] == scores[row["dataset"], row["image"]]
+        assert row["twin_score"] == pytest.approx(float(twin.score), rel=1e-4)
+        rise = (image.map - twin.map).clamp(min=0)[0, 0].double().numpy()
+        assert row["rise_on_lesion"] == pytest.approx(rise[4:9, 6:11].sum() / rise.sum(), rel=1e-2)
+        assert row["lesion_share"] == pytest.approx(25 / 256)
+    metrics = outcome.metrics["datasets"]["lung_ct"]
+    rates = [float(row["score"] > row["twin_score"]) for row in outcome.twins if row["dataset"] == "lung_ct"]
+    assert metrics["twin_rate"] == pytest.approx(np.mean(rates))
+    assert metrics["obvious_twin_rate"] == pytest.approx(np.mean(rates[::2]))
+    assert {"auroc", "twin_rate", "obvious_auroc"} <= set(metrics["intervals"])
+    assert not [name for name in outcome.metrics["datasets"]["liver_ct"] if "twin" in name]
+
+
+def test_twins_change_nothing_else(twinned):
+    baseline = built(settings_of("memae", 16)).eval()
+    outcome = evaluated(twinned, baseline)
+    (twinned / "twins.csv").unlink()
+    without = evaluated(twinned, baseline)
+    assert without.twins == []
+    assert without.rows == outcome.rows
+
+
+def test_a_twin_that_is_missing_is_told(twinned):
+    (twinned / "lung_ct" / "twins" / "test_2.png").unlink()
+    source = DataSource(twinned)
+    preprocessing = source.preprocessing(DATASETS, 16, 1)
+    with pytest.raises(UserError, match=r"lung_ct.twins.test_2\.png: is missing"):
+        load_twins(source, source.load(DATASETS, "test", preprocessing), preprocessing)
+    assert load_twins(source, source.load(["liver_ct"], "test", preprocessing), preprocessing) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [("twins.csv", "dataset,image\nlung_ct,a.png\n", "twin"), ("phantoms.csv", "dataset,image,stratum\n", "diameter_mm")],
+)
+def test_a_damaged_table_is_told(twinned, file, text, words):
+    (twinned / file).write_text(text)
+    source = DataSource(twinned)
+    preprocessing = source.preprocessing(DATASETS, 16, 1)
+    with pytest.raises(UserError, match=words):
+        load_twins(source, source.load(DATASETS, "test", preprocessing), preprocessing)
