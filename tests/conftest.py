@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection.data.phantom.strata import STRATA
+from anomaly_detection.data.twins import NUMBERS
 from anomaly_detection.system.memory import keep_memory
 from tests.helpers import toy_images
 
@@ -33,6 +36,26 @@ def data_root(tmp_path):
                 file.writelines(f"{kind}/{part}_{i}.png {name}\n" for i in range(count))
     (root / "datasets.yaml").write_text("\n".join(catalog), encoding="utf-8")
     return root
+
+
+@pytest.fixture
+def twinned(data_root):
+    """The abnormal images of two datasets have twins: the same without the bright square."""
+    lines, facts = ["dataset,image,twin"], [",".join(("dataset", "image", "stratum", *NUMBERS))]
+    for name in ("lung_ct", "lung_xray"):
+        for folder in ("twins", "masks"):
+            (data_root / name / folder).mkdir()
+        for i in range(4):
+            pixels = np.asarray(Image.open(data_root / name / "anomaly" / f"test_{i}.png")).copy()
+            mask = np.zeros_like(pixels)
+            pixels[4:9, 6:11], mask[4:9, 6:11] = 40, 255
+            Image.fromarray(pixels).save(data_root / name / "twins" / f"test_{i}.png")
+            Image.fromarray(mask).save(data_root / name / "masks" / f"test_{i}.png")
+            lines.append(f"{name},anomaly/test_{i}.png,twins/test_{i}.png")
+            facts.append(f"{name},anomaly/test_{i}.png,{STRATA[i % 2]}," + ",".join("5" for _ in NUMBERS))
+    (data_root / "twins.csv").write_text("\n".join(lines))
+    (data_root / "phantoms.csv").write_text("\n".join(facts))
+    return data_root
 
 
 def hash_of(kind: str, part: str) -> int:

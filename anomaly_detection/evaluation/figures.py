@@ -1,4 +1,7 @@
-"""What a finished experiment looks like: ROC curves, score histograms, galleries, the latent, training curves. Drawn without a display."""
+"""What a finished experiment looks like: ROC curves, score histograms, galleries, contrast and detail, the latent, training curves.
+
+Drawn without a display.
+"""
 
 import zipfile
 import zlib
@@ -14,6 +17,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
 
 from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.evaluation.twins import contrast_detail, read_twin_rows
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
 
@@ -41,6 +45,9 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
         raise UserError(f"{folder / 'details.npz'}: missing or damaged; evaluate the run again") from None
     log = read_log(folder)
     figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
+    pairs = read_twin_rows(folder / "twins.csv")
+    for name in dict.fromkeys(pair["dataset"] for pair in pairs if pair["diameter_mm"] is not None):
+        figures[f"contrast_detail_{name}"] = draw_contrast_detail(rows, [pair for pair in pairs if pair["dataset"] == name], name)
     for name in metrics["datasets"]:
         figures[f"gallery_{name}"] = draw_gallery(rows, details, name, float(details["map_scale"]))
     figures["latent"] = draw_latent(rows, details["latent"], parts)
@@ -116,6 +123,25 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
     for axes, text in zip(grid[:, 0], lines, strict=True):
         axes.set_ylabel(text, fontsize=8)
     figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red", fontsize=9)
+    return figure
+
+
+def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:
+    """AUROC and twin rate of a dataset's abnormal images over the diameter and the contrast of their lesions, with the number of each cell.
+
+    A detector that sees lesions rises along the diagonal, from small and faint to large and strong; chance is 0.5.
+    """
+    normal_scores = np.array([row["score"] for row in rows if (row["dataset"], row["part"], row["label"]) == (dataset, "test", 0)])
+    table = contrast_detail(pairs, normal_scores)
+    figure = Figure((8.6, 3.9), layout="constrained")
+    for axes, title, values in zip(figure.subplots(1, 2), ("AUROC", "twin rate"), (table.auroc, table.rate), strict=True):
+        axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, origin="lower")
+        for (i, j), count in np.ndenumerate(table.count):
+            axes.text(j, i, f"{values[i, j]:.2f}\n{count}" if count else "0", ha="center", va="center", fontsize=9)
+        for axis, edges in ((axes.xaxis, table.diameters), (axes.yaxis, table.contrasts)):
+            axis.set_ticks(np.arange(len(edges)) - 0.5, [f"{edge:.0f}" for edge in edges])
+        axes.set(xlabel="diameter (mm)", ylabel="contrast (HU; grey in a radiograph)", title=title)
+    figure.suptitle(f"{dataset}: contrast and detail; below each value the number of images", fontsize=9)
     return figure
 
 

@@ -23,7 +23,8 @@ from anomaly_detection.system.files import optional, read_table
 # of twins.csv, a line for each pair
 COLUMNS = ("dataset", "image", "stratum", *NUMBERS, "score", "twin_score", "rise_on_lesion", "lesion_share")
 CELLS = 3  # of a contrast-detail table, along each side
-TWIN_METRICS = ("twin_rate", "rise_on_lesion", "lesion_share", *(f"{stratum}_{name}" for stratum in STRATA for name in ("auroc", "twin_rate")))
+# what tables show, in their order
+TWIN_METRICS = (*(f"{stratum}_{name}" for stratum in STRATA for name in ("auroc", "twin_rate")), "twin_rate", "rise_on_lesion", "lesion_share")
 Rows = Sequence[Mapping[str, Any]]
 
 

@@ -141,7 +141,7 @@ def drawn_figures(folder: Path) -> list[Path]:
     return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
 
 
-_ORDER = ("roc", "scores", "gallery", "latent", "training")
+_ORDER = ("roc", "scores", "contrast_detail", "gallery", "latent", "training")
 
 
 def write_report(results: Path, experiments: Sequence[Experiment], document: Document, workers: int | None = None) -> Path:

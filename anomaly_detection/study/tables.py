@@ -7,6 +7,7 @@ from typing import Any
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
+from anomaly_detection.evaluation.twins import TWIN_METRICS
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
@@ -207,6 +208,17 @@ def _pixel_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     return Table("Where the lesion is (pixels of the anomaly map)", ["model", "regime", "dataset", *PIXEL_METRICS], rows)
 
 
+def _stratum_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+    """How lesions are seen by how conspicuous they are, where abnormal images have healthy twins; without rows where none have."""
+    rows = []
+    for name in _by_network(results):
+        for metric in TWIN_METRICS:
+            by_dataset = cells(results, *name, datasets, metric)
+            if any(by_dataset[dataset].values for dataset in datasets):
+                rows.append([*name, metric.replace("_", " "), *(by_dataset[dataset] for dataset in datasets), by_dataset["mean"]])
+    return Table("By stratum of the lesion, and against healthy twins", ["model", "regime", "measure", *datasets, "mean"], rows)
+
+
 def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """AUROC of maddr minus that of united and of separate, on the same images and seeds; without rows where two are not there."""
     rows = []
@@ -241,6 +253,7 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
     tables = [
         _metric_table(main, datasets, "auroc"),
         _difference_table(main, datasets),
+        _stratum_table(results, datasets),
         _component_table(results, datasets),
         _pooled_table(main),
         _patient_table(main, datasets),
@@ -266,7 +279,7 @@ def numbers_table(results: Sequence[Result], datasets: Sequence[str], heading: s
     """What table.csv holds: a row per model, regime, column and metric, for programs."""
     rows = []
     for name in _by_network(results):
-        for metric in (*METRICS, *PIXEL_METRICS):
+        for metric in (*METRICS, *PIXEL_METRICS, *TWIN_METRICS):
             for column, cell in cells(results, *name, datasets, metric).items():
                 if cell.values:
                     deviation = stdev(cell.values) if len(cell.values) > 1 else ""

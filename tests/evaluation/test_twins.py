@@ -7,7 +7,7 @@ from PIL import Image
 
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.strata import STRATA
-from anomaly_detection.data.twins import NUMBERS, load_twins
+from anomaly_detection.data.twins import load_twins
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate
 from anomaly_detection.system.errors import UserError
@@ -126,26 +126,6 @@ def test_metrics_by_stratum_leave_out_what_is_not_there():
 
 
 # ---- from files to metrics
-
-
-@pytest.fixture
-def twinned(data_root):
-    """The abnormal images of two datasets have twins: the same without the bright square."""
-    lines, facts = ["dataset,image,twin"], [",".join(("dataset", "image", "stratum", *NUMBERS))]
-    for name in ("lung_ct", "lung_xray"):
-        for folder in ("twins", "masks"):
-            (data_root / name / folder).mkdir()
-        for i in range(4):
-            pixels = np.asarray(Image.open(data_root / name / "anomaly" / f"test_{i}.png")).copy()
-            mask = np.zeros_like(pixels)
-            pixels[4:9, 6:11], mask[4:9, 6:11] = 40, 255
-            Image.fromarray(pixels).save(data_root / name / "twins" / f"test_{i}.png")
-            Image.fromarray(mask).save(data_root / name / "masks" / f"test_{i}.png")
-            lines.append(f"{name},anomaly/test_{i}.png,twins/test_{i}.png")
-            facts.append(f"{name},anomaly/test_{i}.png,{STRATA[i % 2]}," + ",".join("5" for _ in NUMBERS))
-    (data_root / "twins.csv").write_text("\n".join(lines))
-    (data_root / "phantoms.csv").write_text("\n".join(facts))
-    return data_root
 
 
 def evaluated(root, baseline):

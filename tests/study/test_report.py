@@ -15,7 +15,7 @@ from sklearn.metrics import auc, roc_curve
 import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
-from anomaly_detection.evaluation.figures import draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
+from anomaly_detection.evaluation.figures import draw_contrast_detail, draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
 from anomaly_detection.system.errors import UserError
 from tests.test_run_experiments import TOY_BASE
 
@@ -80,6 +80,25 @@ def test_gallery_shows_the_images_of_its_dataset(channels, second):
     assert second in figure.axes[2].get_ylabel()
 
 
+def test_contrast_and_detail_are_drawn_with_their_numbers():
+    """Every lesion that is large raises the score above its twin's and above all normal images, no small one does either."""
+    rows, _ = rows_of()
+    rng = np.random.default_rng(4)
+    pairs = []
+    for diameter in rng.uniform(10, 70, 60):
+        score = 99.0 if diameter > 40 else -99.0
+        pairs.append({"diameter_mm": diameter, "contrast": rng.uniform(-60, -20), "score": score, "twin_score": 0.0})
+    figure = draw_contrast_detail(rows, pairs, "liver_ct")
+    assert [axes.get_title() for axes in figure.axes] == ["AUROC", "twin rate"]
+    for axes in figure.axes:
+        texts = [text.get_text().split("\n") for text in axes.texts]
+        assert sum(int(count) for _, count in texts) == 60
+        assert [value for value, _ in texts[::3]] == ["0.00"] * 3, "small ones stand left"
+        assert [value for value, _ in texts[2::3]] == ["1.00"] * 3
+        ticks = [float(label.get_text()) for label in axes.get_xticklabels()]
+        assert ticks == [round(edge) for edge in np.quantile([pair["diameter_mm"] for pair in pairs], [0, 1 / 3, 2 / 3, 1])]
+
+
 def test_latent_shows_parts_by_what_they_may_know():
     rows, _ = rows_of()
     latent = np.random.default_rng(1).normal(size=(len(rows), 6))
@@ -102,6 +121,26 @@ def test_training_runs_on_over_phases():
     ]
     figure = draw_training(log)
     assert {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in figure.axes} == {"loss": [[10, 1.0], [20, 0.5]], "rec": [[25, 0.2]]}
+
+
+def test_a_study_of_images_with_twins(monkeypatch, tmp_path, twinned, capsys):
+    (tmp_path / "configs" / "toy").mkdir(parents=True)
+    (tmp_path / "configs" / "toy" / "base.yaml").write_text(TOY_BASE, encoding="utf-8")
+    monkeypatch.setitem(registry.BASELINES, "toy", "tests.helpers:ToyBaseline")
+    monkeypatch.setattr("anomaly_detection.study.plan.CONFIGS", tmp_path / "configs")
+    results = tmp_path / "results"
+    words = ["--models", "toy", "--regimes", "united", "--data-root", str(twinned), "--results", str(results), "--seeds", "0"]
+    assert run_experiments.main(words) == 0
+    text = capsys.readouterr().out
+    assert "| toy | united | obvious twin rate | – | " in text
+    (folder,) = results.glob("toy/united/*/seed_0")
+    assert len((folder / "twins.csv").read_text().splitlines()) == 1 + 8
+    page = (results / "report.html").read_text()
+    pictures = re.findall(r'alt="([^"]+)"', page)
+    assert pictures[2:4] == ["contrast_detail_lung_ct", "contrast_detail_lung_xray"]
+    (twinned / "twins.csv").unlink()
+    assert main(["evaluate", str(folder)]) == 0
+    assert not (folder / "twins.csv").exists(), "what is not known now is not told"
 
 
 def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys):

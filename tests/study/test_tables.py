@@ -190,6 +190,29 @@ def test_pixels_where_there_are_masks(tmp_path):
     assert [row["dataset"] for row in written_csv(tmp_path, [only], DATASETS) if row["metric"] == "aupro"] == ["lung"]
 
 
+def test_strata_and_twins_where_there_are_any(tmp_path):
+    results = [result("united", seed, liver=0.6, lung=0.6) for seed in (0, 1)]
+    for each, rate in zip(results, (0.9, 0.7), strict=True):
+        each.metrics["datasets"]["lung"].update(obvious_auroc=0.75, obvious_twin_rate=rate, twin_rate=0.5, rise_on_lesion=0.25, lesion_share=0.05)
+    lines = table_markdown(results, DATASETS, "study", []).splitlines()
+    assert f"| dpa | united | obvious twin rate | – | 0.800 ± {stdev([0.9, 0.7]):.3f} | – |" in lines
+    assert "| dpa | united | rise on lesion | – | 0.250 ± 0.000 | – |" in lines
+    assert not [line for line in lines if "typical" in line], "no image is of this stratum"
+    rows = {row["metric"]: row for row in written_csv(tmp_path, results, DATASETS) if row["dataset"] == "lung"}
+    assert float(rows["obvious_twin_rate"]["mean"]) == pytest.approx(0.8)
+    assert "By stratum" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
+
+
+def test_terms_of_the_constraint_stand_beside_each_other_by_stratum():
+    results = [result(regime, 0, liver=0.6, lung=0.6) for regime in ("united", "maddr_center", "maddr")]
+    for each in results:
+        each.metrics["datasets"]["liver"].update(twin_rate=0.75)
+        each.metrics["datasets"]["lung"].update(twin_rate=0.25)
+    lines = table_markdown(results, DATASETS, "study", []).splitlines()
+    for regime in ("united", "maddr_center", "maddr"):
+        assert f"| dpa | {regime} | twin rate | 0.750 | 0.250 | 0.500 |" in lines
+
+
 def test_differences_need_both_on_the_same_seed():
     lines = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 0, 6), with_rows("maddr", 1, 6)], DATASETS, "study", []).splitlines()
     (line,) = (line for line in lines if "maddr - " in line)
