@@ -7,13 +7,12 @@ import numpy as np
 
 from anomaly_detection.data.phantom.lesions import Lesion, draw_detail, draw_liver_lesions, draw_lung_lesions, points_in
 from anomaly_detection.data.phantom.patient import Patient
-from anomaly_detection.data.phantom.protocol import draw_level, fit_scan
-from anomaly_detection.data.phantom.rendering import LIVER_WINDOW, LUNG_WINDOW, Projection, render_slice, sample_exposure, window_hu
+from anomaly_detection.data.phantom.protocol import LUNG_MM, draw_level, fit_exposure, fit_scan
+from anomaly_detection.data.phantom.rendering import LIVER_WINDOW, LUNG_WINDOW, Projection, render_slice, window_hu
 from anomaly_detection.data.phantom.strata import Conspicuity, measure
 
 CLINICAL = "clinical"  # the stratum of lesions as a clinic sees them, whatever they are
 THIN_MM = 4.0  # water-equivalent thickness from which an opacity counts as visible in a radiograph
-LUNG_MM = 20.0  # of a ray, from which a pixel of a radiograph counts as lung
 TRIES = 300  # draws of lesions, one in about ten of which is of a given stratum
 
 
@@ -70,7 +69,7 @@ def slice_pair(patient: Patient, organ: str, stratum: str | None, key: Sequence[
 def radiograph_pair(patient: Patient, stratum: str | None, key: Sequence[int], size: int) -> Pair:
     """A posterior-anterior chest radiograph; for the arguments see `slice_pair`."""
     rng = np.random.default_rng(key)
-    exposure = sample_exposure(rng)
+    exposure = fit_exposure(patient, rng)
     projection = Projection(patient, exposure, size)
     picture = projection.picture(key, np.zeros_like(projection.plain))
     if stratum is None:

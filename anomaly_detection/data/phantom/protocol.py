@@ -1,6 +1,8 @@
-"""The scan protocol: at which level a body is cut, and how the field of view is laid round it.
+"""The protocol of an examination: at which level a body is cut, how the field of view is laid round it, and how it is exposed.
 
-A technologist sets both by landmarks of the patient, so that pictures of one examination differ by the patient and little else.
+A technologist sets the first two by landmarks of the patient, the automatic exposure control keeps the noise, the display curve is that of the
+department, and what the collimator covers is cut off, so that pictures of one examination differ by the patient and little else. `sample_scan`,
+`sample_exposure` and `render_radiograph` are those of many departments. Ranges are our choice.
 """
 
 from collections.abc import Sequence
@@ -10,13 +12,14 @@ import numpy as np
 from anomaly_detection.data.phantom.body import paint_body
 from anomaly_detection.data.phantom.lesions import Lesion, points_in
 from anomaly_detection.data.phantom.patient import Patient
-from anomaly_detection.data.phantom.rendering import Scan, sample_scan, slice_canvas
+from anomaly_detection.data.phantom.rendering import Exposure, Projection, Scan, slice_canvas
 
 STEP_MM = 0.5  # no two slices of a patient are closer, and the step of the slice number in a file name
 # mean and standard deviation of the level in reference mm: the largest section of the liver, from the dome of its diaphragm; below the hila
 LIVER_LEVEL, LUNG_LEVEL = (-58.0, 5.0), (72.0, 5.0)
-MARGIN = (1.04, 1.12)  # the field of view, of what it is to hold
-_SURVEY = 96  # pixels of the survey from which the field of view is read
+MARGIN, LUNG_MARGIN = (1.04, 1.12), (1.12, 1.2)  # the field of view, of what it is to hold: of a slice, of a radiograph
+LUNG_MM = 20.0  # of a ray, from which a pixel of a radiograph counts as lung
+_SURVEY_MM, _SURVEY, _LUNG_SURVEY = 600.0, 96, 48  # side of the survey from which the field of view is read, its pixels: of a slice, of a radiograph
 
 
 def draw_level(patient: Patient, organ: str, rng: np.random.Generator) -> float:
@@ -28,15 +31,39 @@ def draw_level(patient: Patient, organ: str, rng: np.random.Generator) -> float:
 
 def fit_scan(patient: Patient, organ: str, level: float, size: int, rng: np.random.Generator) -> Scan:
     """A scanner setting whose field of view holds the whole body at this level, or the chest without arms and much of the wall for the lungs."""
-    scan = sample_scan(rng, size, organ)
-    survey = slice_canvas(patient, scan._replace(pixel=600 / _SURVEY, centre=(0.0, 0.0)), level, _SURVEY)
+    noise, table = (rng.normal(12, 1), rng.uniform(1, 4)) if organ == "liver" else (rng.normal(20, 1.5), None)
+    scan = Scan(_SURVEY_MM / _SURVEY, (0.0, 0.0), rng.normal(0, 0.02), rng.uniform(2.5, 3.5), noise, table)
+    survey = slice_canvas(patient, scan, level, _SURVEY)
     paint_body(survey, patient, erect=False)
-    held = survey.hu[0] > -400 if organ == "liver" else survey.lung[0] > 0.5
-    low, high = np.array([np.flatnonzero(held.any(axis=axis))[[0, -1]] for axis in (0, 1)]).T  # of columns and rows
-    middle, extent = ((low + high + 1) / 2 - _SURVEY / 2) * 600 / _SURVEY, float((high - low + 1).max()) * 600 / _SURVEY
+    middle, extent = _extent(survey.hu[0] > -400 if organ == "liver" else survey.lung[0] > 0.5)
     view = extent * rng.uniform(*MARGIN) + (0 if organ == "liver" else 20)
     centre = middle + rng.normal(0, 3, 2)
     return scan._replace(pixel=view / size, centre=(float(centre[0]), float(centre[1])))
+
+
+def fit_exposure(patient: Patient, rng: np.random.Generator) -> Exposure:
+    """A setting of tube, detector and display for a chest radiograph whose field of view is laid round the lungs."""
+    exposure = Exposure(
+        view=_SURVEY_MM,
+        centre=(0.0, 80.0),
+        turn=rng.normal(0, 0.02),
+        lean=rng.normal(0, 0.012),
+        scatter=rng.uniform(0.13, 0.19),
+        noise=rng.uniform(0.010, 0.013),
+        gamma=rng.uniform(0.93, 1.03),
+        black=rng.normal(0, 0.015),
+        white=rng.normal(0, 0.015),
+    )
+    (x, row), extent = _extent(Projection(patient, exposure, _LUNG_SURVEY).lung_mm > LUNG_MM)
+    x, z = np.array([x, exposure.centre[1] - row]) + rng.normal(0, 3, 2)
+    return exposure._replace(view=extent * rng.uniform(*LUNG_MARGIN), centre=(float(x), float(z)))
+
+
+def _extent(held: np.ndarray) -> tuple[np.ndarray, float]:
+    """Middle (to the right, down) of what a survey holds, from its own middle, and the longer side of the box around it; in mm."""
+    pixel = _SURVEY_MM / len(held)
+    low, high = np.array([np.flatnonzero(held.any(axis=axis))[[0, -1]] for axis in (0, 1)]).T  # of columns and rows
+    return ((low + high + 1 - len(held)) / 2) * pixel, float((high - low + 1).max()) * pixel
 
 
 def _spaced_levels(candidates: np.ndarray, count: int) -> list[float]:

@@ -270,7 +270,7 @@ class Projection:
     def picture(self, seed: Sequence[int], added: np.ndarray) -> np.ndarray:
         """The radiograph (size, size), 8-bit; but for what is added, the same seed gives the same picture."""
         whole = self.plain + _project_vessels(self._patient, self._exposure, len(self.plain))
-        return _furnish(develop(whole + added, self._exposure, whole, [*seed, 1]), [*seed, 2])
+        return develop(whole + added, self._exposure, whole, [*seed, 1])
 
 
 def _project_vessels(patient: Patient, exposure: Exposure, size: int) -> np.ndarray:
@@ -334,4 +334,4 @@ def render_radiograph(
     """A posterior-anterior radiograph (size, size), 8-bit, patient's right on the left, and what lesions add, in mm of water."""
     projection = Projection(patient, exposure, size)
     added = projection.added(lesions)
-    return projection.picture(seed, added), added
+    return _furnish(projection.picture(seed, added), [*seed, 2]), added

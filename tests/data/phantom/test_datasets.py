@@ -15,7 +15,7 @@ from anomaly_detection.data.phantom.body import paint_body, probe, sample_patien
 from anomaly_detection.data.phantom.datasets import DATASETS, write_phantoms
 from anomaly_detection.data.phantom.lesions import draw_liver_lesions, draw_lung_lesions
 from anomaly_detection.data.phantom.pairs import THIN_MM
-from anomaly_detection.data.phantom.protocol import draw_level, draw_levels, fit_scan
+from anomaly_detection.data.phantom.protocol import draw_level, draw_levels, fit_exposure, fit_scan
 from anomaly_detection.data.phantom.rendering import LIVER_WINDOW, LUNG_WINDOW
 from anomaly_detection.data.phantom.shapes import Canvas, Column, Ellipsoid, Rod
 from anomaly_detection.data.phantom.strata import STRATA
@@ -150,7 +150,7 @@ def test_the_table_of_lesions_says_what_the_images_show(phantoms):
             ill, healthy = (np.asarray(Image.open(folder / kind / name)).astype(float) for kind in ("abnormal", "twins"))
             assert contrast == pytest.approx((ill - healthy)[mask].mean(), abs=1e-3)
             pixel = 2 * np.sqrt(mask.sum() / np.pi) / float(row["diameter_mm"])
-            assert 330 <= SIZE / pixel <= 410, "the side of the detector in mm"
+            assert 240 <= SIZE / pixel <= 460, "the field of view in mm"
 
 
 def test_the_mixture_is_as_asked(tmp_path):
@@ -186,6 +186,16 @@ def test_the_protocol_centres_the_field_of_view_on_the_body(organ):
         assert columns[-1] < 127
         assert rows[0] > 0
         assert 0.7 < (columns[-1] - columns[0]) / 128 < 0.99
+
+
+def test_the_field_of_view_of_a_radiograph_is_laid_round_the_lungs():
+    for number in range(3):
+        body = sample_patient(np.random.default_rng(number))
+        lung = rendering.Projection(body, fit_exposure(body, np.random.default_rng(number)), 96).lung_mm > 40
+        rows, columns = np.flatnonzero(lung.any(axis=1)), np.flatnonzero(lung.any(axis=0))
+        assert min(rows[0], columns[0]) > 0
+        assert max(rows[-1], columns[-1]) < 95
+        assert 0.7 < max(np.ptp(rows), np.ptp(columns)) / 96 < 0.97
 
 
 def test_catalog_and_marker(phantoms):
