@@ -12,8 +12,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lesions",
         choices=("strata", "clinical"),
-        default="strata",
-        help="strata: a third of the abnormal images each obvious, typical and subtle; clinical: lesions as a clinic sees them (default: strata)",
+        help="strata: a third of the abnormal images each obvious, typical and subtle (default); clinical: lesions as a clinic sees them",
     )
     parser.set_defaults(run=run)
 
@@ -22,15 +21,18 @@ def run(arguments: argparse.Namespace) -> None:
     """Write them.
 
     Raises:
-        UserError: the folder holds something.
+        UserError: the folder holds something, or downloads are to hold strata.
     """
     from anomaly_detection.data.phantom.datasets import write_phantoms
     from anomaly_detection.data.phantom.downloads import write_downloads
+    from anomaly_detection.system.errors import UserError
 
     out = arguments.out
     if arguments.as_downloads:
+        if arguments.lesions == "strata":
+            raise UserError("--lesions strata: downloads hold lesions as a clinic sees them; leave it out, or leave --as-downloads out")
         write_downloads(out, seed=arguments.seed)
         print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
     else:
-        write_phantoms(out, seed=arguments.seed, lesions=arguments.lesions)
+        write_phantoms(out, seed=arguments.seed, lesions=arguments.lesions or "strata")
         print(f"phantoms written to {out}; try: python -m anomaly_detection study --data-root {out}")

@@ -1,10 +1,14 @@
 """What `phantom` says to do next."""
 
+import csv
 import shlex
 from pathlib import Path
 
+import pytest
+
 from anomaly_detection.__main__ import main
-from anomaly_detection.data.phantom import downloads
+from anomaly_detection.data.phantom import datasets, downloads
+from anomaly_detection.system.errors import UserError
 
 
 def test_the_command_it_names_leaves_the_splits_of_the_project_alone(monkeypatch, tmp_path, capsys):
@@ -21,3 +25,21 @@ def test_the_command_it_names_leaves_the_splits_of_the_project_alone(monkeypatch
         for path, content in before.items():
             path.write_bytes(content)
     assert (tmp_path / "downloads" / "data" / "folds" / "train_test_split" / "normal" / "train").read_text().count(" lits\n") > 0
+
+
+@pytest.mark.parametrize(("words", "lesions"), [([], "strata"), (["--lesions", "strata"], "strata"), (["--lesions", "clinical"], "clinical")])
+def test_lesions_are_those_asked_for(monkeypatch, tmp_path, words, lesions):
+    small = datasets.write_phantoms
+    monkeypatch.setattr(datasets, "write_phantoms", lambda out, seed, lesions: small(out, images=12, seed=seed, size=64, workers=1, lesions=lesions))
+    assert main(["phantom", str(tmp_path / "out"), *words]) == 0
+    assert f"lesions {lesions}" in (tmp_path / "out" / "PHANTOM").read_text()
+    with open(tmp_path / "out" / "phantoms.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 3
+    with open(tmp_path / "out" / "twins.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_downloads_have_no_strata(tmp_path):
+    with pytest.raises(UserError, match="--lesions strata"):
+        main(["phantom", str(tmp_path / "out"), "--as-downloads", "--lesions", "strata"])
+    assert not (tmp_path / "out").exists()
