@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import run_experiments
 from anomaly_detection import registry
@@ -20,6 +21,7 @@ from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
 from anomaly_detection.study.plan import find_data
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.training.checkpoint import load_checkpoint
 
 TOY_BASE = """model: toy
@@ -404,6 +406,83 @@ def test_results_on_other_images_stay_out_of_the_table(toy_model, data_root, cap
     table = capsys.readouterr().out.split("tables in")[1]
     assert "| toy | maddr | " in table
     assert "| toy | united | " not in table
+
+
+def other_twin(root: Path) -> None:
+    Image.new("L", (16, 16), 90).save(root / "lung_ct" / "twins" / "test_2.png")
+
+
+def other_facts(root: Path) -> None:
+    table = root / "phantoms.csv"
+    table.write_text(table.read_text().replace("test_0.png,obvious", "test_0.png,typical", 1))
+
+
+def other_pairs(root: Path) -> None:
+    table = root / "twins.csv"
+    table.write_text(table.read_text().replace("anomaly/test_0.png,twins/test_0.png", "anomaly/test_0.png,twins/test_1.png", 1))
+
+
+def fewer_twins(root: Path) -> None:
+    table = root / "twins.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+
+
+def no_twins(root: Path) -> None:
+    (root / "twins.csv").unlink()
+
+
+@pytest.mark.parametrize("change", [other_twin, other_facts, other_pairs, fewer_twins, no_twins])
+def test_other_twins_are_scored_anew_by_the_same_network(toy_model, twinned, change, capsys, caplog):
+    """What was measured on other twins stays out of the table, too, until it is."""
+    assert study(twinned, "--regimes", "united") == 0
+    (run,) = (twinned.parent / "results" / "toy" / "united").glob("*/seed_0")
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    stamps = [(run / name).stat().st_mtime_ns for name in ("metrics.json", "checkpoint.pt")]
+    assert study(twinned, "--regimes", "united") == 0
+    assert [(run / name).stat().st_mtime_ns for name in ("metrics.json", "checkpoint.pt")] == stamps, "nothing has changed"
+    change(twinned)
+    assert study(twinned, "--regimes", "maddr") == 0
+    assert "other healthy twins" in caplog.text
+    assert "| toy | united | " not in capsys.readouterr().out.rpartition("tables in")[0].rpartition("# Anomaly")[2]
+    assert study(twinned, "--regimes", "united") == 0
+    assert "| toy | united | " in capsys.readouterr().out
+    after = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    assert after["scores.csv"] == before["scores.csv"]
+    assert after["provenance.json"] == before["provenance.json"]
+    assert after["log.csv"] == before["log.csv"], "not trained again"
+    assert after.get("twins.csv") != before["twins.csv"]
+    assert read_json(run / "metrics.json")["twins"] != json.loads(before["metrics.json"])["twins"]
+
+
+def test_twins_that_appear_are_scored(toy_model, twinned):
+    text = (twinned / "twins.csv").read_text()
+    (twinned / "twins.csv").unlink()
+    assert study(twinned, "--regimes", "united") == 0
+    (run,) = (twinned.parent / "results" / "toy" / "united").glob("*/seed_0")
+    metrics = read_json(run / "metrics.json")
+    del metrics["twins"]  # as of a version that knew of none
+    write_json(run / "metrics.json", metrics)
+    stamp = (run / "metrics.json").stat().st_mtime_ns
+    assert study(twinned, "--regimes", "united") == 0
+    assert (run / "metrics.json").stat().st_mtime_ns == stamp
+    (twinned / "twins.csv").write_text(text)
+    assert study(twinned, "--regimes", "united") == 0
+    assert "obvious_twin_rate" in read_json(run / "metrics.json")["datasets"]["lung_ct"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda root: (root / "lung_ct" / "twins" / "test_2.png").unlink(), "names it as the twin of"),
+        (lambda root: (root / "lung_ct" / "twins" / "test_2.png").write_bytes(b"no picture"), "test_2.png"),
+        (lambda root: (root / "phantoms.csv").write_text("dataset,image\n"), "stratum"),
+    ],
+)
+def test_damaged_twins_are_met_before_the_first_training(toy_model, twinned, damage, words):
+    damage(twinned)
+    with pytest.raises(UserError, match=words):
+        study(twinned, "--regimes", "united")
+    assert not list((twinned.parent / "results").rglob("checkpoint.pt"))
 
 
 def test_what_the_study_sets_itself_cannot_be_overridden(toy_model, data_root, capsys, monkeypatch):

@@ -1,11 +1,15 @@
 """Healthy twins: images that differ from an abnormal test image by its lesions alone, as only phantoms have them.
 
 twins.csv in the data root has the columns dataset, image and twin (paths in the dataset's folder). phantoms.csv beside it says how conspicuous the
-lesions of these images are. Neither is needed.
+lesions of these images are. Neither is needed, and nothing is trained on either: they are no part of the fingerprint of the data, and have one of
+their own, by which results are known to be of other twins.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +65,12 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
     Raises:
         UserError: twins.csv or phantoms.csv is damaged, or a twin is missing or unreadable.
     """
-    path = source.data_root / TWINS
-    if not path.is_file():
-        return None
-    twin_of = {(row["dataset"], row["image"]): row["twin"] for row in read_table(path, {"dataset": str, "image": str, "twin": str})}
+    twin_of = _read_twins(source.data_root)
     named = list(zip(test.datasets, test.names, strict=True))
     places = [place for place, key in enumerate(named) if key in twin_of and test.label[place] == 1]
     if not places:
         return None
-    files = [source.data_root / source.catalog[named[place][0]].root / twin_of[named[place]] for place in places]
-    for file, place in zip(files, places, strict=True):
-        if not file.is_file():
-            raise UserError(f"{file}: is missing; {path} names it as the twin of {named[place][1]}: copy the data root whole, or delete {path}")
+    files = [_file_of(source, *named[place], twin_of[named[place]]) for place in places]
     pixels = [torch.from_numpy(preprocessing[named[place][0]].read(file).copy()) for file, place in zip(files, places, strict=True)]
     index = torch.tensor(places, device=test.device)
     images = ImageSet(
@@ -85,3 +83,47 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
     )
     facts = read_facts(source.data_root)
     return Twins(places, [test.names[place] for place in places], images, [facts.get(named[place], {}) for place in places])
+
+
+def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None:
+    """A short hash of the twins of the test images of some datasets and of what is said of their lesions; None where there are none.
+
+    As that of the data it depends on no folder and no file time.
+
+    Raises:
+        UserError: as `load_twins` does, but for files that are there and unreadable.
+    """
+    twin_of = _read_twins(source.data_root)
+    if not twin_of:
+        return None
+    facts = read_facts(source.data_root)
+    keys = sorted((name, entry.image) for name in datasets for entry in source.splits.select(name, "anomaly", "test"))
+    content = [[*key, twin_of[key], _digest(_file_of(source, *key, twin_of[key])), facts.get(key)] for key in keys if key in twin_of]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16] if content else None
+
+
+def _read_twins(data_root: Path) -> dict[tuple[str, str], str]:
+    """The twin of each (dataset, image); none where there is no list."""
+    path = data_root / TWINS
+    rows = read_table(path, {"dataset": str, "image": str, "twin": str}) if path.is_file() else []
+    return {(row["dataset"], row["image"]): row["twin"] for row in rows}
+
+
+def _file_of(source: DataSource, dataset: str, image: str, twin: str) -> Path:
+    """Where the twin of an image lies; raises UserError where it does not."""
+    file = source.data_root / source.catalog[dataset].root / twin
+    if not file.is_file():
+        path = source.data_root / TWINS
+        raise UserError(f"{file}: is missing; {path} names it as the twin of {image}: copy the data root whole, or delete {path}")
+    return file
+
+
+def _digest(file: Path) -> str:
+    """Of a file's bytes; of a file that stays as it is they are read once."""
+    state = file.stat()
+    return _digest_of(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _digest_of(file: Path, _size: int, _changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

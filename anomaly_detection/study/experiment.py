@@ -25,6 +25,7 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
+from anomaly_detection.data.twins import twins_fingerprint
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
@@ -117,6 +118,17 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     path = experiment.folder / "metrics.json"
     metrics = read_json(path) if path.exists() else None
     return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None
+
+
+def same_twins(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> bool:
+    """Whether metrics tell of the healthy twins that lie in the source now, or of none where none do. They train nothing: others are scored anew."""
+    return metrics.get("twins") == twins_fingerprint(source, experiment.settings.datasets)
+
+
+def is_finished(experiment: Experiment, source: DataSource) -> bool:
+    """Whether nothing of an experiment is left to do on the data that lie in the source."""
+    metrics = finished_metrics(experiment)
+    return metrics is not None and same_twins(metrics, experiment, source)
 
 
 def told_metrics(metrics: Mapping[str, Any]) -> list[str]:
@@ -263,6 +275,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "validation": trained.validation,
         "best_iteration": trained.best_iteration,
         "baseline": trained.baseline.describe(),
+        "twins": twins_fingerprint(source, settings.datasets),
     }
     write_rows(folder / "scores.csv", outcome.rows)
     write_rows(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)

@@ -12,7 +12,7 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.registry import BASELINES
-from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data
+from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, to_html, to_markdown, write_csv
 from anomaly_detection.study.tables import Result, numbers_table, study_document, with_joint_intervals
@@ -94,8 +94,11 @@ def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> 
             logger.info("left out of the tables: %s: of other datasets than %s", path.parent, ", ".join(datasets))
         elif not same_data(experiment, source):
             logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", path.parent, source.data_root)
-        elif finished_metrics(experiment) is None:
+        elif (metrics := finished_metrics(experiment)) is None:
             logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", path.parent)
+        elif not same_twins(metrics, experiment, source):
+            text = "left out of the tables: %s: scored with other healthy twins than lie in %s now; `evaluate` does it anew"
+            logger.warning(text, path.parent, source.data_root)
         else:
             experiments.append(experiment)
     models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)

@@ -14,12 +14,14 @@ from anomaly_detection.build import build_baseline
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.data.phantom.datasets import write_phantoms
+from anomaly_detection.data.twins import load_twins
 from anomaly_detection.study.experiment import (
     Experiment,
     check_data,
     check_settings,
     check_version,
     finished_metrics,
+    is_finished,
     preprocessing_of,
     run_experiment,
 )
@@ -88,7 +90,7 @@ def run_study(
     study.write(results)
 
     failed = run_all(experiments, source, workers)
-    elsewhere = [experiment for experiment in planned if experiment not in experiments and finished_metrics(experiment) is None]
+    elsewhere = [experiment for experiment in planned if experiment not in experiments and not is_finished(experiment, source)]
     if elsewhere:
         print(f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables")
     elif text := write_study(results, study, source):
@@ -142,13 +144,15 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
                 if (preprocessing[dataset], dataset, part) not in read:
-                    source.load([dataset], part, preprocessing, settings.memory_mib)
+                    images = source.load([dataset], part, preprocessing, settings.memory_mib)
+                    if part == "test":
+                        load_twins(source, images, preprocessing)
                     read.append((preprocessing[dataset], dataset, part))
 
 
 def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers) -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure."""
-    todo = [experiment for experiment in experiments if finished_metrics(experiment) is None]
+    todo = [experiment for experiment in experiments if not is_finished(experiment, source)]
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
     if workers.jobs > 1:
         outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, "experiment")

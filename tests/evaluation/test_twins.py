@@ -1,5 +1,8 @@
 """Twin rate, rise on the lesion and contrast-detail: against plain loops, and a detector of random scores, which has 0.5 everywhere."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from PIL import Image
 
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.strata import STRATA
-from anomaly_detection.data.twins import load_twins
+from anomaly_detection.data.twins import load_twins, twins_fingerprint
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate
 from anomaly_detection.system.errors import UserError
@@ -189,3 +192,25 @@ def test_a_damaged_table_is_told(twinned, file, text, words):
     preprocessing = source.preprocessing(DATASETS, 16, 1)
     with pytest.raises(UserError, match=words):
         load_twins(source, source.load(DATASETS, "test", preprocessing), preprocessing)
+
+
+def test_a_fingerprint_of_twins_depends_on_no_folder_and_on_no_other_dataset(twinned, tmp_path):
+    source = DataSource(twinned)
+    both = twins_fingerprint(source, ["lung_ct", "lung_xray"])
+    assert both == twins_fingerprint(source, ["lung_xray", "lung_ct", "liver_ct"]), "of two datasets that have any"
+    one = twins_fingerprint(source, ["lung_ct"])
+    assert len({None, both, one, twins_fingerprint(source, ["lung_xray"])}) == 4
+    assert twins_fingerprint(source, ["liver_ct"]) is None
+    copy = shutil.copytree(twinned, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert twins_fingerprint(DataSource(copy), ["lung_ct"]) == one
+    (twinned / "lung_xray" / "twins" / "test_0.png").write_bytes(b"other")
+    assert twins_fingerprint(source, ["lung_ct"]) == one
+    assert twins_fingerprint(source, ["lung_ct", "lung_xray"]) != both
+
+
+def test_files_that_stay_as_they_are_are_read_once(twinned, monkeypatch):
+    source = DataSource(twinned)
+    first = twins_fingerprint(source, ["lung_ct"])
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read again") if path.suffix == ".png" else read(path))
+    assert twins_fingerprint(source, ["lung_ct"]) == first
