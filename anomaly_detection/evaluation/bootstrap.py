@@ -117,11 +117,14 @@ def metric_intervals(
     return {name: share_interval_of(float(values[name][0]), drawn[name], freedom(labels, patients)) for name in drawn}
 
 
+def share_samples(flags: np.ndarray, patients: Patients) -> np.ndarray:
+    """(samples,) of the share of images that bear a flag, for flags (N,) from 0 to 1."""
+    return np.concatenate([weights @ flags / weights.sum(axis=1) for weights in resample(np.zeros(len(flags), int), patients)])
+
+
 def share_interval(flags: np.ndarray, patients: Patients) -> list[float]:
     """[low, high] of the share of images that bear a flag (N,) bool."""
-    labels = np.zeros(len(flags), int)
-    drawn = np.concatenate([weights @ flags / weights.sum(axis=1) for weights in resample(labels, patients)])
-    return share_interval_of(float(flags.mean()), drawn, freedom(labels, patients))
+    return share_interval_of(float(flags.mean()), share_samples(flags, patients), freedom(np.zeros(len(flags), int), patients))
 
 
 def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[float]:

@@ -7,7 +7,7 @@ sees it. The twin rate takes that away: it is the share of pairs in which the le
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.phantom.strata import STRATA
 from anomaly_detection.data.twins import NUMBERS, Twins
-from anomaly_detection.evaluation.bootstrap import metric_intervals, share_interval
+from anomaly_detection.evaluation.bootstrap import freedom, metric_samples, share_interval_of, share_samples
 from anomaly_detection.evaluation.rows import check_finite
 from anomaly_detection.evaluation.scores import Scores, assessments
 from anomaly_detection.system.files import optional, read_table
@@ -90,6 +90,14 @@ def read_twin_rows(path: Path) -> list[dict[str, Any]]:
     return read_table(path, kinds)
 
 
+class Drawn(NamedTuple):
+    """A metric in [0, 1] of one detector, bootstrap samples (B,) of it over the pairs' patients, and its degrees of freedom; see `bootstrap`."""
+
+    value: float
+    samples: np.ndarray
+    degrees: int
+
+
 def twin_metrics(pairs: Rows, test: Rows) -> dict[str, Any]:
     """What the pairs of one dataset say, all together and by stratum.
 
@@ -101,31 +109,49 @@ def twin_metrics(pairs: Rows, test: Rows) -> dict[str, Any]:
         twin_pairs, twin_rate, rise_on_lesion and lesion_share (means over pairs); the same and auroc, of its abnormal images among all normal ones,
         for each stratum, as in obvious_auroc; and "intervals" of rates and AUROCs. What no pair tells is left out.
     """
+    drawn = twin_samples(pairs, test)
+    metrics: dict[str, Any] = {}
+    for prefix, members in _strata(pairs).items():
+        metrics[f"{prefix}twin_pairs"] = len(members)
+        for name in ("rise_on_lesion", "lesion_share"):
+            if known := [pair[name] for pair in members if pair[name] is not None]:
+                metrics[f"{prefix}{name}"] = float(np.mean(known))
+    metrics |= {name: each.value for name, each in drawn.items()}
+    return metrics | {"intervals": {name: share_interval_of(*each) for name, each in drawn.items()}}
+
+
+def twin_samples(pairs: Rows, test: Rows) -> dict[str, Drawn]:
+    """Twin rate, and by stratum twin rate and AUROC, each with its samples.
+
+    For several detectors of the same images, in any order, a sample holds the same patients. For the arguments see `twin_metrics`.
+    """
+    pairs, test = (sorted(rows, key=lambda row: row["image"]) for rows in (pairs, test))
     patients, normals = {row["image"]: row["patient"] for row in test}, [row for row in test if row["label"] == 0]
-    metrics, intervals = _of_pairs(pairs, patients)
-    for stratum in STRATA:
-        members = [pair for pair in pairs if pair["stratum"] == stratum]
-        if not members:
-            continue
-        values, ranges = _of_pairs(members, patients)
-        labels = np.array([0] * len(normals) + [1] * len(members))
-        scores = np.array([row["score"] for row in (*normals, *members)])
-        units = [patients[row["image"]] for row in (*normals, *members)]
-        values["auroc"] = float(roc_auc_score(labels, scores))
-        ranges["auroc"] = metric_intervals(labels, scores, np.zeros(len(labels), bool), units)["auroc"]
-        metrics |= {f"{stratum}_{name}": value for name, value in values.items()}
-        intervals |= {f"{stratum}_{name}": value for name, value in ranges.items()}
-    return metrics | {"intervals": intervals}
+    drawn = {}
+    for prefix, members in _strata(pairs).items():
+        units = [patients[pair["image"]] for pair in members]
+        scores, twin_scores = _scores_of(members)
+        flags = (scores > twin_scores) + 0.5 * (scores == twin_scores)
+        degrees = freedom(np.zeros(len(flags), int), units)
+        drawn[f"{prefix}twin_rate"] = Drawn(twin_rate(scores, twin_scores), share_samples(flags, units), degrees)
+        if prefix:
+            labels = np.repeat([0, 1], [len(normals), len(members)])
+            scores = np.concatenate([[row["score"] for row in normals], scores])
+            units = [*(row["patient"] for row in normals), *units]
+            samples = metric_samples(labels, scores, np.zeros(len(labels), bool), units)["auroc"]
+            drawn[f"{prefix}auroc"] = Drawn(float(roc_auc_score(labels, scores)), samples, freedom(labels, units))
+    return drawn
 
 
-def _of_pairs(pairs: Rows, patients: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Numbers of some pairs, and intervals of those that have one."""
+def _strata(pairs: Rows) -> dict[str, Rows]:
+    """All pairs, and those of each stratum that has any, by what goes before the names of their metrics."""
+    members = {f"{stratum}_": [pair for pair in pairs if pair["stratum"] == stratum] for stratum in STRATA}
+    return {"": pairs} | {prefix: rows for prefix, rows in members.items() if rows}
+
+
+def _scores_of(pairs: Rows) -> tuple[np.ndarray, np.ndarray]:
     scores, twin_scores = (np.array([pair[name] for pair in pairs]) for name in ("score", "twin_score"))
-    metrics: dict[str, Any] = {"twin_pairs": len(pairs), "twin_rate": twin_rate(scores, twin_scores)}
-    for name in ("rise_on_lesion", "lesion_share"):
-        if known := [pair[name] for pair in pairs if pair[name] is not None]:
-            metrics[name] = float(np.mean(known))
-    return metrics, {"twin_rate": share_interval(scores > twin_scores, [patients[pair["image"]] for pair in pairs])}
+    return scores, twin_scores
 
 
 @dataclass(frozen=True)
@@ -157,7 +183,7 @@ def contrast_detail(pairs: Rows, normal_scores: np.ndarray, cells: int = CELLS) 
         cells: along each side.
     """
     diameter, contrast = (np.abs([pair[name] for pair in pairs]) for name in ("diameter_mm", "contrast"))
-    scores, twin_scores = (np.array([pair[name] for pair in pairs]) for name in ("score", "twin_score"))
+    scores, twin_scores = _scores_of(pairs)
     edges = [np.quantile(values, np.linspace(0, 1, cells + 1)) for values in (diameter, contrast)]
     column, row = (np.searchsorted(edge[1:-1], values, side="right") for edge, values in zip(edges, (diameter, contrast), strict=True))
     count, auroc, rate = np.zeros((cells, cells), int), np.full((cells, cells), np.nan), np.full((cells, cells), np.nan)

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import difference_interval, freedom, metric_samples, over_seeds, seeds_interval
+from anomaly_detection.evaluation.twins import Drawn
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ def intervals_over_seeds(trainings: Sequence[Scored], values: Mapping[str, Seque
     drawn = [metric_samples(each.labels, each.scores, each.called, each.patients) for each in trainings]
     degrees = freedom(trainings[0].labels, trainings[0].patients)
     return {name: seeds_interval(values[name], np.array([each[name] for each in drawn]), degrees) for name in values if name in drawn[0]}
+
+
+def twin_intervals_over_seeds(trainings: Sequence[Mapping[str, Drawn]]) -> dict[str, list[float]]:
+    """The same of what each seed's network tells of pairs of image and healthy twin; see `twin_samples`. A metric that a seed lacks has none."""
+    names = [name for name in trainings[0] if all(name in each for each in trainings)]
+    values, samples = ({name: [each[name][place] for each in trainings] for name in names} for place in (0, 1))
+    return {name: seeds_interval(values[name], np.array(samples[name]), trainings[0][name].degrees) for name in names}
 
 
 def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]]) -> dict[str, Difference]:

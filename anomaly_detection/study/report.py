@@ -11,6 +11,7 @@ from pathlib import Path
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.rows import read_scores
+from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
@@ -132,8 +133,8 @@ def _hash(path: Path) -> str:
 
 def _result(experiment: Experiment) -> Result:
     settings = experiment.settings
-    rows = read_scores(experiment.folder / "scores.csv")
-    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows)
+    rows, pairs = read_scores(experiment.folder / "scores.csv"), read_twin_rows(experiment.folder / "twins.csv")
+    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows, pairs)
 
 
 def drawn_figures(folder: Path) -> list[Path]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
-from anomaly_detection.evaluation.twins import TWIN_METRICS
-from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
+from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
+from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored, twin_intervals_over_seeds
 from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
 
@@ -32,6 +32,7 @@ class Result:
     seed: int
     metrics: dict[str, Any]
     rows: Sequence[Mapping[str, Any]] = ()  # of scores.csv
+    pairs: Sequence[Mapping[str, Any]] = ()  # of twins.csv
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _joint_intervals(group: Sequence[Result]) -> dict[str, dict[str, list[float]
     for name in group[0].datasets:
         trainings, metrics = [scored(result.rows, name) for result in group], [result.metrics["datasets"][name] for result in group]
         intervals[name] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
+        intervals[name] |= _twin_intervals(group, name)
     for key, (score, called) in POOLED.items():
         metrics = [result.metrics[key] for result in group if key in result.metrics]
         if len(metrics) == len(group):
@@ -89,6 +91,16 @@ def _joint_intervals(group: Sequence[Result]) -> dict[str, dict[str, list[float]
             trainings = [scored(result.rows, None, score, each) for result, each in zip(group, calls, strict=True)]
             intervals[key] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
     return intervals
+
+
+def _twin_intervals(group: Sequence[Result], dataset: str) -> dict[str, list[float]]:
+    """Of what pairs of image and healthy twin say; none where the seeds saw no pairs, or not the same ones."""
+    pairs = [[pair for pair in result.pairs if pair["dataset"] == dataset] for result in group]
+    seen = [sorted((pair["image"], pair["stratum"] or "") for pair in each) for each in pairs]
+    if not seen[0] or any(each != seen[0] for each in seen):
+        return {}
+    tests = [[row for row in result.rows if (row["dataset"], row["part"]) == (dataset, "test")] for result in group]
+    return twin_intervals_over_seeds([twin_samples(*each) for each in zip(pairs, tests, strict=True)])
 
 
 def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str], metric: str) -> dict[str, Cell]:

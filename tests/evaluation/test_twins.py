@@ -11,8 +11,9 @@ from PIL import Image
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.strata import STRATA
 from anomaly_detection.data.twins import load_twins, twins_fingerprint
+from anomaly_detection.evaluation.bootstrap import resample
 from anomaly_detection.evaluation.evaluate import evaluate
-from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate
+from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_samples
 from anomaly_detection.system.errors import UserError
 from tests.test_baselines import built, settings_of
 
@@ -126,6 +127,119 @@ def test_metrics_by_stratum_leave_out_what_is_not_there():
         assert high - low > 0.05
     others = [{**pair, "stratum": None} for pair in pairs]
     assert set(twin_metrics(others, test_rows(pairs, [0.0]))) == {"twin_pairs", "twin_rate", "rise_on_lesion", "lesion_share", "intervals"}
+
+
+def small(seed, shift=1.0, count=18):
+    """Pairs of nine patients, two of each, in one of three strata, and test rows of eight normal patients; some scores are the same."""
+    rng = np.random.default_rng(seed)
+    pairs = pairs_of(count, np.round(rng.normal(size=count) + shift, 1), np.round(rng.normal(size=count), 1))
+    test = test_rows(pairs, np.round(rng.normal(size=8), 1))
+    for i, row in enumerate(test[8:]):
+        row["patient"] = f"ill {i // 2}"
+    return pairs, test
+
+
+def test_samples_are_those_of_a_loop_over_patients():
+    pairs, test = small(5)
+    patient = {row["image"]: row["patient"] for row in test}
+    normals = [row for row in test if row["label"] == 0]
+    pairs, normals = sorted(pairs, key=lambda pair: pair["image"]), sorted(normals, key=lambda row: row["image"])
+    drawn = twin_samples(pairs, test)
+    assert list(drawn) == ["twin_rate", *(f"{stratum}_{name}" for stratum in STRATA for name in ("twin_rate", "auroc"))]
+    for stratum in (None, *STRATA):
+        members = [pair for pair in pairs if stratum in (None, pair["stratum"])]
+        units = [patient[pair["image"]] for pair in members]
+        name = f"{stratum}_twin_rate" if stratum else "twin_rate"
+        assert drawn[name].degrees == len(set(units)) - 1
+        weights = np.concatenate(list(resample(np.zeros(len(members), int), units, 1000)))
+        for sample in (0, 1, 7, 999):
+            seen = 0.0
+            for weight, pair in zip(weights[sample], members, strict=True):
+                seen += weight * (1 if pair["score"] > pair["twin_score"] else 0.5 * (pair["score"] == pair["twin_score"]))
+            assert drawn[name].samples[sample] == pytest.approx(seen / sum(weights[sample]))
+            of_patient = {}
+            for weight, unit in zip(weights[sample], units, strict=True):
+                assert of_patient.setdefault(unit, weight) == weight, "a patient is drawn with all its pairs"
+        if stratum is None:
+            continue
+        labels, units = np.repeat([0, 1], [8, len(members)]), [row["patient"] for row in normals] + units
+        weights = np.concatenate(list(resample(labels, units, 1000)))
+        for sample in (0, 3, 500):
+            above = total = 0.0
+            for row, v in zip(normals, weights[sample][:8], strict=True):
+                for pair, w in zip(members, weights[sample][8:], strict=True):
+                    total += v * w
+                    above += v * w * (1.0 if pair["score"] > row["score"] else 0.5 * (pair["score"] == row["score"]))
+            assert drawn[f"{stratum}_auroc"].samples[sample] == pytest.approx(above / total)
+
+
+def test_the_unit_of_a_twin_rate_is_the_patient():
+    """Three slices of each patient that tell the same are no more than one; of three patients each they would be."""
+    rng = np.random.default_rng(6)
+    single = pairs_of(24, rng.normal(size=24) + 0.5, rng.normal(size=24))
+    for pair in single:
+        pair["stratum"] = "obvious"
+    tripled = [{**pair, "image": f"{pair['image']}/{i}"} for pair in single for i in range(3)]
+
+    def rows(pairs, patient):
+        return [{"image": p["image"], "patient": patient(p["image"]), "label": 1, "score": p["score"]} for p in pairs] + test_rows([], [0.0, 1.0])
+
+    one = twin_metrics(single, rows(single, lambda image: image))["intervals"]["obvious_twin_rate"]
+    same = twin_metrics(tripled, rows(tripled, lambda image: image.rpartition("/")[0]))["intervals"]["obvious_twin_rate"]
+    apart = twin_metrics(tripled, rows(tripled, lambda image: image))["intervals"]["obvious_twin_rate"]
+    assert same == pytest.approx(one, abs=1e-9)
+    assert apart[1] - apart[0] < 0.7 * (same[1] - same[0])
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0, 0.5])
+def test_an_interval_holds_its_rate_where_scores_are_equal(score):
+    pairs = pairs_of(12, np.full(12, score), np.full(12, 0.5))
+    metrics = twin_metrics(pairs, test_rows(pairs, [0.2, 0.7]))
+    low, high = metrics["intervals"]["twin_rate"]
+    assert 0 <= low <= metrics["twin_rate"] <= high <= 1
+    assert high - low > 0.2
+
+
+# ---- what a detector sees, in the cells of size and contrast
+
+
+def seeing(signal, count=900, seed=7, spread=0.3):
+    """Pairs and normal scores of a detector whose score rises by `signal` of a pair above that of the body, which differs from body to body."""
+    rng = np.random.default_rng(seed)
+    pairs = pairs_of(count, np.zeros(count), rng.normal(size=count))
+    for pair in pairs:
+        pair["score"] = pair["twin_score"] + signal(pair) + spread * rng.normal()
+    return pairs, rng.normal(size=400)
+
+
+def test_a_perfect_detector_has_one_everywhere():
+    pairs, normal_scores = seeing(lambda pair: 100.0)
+    table = contrast_detail(pairs, normal_scores)
+    assert (table.auroc == 1).all()
+    assert (table.rate == 1).all()
+    metrics = twin_metrics(pairs, test_rows(pairs, normal_scores))
+    assert [metrics[f"{stratum}_{name}"] for stratum in STRATA for name in ("auroc", "twin_rate")] == [1] * 6
+    blind = contrast_detail(*seeing(lambda pair: -100.0))
+    assert (blind.auroc == 0).all()
+    assert (blind.rate == 0).all()
+
+
+def test_a_detector_of_contrast_and_size_rises_along_the_diagonal():
+    """And along every row and column, since each of both helps it."""
+    table = contrast_detail(*seeing(lambda pair: abs(pair["contrast"]) * pair["diameter_mm"] / 2000))
+    for values in (table.auroc, table.rate):
+        assert (np.diff(np.diag(values)) > 0.02).all()
+        assert values[2, 2] - values[0, 0] > 0.2
+        assert (np.diff(values, axis=0) > -0.03).all()
+        assert (np.diff(values, axis=1) > -0.03).all()
+    assert table.auroc[0, 0] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(("seen", "axis"), [("diameter_mm", 1), ("contrast", 0)])
+def test_a_detector_of_one_of_both_rises_along_its_axis_alone(seen, axis):
+    table = contrast_detail(*seeing(lambda pair: 3 * (abs(pair[seen]) > 40), count=2700))
+    assert (np.ptp(table.auroc, axis=axis) > 0.3).all()
+    assert (np.ptp(table.auroc, axis=1 - axis) < 0.15).all()
 
 
 # ---- from files to metrics

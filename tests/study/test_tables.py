@@ -7,6 +7,7 @@ import pytest
 
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
+from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
 from anomaly_detection.study.tables import Result, cells, numbers_table, study_document, with_joint_intervals
 
@@ -201,6 +202,79 @@ def test_strata_and_twins_where_there_are_any(tmp_path):
     rows = {row["metric"]: row for row in written_csv(tmp_path, results, DATASETS) if row["dataset"] == "lung"}
     assert float(rows["obvious_twin_rate"]["mean"]) == pytest.approx(0.8)
     assert "By stratum" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
+
+
+def with_pairs(seed, raised, stratum=lambda i: "obvious" if i < 12 else "subtle"):
+    """A result with pairs of 24 abnormal patients of the lung, of which those in `raised` score higher than their twins, and 12 normal images."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=36) + np.repeat([0, 1], [12, 24])
+    rows = [
+        {"image": f"{i}.png", "dataset": "lung", "patient": f"P{i}", "part": "test", "label": int(i >= 12), "score": scores[i]}
+        | {"label_anomalous": int(scores[i] > 1)}
+        for i in range(36)
+    ]
+    pairs = [
+        {"dataset": "lung", "image": f"{12 + i}.png", "stratum": stratum(i), "score": scores[12 + i]}
+        | {"twin_score": scores[12 + i] - (1 if i in raised else -1), "rise_on_lesion": None, "lesion_share": 0.1}
+        for i in range(24)
+    ]
+    labels, called = np.repeat([0, 1], [12, 24]), scores > 1
+    told = twin_metrics(pairs, rows)
+    values = image_metrics(labels, scores, called) | told | {"unit": "patients"}
+    return Result("dpa", "united", ("lung",), seed, {"datasets": {"lung": values}, "validation": {}}, rows, pairs)
+
+
+def test_rates_and_aurocs_of_strata_have_one_interval_over_patients_and_seeds(tmp_path):
+    """Held against a loop that draws seeds and patients itself."""
+    group = [with_pairs(seed, set(range(18 - 4 * seed))) for seed in range(3)]
+    alone = with_joint_intervals(group[:1])[0].metrics["datasets"]["lung"]["intervals"]
+    assert alone == group[0].metrics["datasets"]["lung"]["intervals"]
+    joint = [each.metrics["datasets"]["lung"]["intervals"] for each in with_joint_intervals(group)]
+    assert joint[0] == joint[1] == joint[2]
+    assert set(alone) <= set(joint[0])
+    rng = np.random.default_rng(0)
+    for name, members in (("twin_rate", range(24)), ("obvious_twin_rate", range(12)), ("subtle_twin_rate", range(12, 24))):
+        flags = [[pair["score"] > pair["twin_score"] for pair in each.pairs] for each in group]
+        drawn = []
+        for _ in range(4000):
+            patients, seeds = rng.choice(members, len(members) - 1), rng.choice(3, 2)  # n - 1 of n
+            drawn.append(np.mean([flags[seed][patient] for seed in seeds for patient in patients]))
+        center, (low, high) = np.mean([np.mean([each[i] for i in members]) for each in flags]), joint[0][name]
+        assert low < center < high
+        if 0.1 < center < 0.9:  # on the logit scale, by the delta method
+            logits = [np.log(x / (1 - x)) for x in (low, center, high)]
+            error = np.std(drawn) / (center * (1 - center))
+            assert logits[2] - logits[1] == pytest.approx(logits[1] - logits[0])
+            assert 1.9 < (logits[1] - logits[0]) / error < 4.5, "t of between 2 and 23 degrees of freedom"
+    widths = [np.ptp(each) for each in (joint[0]["twin_rate"], alone["twin_rate"])]
+    assert widths[0] > widths[1], "the seeds disagree"
+    rows = {row["metric"]: row for row in written_csv(tmp_path, with_joint_intervals(group), ["lung"]) if row["dataset"] == "lung"}
+    for name in ("obvious_auroc", "subtle_twin_rate", "twin_rate"):
+        assert [float(rows[name][key]) for key in ("low", "high")] == pytest.approx(joint[0][name])
+        assert float(rows[name]["low"]) < float(rows[name]["mean"]) < float(rows[name]["high"])
+
+
+def test_the_order_of_lines_is_nothing_to_joint_intervals():
+    group = [with_pairs(seed, set(range(10 + seed))) for seed in range(2)]
+    turned = dataclasses.replace(group[1], rows=group[1].rows[::-1], pairs=group[1].pairs[::-1])
+    one, other = (with_joint_intervals([group[0], each])[0].metrics["datasets"]["lung"]["intervals"] for each in (group[1], turned))
+    for name, interval in one.items():
+        assert other[name] == pytest.approx(interval)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda result: dataclasses.replace(result, pairs=()),
+        lambda result: dataclasses.replace(result, pairs=result.pairs[:-1]),
+        lambda result: with_pairs(1, {0, 1}, stratum=lambda i: "typical"),
+    ],
+)
+def test_seeds_that_saw_other_pairs_have_no_joint_interval_of_twins(other):
+    group = [with_pairs(0, {0, 1, 2}), other(with_pairs(1, {0, 1}))]
+    intervals = with_joint_intervals(group)[0].metrics["datasets"]["lung"]["intervals"]
+    assert "auroc" in intervals
+    assert not [name for name in intervals if "twin" in name or "obvious" in name]
 
 
 def test_terms_of_the_constraint_stand_beside_each_other_by_stratum():
