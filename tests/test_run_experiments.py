@@ -17,6 +17,7 @@ import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.commands import exit_codes
 from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.phantom.datasets import VERSION
 from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
 from anomaly_detection.study.plan import find_data
@@ -361,6 +362,28 @@ def test_a_dry_run_renders_nothing(toy_model, stand_in, tmp_path, monkeypatch, c
     assert capsys.readouterr().out.splitlines() == [f"to do        toy united {mixture}", f"to do        toy maddr {mixture}", last]
     assert not stand_in
     assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--phantom"], ["--dry-run"], ["--phantom", "--quick"]])
+def test_phantoms_of_an_older_version_are_not_taken_for_those_of_today(toy_model, stand_in, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert run_experiments.main(["--models", "toy", "--regimes", "united"]) == 0
+    marker = Path("data/phantom/PHANTOM")
+    marker.write_text("Phantoms: 360 computed images of 99 random bodies, no patient data.\nversion 1\nseed 0\n")
+    before = sorted(Path("data").rglob("*"))
+    code, error = code_and_error(capsys, monkeypatch, "--models", "toy", *arguments)
+    assert code == 2
+    place = Path("data/phantom")
+    assert error.endswith(f"delete that folder, and they are rendered anew, or use them as they are with --data-root {place}")
+    assert f"{place} holds phantoms of version 1, and what is rendered now is version {VERSION}" in error
+    assert sorted(Path("data").rglob("*")) == before, "nobody's files are deleted"
+    assert len(stand_in) == 1
+
+
+def test_phantoms_of_an_older_version_that_are_named_are_used(toy_model, data_root, caplog):
+    (data_root / "PHANTOM").write_text("Phantoms: 360 computed images\nversion 1\n")
+    assert study(data_root, "--regimes", "united") == 0
+    assert "holds phantoms of version 1, and what is rendered now" in caplog.text
 
 
 def test_images_without_a_split_are_not_taken_for_nothing(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from anomaly_detection.config.layers import Layer, read_layers, to_plain
 from anomaly_detection.config.paths import CONFIGS, find_config
 from anomaly_detection.data.catalog import DatasetSpec, is_phantom
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.data.phantom.datasets import phantom_catalog
+from anomaly_detection.data.phantom.datasets import other_version, phantom_catalog
 from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.registry import build_settings, find_baseline, folder_of
 from anomaly_detection.study.experiment import Experiment
@@ -47,7 +47,8 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
         names: of the datasets; None: all.
 
     Raises:
-        UserError: a data root was given but holds no dataset, a named dataset is not there, or images are there but no split lists them.
+        UserError: a data root was given but holds no dataset, a named dataset is not there, images are there but no split lists them, or phantoms
+            that were not named are of another version than those that would be rendered.
     """
     root = data_root or Path("data")
     if not phantom and (data_root is not None or root.is_dir()):
@@ -58,6 +59,8 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
         if missing:
             raise UserError(f"{root}: no images or no split of {', '.join(missing)}; there are: {', '.join(available) or 'none'}")
         if available:
+            if text := other_version(root):
+                logger.warning("%s: numbers of the two are not comparable", text)
             return StudyData(root, _chosen(available, names), is_phantom(root))
         if unlisted:
             raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {source.splits.folds} as folds/README.md says")
@@ -71,6 +74,8 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
 
 def _find_phantoms(root: Path, names: Sequence[str] | None) -> StudyData:
     there = is_phantom(root)
+    if text := other_version(root):
+        raise UserError(f"{text}: delete that folder, and they are rendered anew, or use them as they are with --data-root {root}")
     source = DataSource(root) if there else None
     available = phantom_catalog() if source is None else {name: source.catalog[name] for name in source.available()}
     missing = [name for name in names or [] if name not in available]

@@ -18,6 +18,7 @@ are and writes them:
 """
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +28,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-from anomaly_detection.data.catalog import DatasetSpec, mark_phantom
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, mark_phantom
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom.body import sample_patient
 from anomaly_detection.data.phantom.pairs import CLINICAL, Pair, radiograph_pair, slice_pair
@@ -36,10 +37,10 @@ from anomaly_detection.data.phantom.strata import STRATA, Conspicuity
 from anomaly_detection.data.splits import SPLITS
 from anomaly_detection.data.twins import FACTS, TWINS
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_folder
+from anomaly_detection.system.files import read_text, whole_folder
 from anomaly_detection.system.processes import map_jobs
 
-VERSION = 2
+VERSION = 2  # of what is rendered: with any other, other pixels or files come of the same seed
 IMAGES = dict(zip(SPLITS, (300, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 
@@ -69,6 +70,15 @@ def phantom_catalog() -> dict[str, DatasetSpec]:
     """The datasets by name, as the datasets.yaml beside them describes them."""
     entries = ((name, dict(zip(("label", "organ", "modality"), values, strict=True))) for name, values in DATASETS.items())
     return {name: DatasetSpec(name=name, root=name, **values) for name, values in entries}
+
+
+def other_version(data_root: Path) -> str | None:
+    """A clause that says so where phantoms were rendered by another version of this module; None of today's, and of all that it did not write."""
+    marker = data_root / PHANTOM
+    told = re.search(r"^version (\d+)$", read_text(marker), re.MULTILINE) if marker.is_file() else None
+    if told is None or int(told[1]) == VERSION:
+        return None
+    return f"{data_root} holds phantoms of version {told[1]}, and what is rendered now is version {VERSION}"
 
 
 def plan_jobs(images: int | None = None, lesions: Mixture = "strata") -> list[Job]:

@@ -208,6 +208,26 @@ def test_catalog_and_marker(phantoms):
     marker = (phantoms / "PHANTOM").read_text(encoding="utf-8")
     assert f"{IMAGES} computed images" in marker
     assert "seed 3" in marker
+    assert datasets.other_version(phantoms) is None
+
+
+@pytest.mark.parametrize(
+    ("marker", "told"),
+    [
+        ("Phantoms: 360 computed images of 99 random bodies, no patient data.\nversion 1\nseed 0\nsize 160\n", "of version 1, and"),
+        ("Phantoms: 36 computed images\r\nversion 1\r\n", "of version 1, and"),
+        ("Phantoms: as a later version of this package renders them\nversion 99\n", "of version 99, and"),
+        (f"Phantoms: 36 computed images\nversion {datasets.VERSION}\nlesions clinical\n", None),
+        ("prepared from phantoms: lits and what else lies here\n", None),
+        ("phantoms, seed 0: computed images of random bodies, no patient data\n", None),
+        (None, None),
+    ],
+)
+def test_phantoms_of_another_version_are_known(tmp_path, marker, told):
+    if marker is not None:
+        (tmp_path / "PHANTOM").write_text(marker, newline="")
+    clause = datasets.other_version(tmp_path)
+    assert clause is None if told is None else told in clause
 
 
 def test_bytes_depend_on_the_seed_and_not_on_the_workers(phantoms, tmp_path):
