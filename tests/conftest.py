@@ -41,7 +41,7 @@ def data_root(tmp_path):
 @pytest.fixture
 def twinned(data_root):
     """The abnormal images of two datasets have twins: the same without the bright square."""
-    lines, facts = ["dataset,image,twin"], [",".join(("dataset", "image", "stratum", *NUMBERS))]
+    lines, facts = ["dataset,image,twin"], [",".join(("dataset", "image", "stratum", *NUMBERS, "unit"))]
     for name in ("lung_ct", "lung_xray"):
         for folder in ("twins", "masks"):
             (data_root / name / folder).mkdir()
@@ -52,7 +52,7 @@ def twinned(data_root):
             Image.fromarray(pixels).save(data_root / name / "twins" / f"test_{i}.png")
             Image.fromarray(mask).save(data_root / name / "masks" / f"test_{i}.png")
             lines.append(f"{name},anomaly/test_{i}.png,twins/test_{i}.png")
-            facts.append(f"{name},anomaly/test_{i}.png,{STRATA[i % 2]}," + ",".join("5" for _ in NUMBERS))
+            facts.append(f"{name},anomaly/test_{i}.png,{STRATA[i % 2]}," + ",".join("5" for _ in NUMBERS) + ",HU")
     (data_root / "twins.csv").write_text("\n".join(lines))
     (data_root / "phantoms.csv").write_text("\n".join(facts))
     return data_root

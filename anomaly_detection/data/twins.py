@@ -33,7 +33,7 @@ class Twins:
         places: (T,) of the abnormal images in the set of test images.
         names: of these images.
         images: the twins in the same order, each with label 0.
-        facts: of each abnormal image: stratum and `NUMBERS`; empty where nothing is said of it.
+        facts: of each abnormal image: stratum, `NUMBERS` and, where it is told, the unit of contrast and noise; empty where nothing is said of it.
     """
 
     places: list[int]
@@ -51,7 +51,7 @@ def read_facts(data_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
     if not (data_root / FACTS).is_file():
         return {}
     rows = read_table(data_root / FACTS, {"dataset": str, "image": str, "stratum": str} | dict.fromkeys(NUMBERS, float))
-    return {(row["dataset"], row["image"]): {name: row[name] for name in ("stratum", *NUMBERS)} for row in rows}
+    return {(row["dataset"], row["image"]): {name: row.get(name) for name in ("stratum", "unit", *NUMBERS)} for row in rows}
 
 
 def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, Preprocessing]) -> Twins | None:

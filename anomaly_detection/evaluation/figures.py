@@ -137,10 +137,12 @@ def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:
     for axes, title, values in zip(figure.subplots(1, 2), ("AUROC", "twin rate"), (table.auroc, table.rate), strict=True):
         axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, origin="lower")
         for (i, j), count in np.ndenumerate(table.count):
-            axes.text(j, i, f"{values[i, j]:.2f}\n{count}" if count else "0", ha="center", va="center", fontsize=9)
+            colour = "black" if not count or 0.1 < values[i, j] < 0.9 else "white"  # the ends of the scale are dark
+            axes.text(j, i, f"{values[i, j]:.2f}\n{count}" if count else "0", ha="center", va="center", fontsize=9, color=colour)
         for axis, edges in ((axes.xaxis, table.diameters), (axes.yaxis, table.contrasts)):
             axis.set_ticks(np.arange(len(edges)) - 0.5, [f"{edge:.0f}" for edge in edges])
-        axes.set(xlabel="diameter (mm)", ylabel="contrast (HU; grey in a radiograph)", title=title)
+        unit = pairs[0].get("unit")
+        axes.set(xlabel="diameter (mm)", ylabel="contrast, darker or brighter" + (f" ({unit})" if unit else ""), title=title)
     figure.suptitle(f"{dataset}: contrast and detail; below each value the number of images", fontsize=9)
     return figure
 

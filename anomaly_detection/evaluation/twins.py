@@ -21,7 +21,7 @@ from anomaly_detection.evaluation.scores import Scores, assessments
 from anomaly_detection.system.files import optional, read_table
 
 # of twins.csv, a line for each pair
-COLUMNS = ("dataset", "image", "stratum", *NUMBERS, "score", "twin_score", "rise_on_lesion", "lesion_share")
+COLUMNS = ("dataset", "image", "stratum", "unit", *NUMBERS, "score", "twin_score", "rise_on_lesion", "lesion_share")
 CELLS = 3  # of a contrast-detail table, along each side
 # what tables show, in their order
 TWIN_METRICS = (*(f"{stratum}_{name}" for stratum in STRATA for name in ("auroc", "twin_rate")), "twin_rate", "rise_on_lesion", "lesion_share")
@@ -86,8 +86,8 @@ def read_twin_rows(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    kinds = dict.fromkeys(COLUMNS, optional(float)) | {"dataset": str, "image": str, "stratum": optional(str), "score": float, "twin_score": float}
-    return read_table(path, kinds)
+    kinds = dict.fromkeys((*NUMBERS, "rise_on_lesion", "lesion_share"), optional(float)) | {"dataset": str, "image": str, "stratum": optional(str)}
+    return read_table(path, kinds | {"score": float, "twin_score": float})
 
 
 class Drawn(NamedTuple):

@@ -266,6 +266,7 @@ def test_evaluation_tells_of_twins_what_their_files_show(twinned):
     for row in outcome.twins:
         twin, image = (seen(f"{row['dataset']}/{row['image'].replace('anomaly', folder)}") for folder in ("twins", "anomaly"))
         assert row["score"] == scores[row["dataset"], row["image"]]
+        assert (row["contrast"], row["unit"]) == (5, "HU")
         assert row["twin_score"] == pytest.approx(float(twin.score), rel=1e-4)
         rise = (image.map - twin.map).clamp(min=0)[0, 0].double().numpy()
         assert row["rise_on_lesion"] == pytest.approx(rise[4:9, 6:11].sum() / rise.sum(), rel=1e-2)

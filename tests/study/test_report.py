@@ -87,7 +87,7 @@ def test_contrast_and_detail_are_drawn_with_their_numbers():
     pairs = []
     for diameter in rng.uniform(10, 70, 60):
         score = 99.0 if diameter > 40 else -99.0
-        pairs.append({"diameter_mm": diameter, "contrast": rng.uniform(-60, -20), "score": score, "twin_score": 0.0})
+        pairs.append({"diameter_mm": diameter, "contrast": rng.uniform(-60, -20), "unit": "HU", "score": score, "twin_score": 0.0})
     figure = draw_contrast_detail(rows, pairs, "liver_ct")
     assert [axes.get_title() for axes in figure.axes] == ["AUROC", "twin rate"]
     for axes in figure.axes:
@@ -95,6 +95,8 @@ def test_contrast_and_detail_are_drawn_with_their_numbers():
         assert sum(int(count) for _, count in texts) == 60
         assert [value for value, _ in texts[::3]] == ["0.00"] * 3, "small ones stand left"
         assert [value for value, _ in texts[2::3]] == ["1.00"] * 3
+        assert [text.get_color() for text in axes.texts[::3]] == ["white"] * 3, "on a dark ground"
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("diameter (mm)", "contrast, darker or brighter (HU)")
         ticks = [float(label.get_text()) for label in axes.get_xticklabels()]
         assert ticks == [round(edge) for edge in np.quantile([pair["diameter_mm"] for pair in pairs], [0, 1 / 3, 2 / 3, 1])]
 
