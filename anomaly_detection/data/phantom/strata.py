@@ -14,6 +14,9 @@ across in a picture of 224 pixels, 0.75 % one of 22, and 36 mm of a field of vie
     obvious    k >= 30 and A >= 0.75 %    whoever looks sees it
     typical    k >= 10 and A >= 0.2 %     seen when looked for
     subtle     what is less
+
+On contact sheets the strata are cautious where S is mostly anatomy: vessels in CT of the lung are far brighter than an opacity, and a quarter of what
+is typical there strikes a reader at once. What is obvious does so nearly everywhere.
 """
 
 from typing import NamedTuple
