@@ -435,6 +435,10 @@ def other_twin(root: Path) -> None:
     Image.new("L", (16, 16), 90).save(root / "lung_ct" / "twins" / "test_2.png")
 
 
+def other_mask(root: Path) -> None:
+    Image.new("L", (16, 16), 255).save(root / "lung_ct" / "masks" / "test_2.png")
+
+
 def other_facts(root: Path) -> None:
     table = root / "phantoms.csv"
     table.write_text(table.read_text().replace("test_0.png,obvious", "test_0.png,typical", 1))
@@ -454,7 +458,7 @@ def no_twins(root: Path) -> None:
     (root / "twins.csv").unlink()
 
 
-@pytest.mark.parametrize("change", [other_twin, other_facts, other_pairs, fewer_twins, no_twins])
+@pytest.mark.parametrize("change", [other_twin, other_mask, other_facts, other_pairs, fewer_twins, no_twins])
 def test_other_twins_are_scored_anew_by_the_same_network(toy_model, twinned, change, capsys, caplog):
     """What was measured on other twins stays out of the table, too, until it is."""
     assert study(twinned, "--regimes", "united") == 0

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_table
@@ -86,7 +87,7 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
 
 
 def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None:
-    """A short hash of the twins of the test images of some datasets and of what is said of their lesions; None where there are none.
+    """A short hash of the twins of the test images of some datasets, their masks and what is said of their lesions; None where there are none.
 
     As that of the data it depends on no folder and no file time.
 
@@ -98,7 +99,12 @@ def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None
         return None
     facts = read_facts(source.data_root)
     keys = sorted((name, entry.image) for name in datasets for entry in source.splits.select(name, "anomaly", "test"))
-    content = [[*key, twin_of[key], _digest(_file_of(source, *key, twin_of[key])), facts.get(key)] for key in keys if key in twin_of]
+    content = []
+    for dataset, image in keys:
+        if twin := twin_of.get((dataset, image)):
+            mask = source.data_root / source.catalog[dataset].root / mask_path(image)
+            pixels = _digest(_file_of(source, dataset, image, twin)), _digest(mask) if mask.is_file() else None
+            content.append([dataset, image, twin, *pixels, facts.get((dataset, image))])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16] if content else None
 
 
