@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     number, count = arguments.shard
     experiments = planned[number - 1 :: count]
     if not arguments.dry_run:
-        study = Study(_heading(name, data.phantom, arguments.quick), tuple(data.datasets), data.root)
+        study = Study(_heading(name, data.phantom, arguments.quick), tuple(data.datasets), data.root, arguments.quick)
         return run_study(study, results, planned, experiments, data, Workers(device, arguments.jobs, arguments.backend))
     for experiment in experiments:
         print(f"{state_of(experiment):12} {experiment.name}")

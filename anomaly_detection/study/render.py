@@ -39,6 +39,14 @@ def to_markdown(document: Document) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def to_text(table: Table) -> str:
+    """Title, header and rows in columns, for a terminal."""
+    lines = [[str(cell) for cell in line] for line in (table.header, *table.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join([table.title, *padded])
+
+
 def to_html(document: Document) -> str:
     """The same as the inside of an HTML page's body."""
     blocks = [_element("h1", document.heading), _element("p", document.note)]

@@ -7,6 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
+
+from filelock import FileLock
 
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
@@ -15,8 +18,8 @@ from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.render import Document, to_html, to_markdown, write_csv
-from anomaly_detection.study.tables import Result, numbers_table, study_document, with_joint_intervals
+from anomaly_detection.study.render import Document, Table, to_html, to_markdown, write_csv
+from anomaly_detection.study.tables import Cell, Result, cells, numbers_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
@@ -42,73 +45,145 @@ class Study:
         heading: of the tables; says what data they are from.
         datasets: in the order of their columns.
         data_root: the folder that holds the datasets.
+        quick: whether it is a smoke run.
     """
 
     heading: str
     datasets: tuple[str, ...]
     data_root: Path
+    quick: bool = False
 
     def write(self, results: Path) -> None:
         """Leave study.json."""
-        write_json(results / "study.json", {"heading": self.heading, "datasets": list(self.datasets), "data_root": str(self.data_root.resolve())})
+        facts = {"heading": self.heading, "datasets": list(self.datasets), "data_root": str(self.data_root.resolve()), "quick": self.quick}
+        write_json(results / "study.json", facts)
 
     @classmethod
     def read(cls, results: Path) -> "Study":
         """From study.json; raises UserError where there is none."""
         values = read_json(results / "study.json")
-        return cls(values["heading"], tuple(values["datasets"]), Path(values["data_root"]))
+        return cls(values["heading"], tuple(values["datasets"]), Path(values["data_root"]), values.get("quick", False))
 
 
-def write_study(results: Path, study: Study, source: DataSource) -> str | None:
-    """Write table.md, table.csv, report.html and study.json from all finished experiments; the text of the first, None where none is finished."""
-    finished = all_finished(results, study.datasets, source)
-    if not finished:
-        return None
-    rows = with_joint_intervals([_result(each) for each in finished])
-    document = study_document(rows, study.datasets, study.heading, provenance_lines(finished, source, study.datasets))
-    text = to_markdown(document)
-    with whole_file(results / "table.md") as partial:
-        partial.write_text(text, encoding="utf-8")
-    write_csv(numbers_table(rows, study.datasets, study.heading), results / "table.csv")
-    study.write(results)
-    write_report(results, finished, document)
-    return text
+class Tables:
+    """The tables of a study, written again after each of its experiments: what has not changed since is not read and not computed again.
 
+    Args:
+        results: the folder of the study.
+        study: what they are about.
+        source: of its images.
 
-def all_finished(results: Path, datasets: Sequence[str], source: DataSource) -> list[Experiment]:
-    """Every finished experiment under the results folder that belongs in a table of these datasets, also those of earlier commands.
-
-    They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
-    with a version of this package that is not to be had now, stays out.
+    Attributes:
+        rows: the results that `write` put into them.
     """
-    experiments = []
-    for path in sorted(results.glob("*/*/*/seed_*/metrics.json")):
-        try:
-            experiment = load_experiment(path.parent)
-        except UserError as error:
-            logger.warning("left out of the tables: %s", error)
-            continue
-        chosen, regime = set(experiment.settings.datasets), REGIMES.get(experiment.regime)
-        if regime is None:
-            logger.warning("left out of the tables: %s: no regime %s is known", path.parent, experiment.regime)
-        elif not (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))):
-            logger.info("left out of the tables: %s: of other datasets than %s", path.parent, ", ".join(datasets))
-        elif not same_data(experiment, source):
-            logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", path.parent, source.data_root)
-        elif (metrics := finished_metrics(experiment)) is None:
-            logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", path.parent)
-        elif not same_twins(metrics, experiment, source):
-            text = "left out of the tables: %s: scored with other healthy twins than lie in %s now; `evaluate` does it anew"
-            logger.warning(text, path.parent, source.data_root)
-        else:
-            experiments.append(experiment)
-    models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
 
-    def place(experiment: Experiment) -> tuple[int, ...]:
-        settings = experiment.settings
-        return models.index(settings.model), regimes.index(experiment.regime), settings.seed, datasets.index(settings.datasets[0])
+    def __init__(self, results: Path, study: Study, source: DataSource):
+        self.rows: list[Result] = []
+        self._results, self._study, self._source = results, study, source
+        self._finished: dict[Path, tuple[int, Experiment | None]] = {}  # by metrics.json, with the time of that file
+        self._gathered: dict[tuple[Path, int], Result] = {}
+        self._joint: dict[tuple, tuple[list[Result], list[Result]]] = {}
 
-    return sorted(experiments, key=place)
+    def write(self, figures: bool = False) -> Document | None:
+        """Write table.md, table.csv and study.json from all finished experiments; what the first holds, None where none is finished.
+
+        Several processes may do this at once: one writes, the others wait.
+
+        Args:
+            figures: also report.html.
+        """
+        self._results.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._results / ".tables.lock"):  # so that nobody's older table goes over a newer one
+            finished = self.experiments()
+            if not finished:
+                return None
+            study = self._study
+            self.rows = self._with_joint_intervals([self._result(each) for each in finished])
+            document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self._source, study.datasets))
+            with whole_file(self._results / "table.md") as partial:
+                partial.write_text(to_markdown(document), encoding="utf-8")
+            write_csv(numbers_table(self.rows, study.datasets, study.heading), self._results / "table.csv")
+            study.write(self._results)
+        if figures:
+            write_report(self._results, finished, document)
+        return document
+
+    def short(self) -> Table:
+        """The mean AUROCs of `rows` alone, for a terminal."""
+        named = dict.fromkeys((result.model, result.regime) for result in self.rows)
+        lines = []
+        for name in named:
+            row = cells(self.rows, *name, self._study.datasets, "auroc")
+            lines.append([*name, *(Cell((mean(each.values),)) if each.values else each for key, each in row.items() if key != "pooled")])
+        title = "AUROC: how often an abnormal image scores higher than a normal one (1: always, 0.5: as by chance)"
+        return Table(title, ["model", "regime", *self._study.datasets, "mean"], lines)
+
+    def experiments(self) -> list[Experiment]:
+        """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.
+
+        They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
+        with a version of this package that is not to be had now, stays out, and is told once.
+        """
+        paths = sorted(self._results.glob("*/*/*/seed_*/metrics.json"))
+        for path in paths:
+            written = path.stat().st_mtime_ns
+            if path not in self._finished or self._finished[path][0] != written:
+                self._finished[path] = written, _belonging(path.parent, self._study.datasets, self._source)
+        experiments = [each for path in paths if (each := self._finished[path][1]) is not None]
+        models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
+
+        def place(experiment: Experiment) -> tuple[int, ...]:
+            settings = experiment.settings
+            return models.index(settings.model), regimes.index(experiment.regime), settings.seed, self._study.datasets.index(settings.datasets[0])
+
+        return sorted(experiments, key=place)
+
+    def _result(self, experiment: Experiment) -> Result:
+        key = experiment.folder, self._finished[experiment.folder / "metrics.json"][0]
+        if key not in self._gathered:
+            self._gathered[key] = _result(experiment)
+        return self._gathered[key]
+
+    def _with_joint_intervals(self, results: Sequence[Result]) -> list[Result]:
+        """Those of a group of seeds are drawn again where it has grown."""
+        groups: dict[tuple, list[Result]] = {}
+        for result in results:
+            groups.setdefault((result.model, result.regime, result.datasets), []).append(result)
+        for key, group in groups.items():
+            before = self._joint.get(key, ([], []))[0]
+            if len(before) != len(group) or any(one is not other for one, other in zip(before, group, strict=True)):
+                self._joint[key] = group, with_joint_intervals(group)
+        joint = {key: iter(self._joint[key][1]) for key in groups}
+        return [next(joint[result.model, result.regime, result.datasets]) for result in results]
+
+
+def write_study(results: Path, study: Study, source: DataSource) -> Document | None:
+    """Write table.md, table.csv, report.html and study.json from all finished experiments; what the first holds, None where none is finished."""
+    return Tables(results, study, source).write(figures=True)
+
+
+def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Experiment | None:
+    """The experiment in a folder with metrics; None, and why, where it belongs in no table of these datasets."""
+    try:
+        experiment = load_experiment(folder)
+    except UserError as error:
+        logger.warning("left out of the tables: %s", error)
+        return None
+    chosen, regime = set(experiment.settings.datasets), REGIMES.get(experiment.regime)
+    if regime is None:
+        logger.warning("left out of the tables: %s: no regime %s is known", folder, experiment.regime)
+    elif not (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))):
+        logger.info("left out of the tables: %s: of other datasets than %s", folder, ", ".join(datasets))
+    elif not same_data(experiment, source):
+        logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
+    elif (metrics := finished_metrics(experiment)) is None:
+        logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
+    elif not same_twins(metrics, experiment, source):
+        text = "left out of the tables: %s: scored with other healthy twins than lie in %s now; `evaluate` does it anew"
+        logger.warning(text, folder, source.data_root)
+    else:
+        return experiment
+    return None
 
 
 def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """A study from its plan to its tables: what can go wrong is looked for first, then one experiment runs after the other, or several at a time."""
 
 import errno
+import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock
@@ -26,10 +28,12 @@ from anomaly_detection.study.experiment import (
     run_experiment,
 )
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
-from anomaly_detection.study.report import Study, write_study
+from anomaly_detection.study.render import to_markdown, to_text
+from anomaly_detection.study.report import Study, Tables
+from anomaly_detection.study.summary import summary
 from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.processes import time_left
+from anomaly_detection.system.processes import Pace
 from anomaly_detection.training.log import tensorboard_writer
 from anomaly_detection.training.loop import check_constraint
 
@@ -89,16 +93,29 @@ def run_study(
     warn_of_unlike(planned)
     study.write(results)
 
-    failed = run_all(experiments, source, workers)
+    tables = Tables(results, study, source)
+    failed = run_all(experiments, source, workers, lambda: show(tables))
     elsewhere = [experiment for experiment in planned if experiment not in experiments and not is_finished(experiment, source)]
+    document = tables.write(figures=not elsewhere)
     if elsewhere:
-        print(f"other shards have {len(elsewhere)} experiments to do; the last to end writes the tables")
-    elif text := write_study(results, study, source):
-        print(text)
+        print(f"other shards have {len(elsewhere)} experiments to do; the last to end draws the figures")
+    elif document is not None:
+        print(to_markdown(document))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:
         print(f"failed: {line}")
+    if document is not None and not elsewhere:
+        print("", *summary(tables.rows, study.datasets, is_phantom(study.data_root), study.quick), sep="\n")
     return 1 if failed else 0
+
+
+def show(tables: Tables) -> None:
+    """Write the tables as far as they are known, and print the one of AUROCs."""
+    try:
+        if tables.write() is not None:
+            print(f"\n{to_text(tables.short())}\n", flush=True)
+    except UserError as error:  # results of another process or of an earlier command, which must not cost this study
+        logger.warning("no tables yet: %s", error)
 
 
 def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> None:
@@ -150,33 +167,53 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
                     read.append((preprocessing[dataset], dataset, part))
 
 
-def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers) -> list[str]:
-    """Run what is not finished, going on past what fails; return a line for each failure."""
+def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers, ended: Callable[[], None]) -> list[str]:
+    """Run what is not finished, going on past what fails; return a line for each failure. `ended` is called after each experiment."""
     todo = [experiment for experiment in experiments if not is_finished(experiment, source)]
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
-    if workers.jobs > 1:
-        outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, "experiment")
-    else:
-        outcomes = []
-        started = time.monotonic()
-        for done, call in enumerate(calls):
-            number = 1 + len(experiments) - len(todo) + done
-            logger.info("[%d/%d] %s%s", number, len(experiments), call[0].name, time_left(time.monotonic() - started, done, len(calls)))
-            outcomes.append(attempt(*call))
-    return [line for line in outcomes if line is not None]
+    pace, failed, before = Pace([experiment.settings.model for experiment in todo], workers.jobs), [], len(experiments) - len(todo)
+    outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend) if workers.jobs > 1 else itertools.starmap(attempt, calls)
+    for number in range(before + 1, len(experiments) + 1):
+        if workers.jobs == 1:
+            logger.info("[%d/%d] %s%s", number, len(experiments), todo[number - before - 1].name, pace.left())
+        outcome = next(outcomes)
+        pace.ended(outcome.model, outcome.seconds)
+        if workers.jobs > 1:
+            logger.info("[%d/%d] %s has ended%s", number, len(experiments), outcome.experiment, pace.left())
+        if outcome.failure is not None:
+            failed.append(outcome.failure)
+        elif number < len(experiments):
+            ended()
+    return failed
 
 
-def attempt(experiment: Experiment, source: DataSource, device: torch.device) -> str | None:
-    """Run an experiment; a line for what failed, since one failed experiment must not cost the others."""
+class Outcome(NamedTuple):
+    """How an experiment ended.
+
+    Attributes:
+        experiment: its name.
+        model: its model.
+        seconds: how long it took.
+        failure: a line; None where it did not fail.
+    """
+
+    experiment: str
+    model: str
+    seconds: float
+    failure: str | None
+
+
+def attempt(experiment: Experiment, source: DataSource, device: torch.device) -> Outcome:
+    """Run an experiment, and say what failed, since one failed experiment must not cost the others."""
+    started, failure = time.monotonic(), None
     try:
         run_experiment(experiment, source, device)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise  # it would cost them all
-        line = f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}"
-        logger.error("failed: %s", line, exc_info=None if isinstance(error, UserError) else error)
-        return line
-    return None
+        failure = f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}"
+        logger.error("failed: %s", failure, exc_info=None if isinstance(error, UserError) else error)
+    return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure)
 
 
 def _device_in_turn(device: torch.device, place: int) -> torch.device:

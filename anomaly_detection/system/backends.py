@@ -1,18 +1,13 @@
 """Calls side by side: in processes of this machine, or through dask or ray on several."""
 
-import logging
 import os
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
-from anomaly_detection.system.processes import processors, time_left
-
-logger = logging.getLogger(__name__)
+from anomaly_detection.system.processes import processors
 
 # name: the module that it needs, and what pip calls the package
 BACKENDS = {"loky": None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
@@ -31,8 +26,9 @@ def check_backend(name: str) -> None:
         raise UserError(f"--backend {name} needs the package: pip install '{package}'")
 
 
-def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str, unit: str) -> list[Any]:
-    """`function(*call)` of every call, `at_a_time` at a time, the threads of this machine shared out evenly; the results, in any order.
+def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str) -> Iterator[Any]:
+    """`function(*call)` of every call, `at_a_time` at a time, the threads of this machine shared out evenly; each result when there is one, in any
+    order (ray gives all at the end).
 
     dask and ray find their cluster by DASK_SCHEDULER_ADDRESS and RAY_ADDRESS; without, they start one on this machine.
 
@@ -41,30 +37,18 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
         calls: the arguments of each.
         at_a_time: how many.
         backend: one of `BACKENDS`.
-        unit: what the progress bar counts.
     """
     import joblib  # here and below: numpy comes with it, which --help need not wait for
-    from tqdm import tqdm
 
     options = {"inner_max_num_threads": max(1, processors() // at_a_time)} if backend == "loky" else {}
-    return_as = "list" if backend == "ray" else "generator_unordered"  # ray gives all at the end
+    return_as = "list" if backend == "ray" else "generator_unordered"
     os.environ["TQDM_DISABLE"] = "1"  # the workers inherit it: their bars would write over each other
     try:
         _join_cluster(backend)
         with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
-            outcomes = joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
-            outcomes = outcomes if sys.stderr.isatty() else _told(outcomes, len(calls), unit)
-            return list(tqdm(outcomes, total=len(calls), unit=unit, desc=f"{unit}s, {at_a_time} at a time", disable=None, dynamic_ncols=True))
+            yield from joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
     finally:
         del os.environ["TQDM_DISABLE"]
-
-
-def _told(outcomes: Iterable, total: int, unit: str) -> Iterator[Any]:
-    """The outcomes as they come, each with a line, for who reads a file of it instead of a bar."""
-    started = time.monotonic()
-    for done, outcome in enumerate(outcomes, start=1):
-        logger.info("%d of %d %ss have ended%s", done, total, unit, time_left(time.monotonic() - started, done, total))
-        yield outcome
 
 
 def _call(function: Callable, *arguments) -> Any:

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from statistics import mean
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -56,12 +58,36 @@ def _begin_worker() -> None:
     keep_memory()
 
 
-def time_left(seconds: float, done: int, total: int) -> str:
-    """How long the rest may take, such as ", about 12 min left", from how long some of the work took; nothing where none is done."""
-    if not 0 < done < total:
-        return ""
-    left = seconds / done * (total - done)
-    return f", about {left / 3600:.1f} h left" if left >= 5400 else f", about {max(1, round(left / 60))} min left"
+class Pace:
+    """How long the rest of some work may take, told from what has been done of it.
+
+    Pieces of one kind take as long as those of the kind that have ended, in the mean. While a kind has pieces to do and none that ended, nobody
+    knows; the quick kinds come first, so it is taken to be no quicker than the slowest of those, and "at least" is said.
+
+    Args:
+        kinds: of each piece of the work.
+        at_a_time: how many pieces are worked on.
+    """
+
+    def __init__(self, kinds: Sequence[Hashable], at_a_time: int = 1):
+        self._to_do = Counter(kinds)
+        self._seconds: dict[Hashable, list[float]] = {}
+        self._at_a_time = at_a_time
+
+    def ended(self, kind: Hashable, seconds: float) -> None:
+        """A piece of that kind took so long."""
+        self._to_do[kind] -= 1
+        self._seconds.setdefault(kind, []).append(seconds)
+
+    def left(self) -> str:
+        """Such as ", about 12 min left"; nothing where no piece has ended, or none is to do."""
+        means = {kind: mean(seconds) for kind, seconds in self._seconds.items()}
+        to_do = {kind: count for kind, count in self._to_do.items() if count}
+        if not means or not to_do:
+            return ""
+        word = "about" if set(to_do) <= set(means) else "at least"
+        seconds = sum(count * means.get(kind, max(means.values())) for kind, count in to_do.items()) / self._at_a_time
+        return f", {word} {seconds / 3600:.1f} h left" if seconds >= 5400 else f", {word} {max(1, round(seconds / 60))} min left"
 
 
 def processors() -> int:

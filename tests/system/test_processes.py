@@ -3,27 +3,36 @@
 import pytest
 
 from anomaly_detection.system.backends import run_side_by_side
-from anomaly_detection.system.processes import time_left
+from anomaly_detection.system.processes import Pace
 
 
 @pytest.mark.parametrize(
-    ("seconds", "done", "total", "told"),
+    ("kinds", "ended", "at_a_time", "told"),
     [
-        (0, 0, 5, ""),
-        (60, 1, 4, ", about 3 min left"),
-        (10, 1, 2, ", about 1 min left"),
-        (7200, 2, 4, ", about 2.0 h left"),
-        (90, 4, 4, ""),
+        ("aaaaa", [], 1, ""),
+        ("aaaa", [("a", 60)], 1, ", about 3 min left"),
+        ("aa", [("a", 10)], 1, ", about 1 min left"),
+        ("aaaa", [("a", 3600), ("a", 3600)], 1, ", about 2.0 h left"),
+        ("aaaa", [("a", 1)] * 4, 1, ""),
+        ("aaaaa", [("a", 120)], 2, ", about 4 min left"),
+        # one of each kind was seen: 2 * 60 + 1 * 600
+        ("aaabb", [("a", 60), ("b", 600)], 1, ", about 12 min left"),
+        # nobody knows b and c yet, which come after what is quicker: 1 * 60 + 2 * 60 + 1 * 60
+        ("aabbc", [("a", 60)], 1, ", at least 4 min left"),
+        # c as slow as b, the slowest so far: 1 * 600 + 1 * 600
+        ("aabbc", [("a", 60), ("a", 60), ("b", 600)], 1, ", at least 20 min left"),
+        # a mean of its own kind: 2 * (60 + 180) / 2
+        ("aaaa", [("a", 60), ("a", 180)], 1, ", about 4 min left"),
     ],
 )
-def test_the_time_left_is_that_of_the_work_done_so_far(seconds, done, total, told):
-    assert time_left(seconds, done, total) == told
+def test_the_time_left_is_told_by_kinds(kinds, ended, at_a_time, told):
+    pace = Pace(list(kinds), at_a_time)
+    for kind, seconds in ended:
+        pace.ended(kind, seconds)
+    assert pace.left() == told
 
 
-def test_a_redirected_study_has_lines_and_no_bar(monkeypatch, caplog, capfd):
-    caplog.set_level("INFO")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
-    assert sorted(run_side_by_side(abs, [(-1,), (2,), (-3,)], 2, "loky", "experiment")) == [1, 2, 3]
-    told = [record.message for record in caplog.records if "have ended" in record.message]
-    assert [line.partition(" have")[0] for line in told] == [f"{n} of 3 experiments" for n in (1, 2, 3)]
-    assert "\r" not in capfd.readouterr().err
+def test_results_come_as_they_are_there():
+    outcomes = run_side_by_side(abs, [(-1,), (2,), (-3,)], 2, "loky")
+    assert next(outcomes) in (1, 2, 3)
+    assert len(list(outcomes)) == 2

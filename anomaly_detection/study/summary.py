@@ -1,0 +1,127 @@
+"""What a study shows, in sentences for who reads images rather than tables."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from anomaly_detection.study.comparison import Difference, differences, scored
+from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, UNITED
+from anomaly_detection.study.tables import Cell, Result, cells
+
+TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
+AGAINST = {
+    UNITED.name: "the same network without it",
+    "united_probe": "the same network without it, whose latent was read for organ and modality afterwards",
+    SEPARATE.name: "one network for each dataset",
+}
+MODALITIES = {"ct": "CT", "mri": "MRI", "mr": "MR", "pet": "PET", "xray": "X-ray"}
+WAYS = {MADDR.name: "one network with MADDR", UNITED.name: "one network without MADDR", SEPARATE.name: "one network for each dataset"}
+
+
+def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = False, quick: bool = False) -> list[str]:
+    """Lines of plain words: what each detector found and at which false-alarm rate, what MADDR added, and what none of it says.
+
+    Args:
+        results: as `with_joint_intervals` leaves them.
+        datasets: of the study.
+        phantom: whether the images are phantoms.
+        quick: whether it was a smoke run.
+    """
+    if quick:
+        return ["This was a smoke run (--quick): it shows that everything runs, and its numbers mean nothing."]
+    models = list(dict.fromkeys(result.model for result in results if result.regime in TOLD))
+    lines = [_detection(results, model, datasets) for model in models]
+    if lines:
+        lines.insert(0, _promise(results))
+    if len(models) > 1:
+        lines += _highest(results, models, datasets)
+    lines += [line for other in AGAINST if (line := _addition(results, models, other, datasets))]
+    if lines and phantom:
+        lines.append("These images are phantoms, rendered by a computer: this says nothing about patients.")
+    return lines
+
+
+def _promise(results: Sequence[Result]) -> str:
+    """What the calls below were made for; a word for where it is an estimate."""
+    alarms = [values["false_alarms"] for result in results for values in result.metrics["datasets"].values() if "false_alarms" in values]
+    promised = ", ".join(dict.fromkeys(f"{100 * each['promised']:.3g} %" for each in alarms)) or "few"
+    estimate = "" if all(each["guaranteed"] for each in alarms) else " (where there were few normal images to set it by, this is an estimate)"
+    return f"Each detector was set to call {promised} of normal images abnormal{estimate}. [low–high] are 95 % intervals."
+
+
+def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -> str:
+    regime = next(name for name in TOLD if any((each.model, each.regime) == (model, name) for each in results))
+    shares = {name: cells(results, model, regime, datasets, name) for name in ("sensitivity", "specificity")}
+    parts = []
+    for dataset in datasets:
+        hits, passes = (shares[name][dataset] for name in shares)
+        if hits.values:
+            alarms = Cell(tuple(1 - value for value in passes.values), passes.interval and [1 - each for each in reversed(passes.interval)])
+            parts.append(f"{_spoken(results, dataset)} {_share(hits)} of abnormal and {_share(alarms)} of normal images")
+    return f"{model} ({WAYS[regime] if len(datasets) > 1 else 'one network'}) called abnormal: {'; '.join(parts)}."
+
+
+def _spoken(results: Sequence[Result], dataset: str) -> str:
+    """A dataset by what it shows, such as "liver CT (lits)"."""
+    row = next((row for result in results for row in result.rows if row["dataset"] == dataset), {})
+    words = [row["organ"], MODALITIES.get(row["modality"], row["modality"])] if "organ" in row else []
+    return f"{' '.join(words)} ({dataset})" if words else dataset
+
+
+def _highest(results: Sequence[Result], models: Sequence[str], datasets: Sequence[str]) -> list[str]:
+    """The detector and way of training with the highest mean AUROC, with what such a choice is worth."""
+    ways = dict.fromkeys((result.model, result.regime) for result in results if result.model in models)
+    means = {way: mean(values) for way in ways if (values := cells(results, *way, datasets, "auroc")["mean"].values)}
+    if not means:
+        return []
+    (model, regime), value = max(means.items(), key=lambda each: each[1])
+    text = f"On these test images {model} ({regime}) has the highest mean AUROC of the {len(means)} rows, {value:.2f}"
+    return [f"{text} (0.5 is chance); the same images chose it, so on others expect less."]
+
+
+def difference(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> Difference | None:
+    """Mean AUROC of a model in one regime minus that in another, of the seeds that have both on all datasets; None where there are none."""
+    networks = {}
+    for result in results:
+        if result.model == model and result.regime in (one, other) and result.rows:
+            networks |= {(result.regime, result.seed, dataset): scored(result.rows, dataset) for dataset in result.datasets}
+    seeds = sorted({result.seed for result in results})
+    seeds = [seed for seed in seeds if all((regime, seed, dataset) in networks for regime in (one, other) for dataset in datasets)]
+    if not seeds:
+        return None
+    return differences(*({dataset: [networks[regime, seed, dataset] for seed in seeds] for dataset in datasets} for regime in (one, other)))["mean"]
+
+
+def _addition(results: Sequence[Result], models: Sequence[str], other: str, datasets: Sequence[str]) -> str:
+    """What MADDR added to each model, over another regime; nothing where no model has both."""
+    if other not in REGIMES:
+        return ""
+    added = {model: each for model in models if (each := difference(results, model, MADDR.name, other, datasets)) is not None}
+    groups = {
+        "raised the mean AUROC of": [model for model, each in added.items() if each.low > 0],
+        "lowered the mean AUROC of": [model for model, each in added.items() if each.high < 0],
+        f"made no difference that these {_counted(results, datasets)} can show for": [m for m, each in added.items() if each.low <= 0 <= each.high],
+    }
+    told = [f"{verb} {', '.join(f'{model} ({added[model]})' for model in named)}" for verb, named in groups.items() if named]
+    return f"Against {AGAINST[other]}, MADDR {'; it '.join(told)}." if told else ""
+
+
+def _counted(results: Sequence[Result], datasets: Sequence[str]) -> str:
+    """Such as "375 patients"; images where it is not known whose they are."""
+    rows: Mapping[tuple, str] = {
+        (row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images"
+        for result in results
+        for row in result.rows
+        if row["part"] == "test" and row["dataset"] in datasets
+    }
+    counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(rows.values()).count(kind))]
+    trainings = len({result.seed for result in results})
+    return " and ".join(counts + ([f"{trainings} trainings"] if trainings > 1 else []))
+
+
+def _share(cell: Cell) -> str:
+    text = _percent(mean(cell.values))
+    return text + (f" [{100 * cell.interval[0]:.0f}–{100 * cell.interval[1]:.0f}]" if cell.interval else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
