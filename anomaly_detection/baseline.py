@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anomaly_detection.components.features import FrozenFeatures
+from anomaly_detection.components.probe import Probe
 from anomaly_detection.data.dataset import Batch
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.system.distributed import all_gather, average_gradients
@@ -49,12 +50,27 @@ class Assessment:
         score: (B,), higher is more anomalous.
         map: (B, 1, H, W) at the size of the images, higher is more anomalous; None where it was not asked for.
         reconstruction: (B, C, h, w), nominally in [-1, 1]; None of a baseline that makes none.
+        by_domain: of a baseline whose score depends on the domain of an image, what it is whoever names the domain; None of all others.
     """
 
     latent: Tensor
     score: Tensor
     map: Tensor | None = None
     reconstruction: Tensor | None = None
+    by_domain: "ByDomain | None" = None
+
+
+@dataclass(frozen=True)
+class ByDomain:
+    """Scores of B images by what is told of their domains.
+
+    Attributes:
+        unused: (B,), of each where its domain is not used.
+        told: (B, organs, modalities), of each in every domain; where a domain was not trained on, as `unused`.
+    """
+
+    unused: Tensor
+    told: Tensor
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Baseline(nn.Module, ABC):
         frozen: what looks at images with a frozen backbone, a submodule: an experiment gives it a store of the features of its images; None of a
             baseline without one.
         maddr: the constraint, a submodule, so that its heads are saved with the networks; None without MADDR.
+        probe: what names domains instead of the constraint's heads, a submodule; None of most.
         bf16: forward passes run in bfloat16 where `autocast` surrounds them; training sets it, see `runs_in_bf16`. A trained network scores in
             float32.
         phase: that is being trained; None of a trained network.
@@ -89,9 +106,23 @@ class Baseline(nn.Module, ABC):
         self.settings = settings
         self.frozen: FrozenFeatures | None = None
         self.maddr: MADDRConstraint | None = None
+        self.probe: Probe | None = None
         self.bf16 = False
         self.phase: Phase | None = None
         self.progress = 1.0
+
+    def expect_domains(self, organs: int, modalities: int) -> None:
+        """Called once before anything else, for a baseline that looks at domains: how many classes the labels of images have."""
+
+    @property
+    def namer(self) -> MADDRConstraint | Probe | None:
+        """What names organ and modality of a latent, the constraint or a probe; None where nothing does."""
+        return self.probe if self.maddr is None else self.maddr
+
+    @property
+    def names_domains(self) -> bool:
+        """Whether both are named, organ and modality."""
+        return self.namer is not None and set(self.namer.heads) == set(self.namer.classes)
 
     def attach(self, constraint: MADDRConstraint) -> None:
         """Add the constraint to the loss that trains the encoder, from now on."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anomaly_detection.baseline import Baseline
+from anomaly_detection.components.probe import Probe
 from anomaly_detection.config.layers import Layer, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Domains, ImageSet
@@ -103,7 +104,7 @@ def checkpoint_path(path: Path) -> Path:
 
 
 def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
-    """The baseline of an experiment with its MADDR constraint, on the CPU, untrained.
+    """The baseline of an experiment with its MADDR constraint or its probe, on the CPU, untrained.
 
     Args:
         settings: of the experiment.
@@ -115,6 +116,10 @@ def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None
     """
     try:
         baseline = find_baseline(settings.model)(settings)
+        classes = len(domains.organs), len(domains.modalities)
+        baseline.expect_domains(*classes)
+        if settings.maddr.probe:
+            baseline.probe = Probe(baseline.latent_dim, *classes)
         if settings.maddr.enabled:
             # What is drawn for the heads is put back: with one seed the networks and all that follows are drawn as without them.
             with torch.random.fork_rng(devices=[]):

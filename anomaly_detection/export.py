@@ -25,7 +25,7 @@ class ExportableDetector(nn.Module):
     """From images as they are stored to scores, with all that lies between as tensor operations.
 
     forward: image (B, channels, H, W) uint8, of any size -> score (B,), calibrated_score (B,), threshold (B,) on the score,
-    anomaly_map (B, 1, S, S) at the network's size; with MADDR also the probabilities organ (B, organs) and modality (B, modalities).
+    anomaly_map (B, 1, S, S) at the network's size; with MADDR or a probe also the probabilities organ (B, organs) and modality (B, modalities).
     """
 
     def __init__(self, detector: Detector):
@@ -33,7 +33,7 @@ class ExportableDetector(nn.Module):
         self.baseline, self.preprocessing = detector.baseline.eval(), detector.preprocessing
         self.baseline.bf16 = False  # runtimes differ in what they make of bfloat16
         calibration = detector.calibration
-        self.heads = detector.baseline.maddr is not None and set(detector.baseline.maddr.heads) == set(HEADS)
+        self.heads = detector.baseline.names_domains
         pairs = product(range(len(detector.domains.organs)), range(len(detector.domains.modalities)))
         references = [calibration.reference(*pair) for pair in pairs] if self.heads else [calibration.everything]
         # float64: single precision would tell a score from its threshold otherwise than PyTorch does
@@ -47,7 +47,7 @@ class ExportableDetector(nn.Module):
         score = assessment.score
         if not self.heads:
             return *self._calibrated(score, self.table.expand(score.shape[0], 3)), assessment.map
-        probabilities = self.baseline.maddr.predict(assessment.latent.flatten(1))
+        probabilities = self.baseline.namer.predict(assessment.latent.flatten(1))
         organ, modality = probabilities["organ"], probabilities["modality"]
         places = organ.argmax(1) * modality.shape[1] + modality.argmax(1)
         return *self._calibrated(score, self.table[places]), assessment.map, organ, modality

@@ -39,6 +39,7 @@ def settings_of(model, image_size=32, channels=1, **options):
 def built(settings, maddr=False):
     seed_everything(settings.seed)
     baseline = find_baseline(settings.model)(settings)
+    baseline.expect_domains(2, 2)
     if maddr:
         baseline.attach(MADDRConstraint(baseline.latent_dim, organ_dim=6, modality_dim=6))
     return baseline

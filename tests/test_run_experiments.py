@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 import run_experiments
@@ -107,7 +108,7 @@ def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
     done = []
     monkeypatch.setattr(study_run, "run_experiment", lambda experiment, *rest: (done.append(experiment.name), run(experiment, *rest))[1])
     assert study(data_root) == 0
-    assert len(done) == 4
+    assert len(done) == 5
     assert names[0] not in done
 
 
@@ -179,6 +180,7 @@ def test_dry_run_lists_and_does_nothing(toy_model, data_root, capsys):
         "to do        toy separate lung_ct seed 0",
         "to do        toy separate lung_xray seed 0",
         "to do        toy united lung_ct+lung_xray seed 0",
+        "to do        toy united_probe lung_ct+lung_xray seed 0",
         "to do        toy maddr lung_ct+lung_xray seed 0",
     ]
     assert not (data_root.parent / "results").exists()
@@ -573,3 +575,56 @@ def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, 
     assert main(["evaluate", str(run), "--data-root", str(data_root)]) == 0
     assert (run / "scores.csv").read_text() == before
     assert torch.load(run / "checkpoint.pt", weights_only=True)["training"]["finished"]
+
+
+def named(results: Path, regime: str) -> Path:
+    return results / "toy" / regime / "liver_ct+lung_ct+lung_xray" / "seed_0"
+
+
+def test_a_probe_is_read_from_the_united_network_and_costs_it_nothing(toy_model, data_root, monkeypatch):
+    results = data_root.parent / "results"
+    assert study(data_root, "--regimes", "united_probe") == 0
+    united, probed = named(results, "united"), named(results, "united_probe")
+    assert not (united / "metrics.json").exists(), "nobody asked for it"
+    monkeypatch.setattr("tests.helpers.ToyBaseline.training_step", lambda *_: pytest.fail("trained again"))
+    assert study(data_root, "--regimes", "united", "united_probe") == 0
+    plain, other = (load_checkpoint(folder / "checkpoint.pt")["model"] for folder in (united, probed))
+    assert set(other) - set(plain) == {f"probe.{name}_{part}" for name in ("organ", "modality") for part in ("weight", "bias")}
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
+    assert (united / "log.csv").read_bytes() == (probed / "log.csv").read_bytes()
+    before, after = (list(csv.DictReader((folder / "scores.csv").open(encoding="utf-8"))) for folder in (united, probed))
+    assert [row["score"] for row in before] == [row["score"] for row in after]
+    assert {row["predicted_organ"] for row in before} == {""}
+    assert {row["predicted_organ"] for row in after} == {"liver", "lung"}
+    text = (results / "table.md").read_text()
+    assert "| toy | united_probe | auroc, all together | " in text
+    metrics = json.loads((probed / "metrics.json").read_text())
+    assert metrics["validation"]["val_organ_accuracy"] > 0.5
+    assert 0 <= metrics["datasets"]["liver_ct"]["named_rightly"] <= 1
+
+
+def test_a_probe_of_one_dataset_names_the_only_domain(toy_model, data_root):
+    assert study(data_root, "--regimes", "united_probe", "--datasets", "lung_ct") == 0
+    (path,) = (data_root.parent / "results").glob("toy/united_probe/lung_ct/seed_0/scores.csv")
+    with path.open(encoding="utf-8") as file:
+        assert {(row["predicted_organ"], row["predicted_modality"], row["confidence"]) for row in csv.DictReader(file)} == {("lung", "ct", "1.0")}
+
+
+def test_an_experiment_that_another_process_does_is_waited_for(toy_model, data_root, caplog):
+    """Of two studies in one folder each does what the other is not doing, and nothing twice."""
+    assert study(data_root, "--regimes", "united") == 0
+    folder = named(data_root.parent / "results", "united")
+    (folder / "metrics.json").rename(folder / "hidden")
+    lock = FileLock(folder / ".lock", thread_local=False)
+    lock.acquire()
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(study, data_root, "--regimes", "united")
+        while "waiting for another process that works in" not in caplog.text:
+            assert not other.done()
+            time.sleep(0.01)
+        (folder / "hidden").rename(folder / "metrics.json")
+        written = (folder / "scores.csv").stat().st_mtime_ns
+        lock.release()
+        assert other.result() == 0
+    assert (folder / "scores.csv").stat().st_mtime_ns == written

@@ -16,7 +16,10 @@ from anomaly_detection.system.backends import BACKENDS, check_backend
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `study`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "regimes: separate (one network per dataset), united (one network, all datasets), maddr (united, with the constraint)"
+    parser.epilog = (
+        "regimes: separate (one network per dataset), united (one network, all datasets),\n"
+        "united_probe (united, and linear heads on its latent that name domains), maddr (united, with the constraint)"
+    )
     regimes = [name for name, regime in REGIMES.items() if not regime.ablation]
     text = f"of {', '.join(BASELINES)}, or package.module:Class (default: all {len(BASELINES)})"
     parser.add_argument("--models", nargs="+", default=list(BASELINES), metavar="MODEL", help=text)

@@ -11,9 +11,10 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class MaddrSettings:
-    """The constraint; see `MADDRConstraint`. The weights are relative to the baseline's own loss."""
+    """The constraint, see `MADDRConstraint`, or a `Probe` in its place. The weights are relative to the baseline's own loss."""
 
     enabled: bool = False
+    probe: bool = False
     organ_dim: int = 10
     modality_dim: int = 10
     organ_weight: float = 0.1
@@ -23,6 +24,7 @@ class MaddrSettings:
     focal_gamma: float = 2.0
 
     def __post_init__(self):
+        _require(not (self.enabled and self.probe), "enabled and probe are one or the other: with the constraint its heads name domains")
         for key in ("organ_dim", "modality_dim"):
             _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
         for key in ("organ_weight", "modality_weight", "center_weight", "focal_gamma"):

@@ -91,13 +91,15 @@ class Calibration:
 
     Attributes:
         alpha: the promised rate of false alarms.
-        domains: of each domain.
-        everything: of all together, for detectors of several domains that name none.
+        domains: of each domain, where what names domains has a part in the scores.
+        told: of each domain, of scores in the true one; the same as `domains` where the domain has no part in a score.
+        everything: of all together, of scores without use of domains, for detectors of several domains that name none.
         known: the limits of the known.
     """
 
     alpha: float
     domains: dict[Pair, Reference]
+    told: dict[Pair, Reference]
     everything: Reference
     known: Known
 
@@ -107,15 +109,23 @@ class Calibration:
         pairs, known = val.pairs(), Known.fit(train, val)
         trained = val.scores.named_one_of(pairs) if val.scores.has_heads else np.ones(len(val.unit), bool)
         recognised = np.array([not reason for reason in known.reasons(val.scores, trained)], bool)
-        of_train, of_val = _Sample(train.scores.score, train.unit), _Sample(val.scores.score, val.unit, recognised)
-        references = _references([(of_train.part(train.of(pair)), of_val.part(val.of(pair))) for pair in pairs], alpha)
-        references = [replace(reference, unit=val.word(val.of(pair))) for reference, pair in zip(references, pairs, strict=True)]
-        (everything,) = references if len(pairs) == 1 else _references([(of_train, of_val)], alpha, alike=False)
-        everything = replace(everything, unit=val.word())
-        return cls(alpha, dict(zip(pairs, references, strict=True)), everything, known)
+
+        def by_domain(train_scores: Scores, val_scores: Scores) -> dict[Pair, Reference]:
+            samples = _Sample(train_scores.score, train.unit), _Sample(val_scores.score, val.unit, recognised)
+            references = _references([(samples[0].part(train.of(pair)), samples[1].part(val.of(pair))) for pair in pairs], alpha)
+            return {pair: replace(reference, unit=val.word(val.of(pair))) for pair, reference in zip(pairs, references, strict=True)}
+
+        named = by_domain(train.scores, val.scores)
+        told = named if val.scores.told is None else by_domain(*(each.scores.in_domain(each.organ, each.modality) for each in (train, val)))
+        if len(pairs) == 1:
+            everything = named[pairs[0]]
+        else:
+            plain = _Sample(train.scores.without_domain().score, train.unit), _Sample(val.scores.without_domain().score, val.unit, recognised)
+            (everything,) = _references([plain], alpha, alike=False)
+        return cls(alpha, named, told, replace(everything, unit=val.word()), known)
 
     def reference(self, organ: int, modality: int) -> Reference:
-        """That of a domain; of everything together where the domain was not trained on."""
+        """That of a domain that is named; of everything together where the domain was not trained on."""
         return self.domains.get((organ, modality), self.everything)
 
     @property
@@ -137,8 +147,9 @@ class Calibration:
     def apply_in(self, scores: Scores, organ: np.ndarray, modality: np.ndarray) -> Verdict:
         """The verdict on images whose domain is told: class numbers (N,)."""
         pairs = list(zip(organ.tolist(), modality.tolist(), strict=True))
-        trained = np.array([pair in self.domains for pair in pairs], bool)
-        return self._verdict(scores, [self.reference(*pair) for pair in pairs], organ, modality, trained)
+        trained = np.array([pair in self.told for pair in pairs], bool)
+        references = [self.told.get(pair, self.everything) for pair in pairs]
+        return self._verdict(scores.in_domain(organ, modality), references, organ, modality, trained)
 
     def _verdict(self, scores: Scores, references: Sequence[Reference], organ, modality, trained: np.ndarray) -> Verdict:
         center, spread, threshold = (np.array([getattr(each, name) for each in references]) for name in ("center", "spread", "threshold"))
@@ -161,8 +172,12 @@ class Calibration:
 
     def to_plain(self) -> dict[str, Any]:
         """Dicts, lists and numbers, for a checkpoint."""
-        domains = [{"organ": organ, "modality": modality, **vars(each)} for (organ, modality), each in self.domains.items()]
-        return {"alpha": self.alpha, "domains": domains, "everything": vars(self.everything), "known": vars(self.known)}
+
+        def plain(references: Mapping[Pair, Reference]) -> list[dict[str, Any]]:
+            return [{"organ": organ, "modality": modality, **vars(each)} for (organ, modality), each in references.items()]
+
+        references = {"domains": plain(self.domains), "told": plain(self.told), "everything": vars(self.everything)}
+        return {"alpha": self.alpha, **references, "known": vars(self.known)}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Calibration":
@@ -178,8 +193,8 @@ class Calibration:
             )
 
         try:
-            domains = {(each["organ"], each["modality"]): reference(each) for each in values["domains"]}
-            return cls(values["alpha"], domains, reference(values["everything"]), Known.from_plain(values["known"]))
+            domains, told = ({(each["organ"], each["modality"]): reference(each) for each in values[name]} for name in ("domains", "told"))
+            return cls(values["alpha"], domains, told, reference(values["everything"]), Known.from_plain(values["known"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a calibration as this version writes it: {error}") from None
 

@@ -87,9 +87,9 @@ def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domai
         test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
         if None in (patients := [row["patient"] for row in test]):
             continue
-        labels, scores, known = np.array([(row["label"], row["score"], not row["unknown_domain"]) for row in test]).T
+        labels, scores, known = np.array([(row["label"], row["label_score"], not row["unknown_domain"]) for row in test]).T
         each = pool_patients(patients, labels, scores, known.astype(bool))
-        reference = calibration.reference(domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"]))
+        reference = calibration.told[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
         p = p_value(each.scores, np.array(reference.pooled))
         high, guaranteed = rejected(p, calibration.alpha), reference.guaranteed and len(reference.pooled) >= needed(calibration.alpha)
         for i, patient in enumerate(each.names):

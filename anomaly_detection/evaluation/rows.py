@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.data.dataset import Domains, ImageSet
 from anomaly_detection.data.splits import Part
@@ -31,6 +32,8 @@ COLUMNS = (
     "threshold",
     "anomalous",
     "guaranteed",
+    "plain_score",
+    "label_score",
     "label_calibrated_score",
     "label_p_value",
     "label_threshold",
@@ -57,8 +60,9 @@ def score_rows(
 ) -> list[dict[str, Any]]:
     """Lines of scores.csv for one part ("val" or "test") of the data.
 
-    The columns `label_*` take the true domain, those without the one that the heads name (without heads, all domains as one); columns that need
-    heads are empty without. What a validation image would be called is left empty: the thresholds were set on it.
+    The columns `label_*` take the true domain, `plain_score` uses none, and those without a prefix take the one that the heads name (without heads,
+    all domains as one); columns that need heads are empty without. `score`, `plain_score` and `label_score` differ where the domain has a part in
+    the score alone. What a validation image would be called is left empty: the thresholds were set on it.
 
     Args:
         images: N of them.
@@ -69,6 +73,7 @@ def score_rows(
     """
     organ, modality = images.organ.cpu().numpy(), images.modality.cpu().numpy()
     named, told = calibration.apply(scores), calibration.apply_in(scores, organ, modality)
+    plain_score, label_score = scores.without_domain().score, scores.in_domain(organ, modality).score
     facts = zip(images.names, images.datasets, patients, organ, modality, images.label.tolist(), strict=True)
     return [
         {
@@ -81,6 +86,8 @@ def score_rows(
             "label": label,
             "score": float(scores.score[i]),
             "calibrated_score": float(named.calibrated[i]),
+            "plain_score": float(plain_score[i]),
+            "label_score": float(label_score[i]),
             "label_calibrated_score": float(told.calibrated[i]),
             "threshold": float(named.threshold[i]),
             "label_threshold": float(told.threshold[i]),
@@ -118,11 +125,13 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
     """Metrics with 95 % bootstrap intervals; what is called abnormal follows from validation normals alone.
 
     Returns:
-        "datasets": {name: metrics}, each called in its true domain; over all test images: "pooled" of the scores as they are, with one threshold
-        for all, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and "pooled_label_calibrated"
-        in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric, "unit" what they are over. A dataset's metrics also
-        have "threshold", "patients" (`patient_metrics`, where they are known), and what was promised of normals beside what is observed:
-        "false_alarms" (in the true domain) and "unknown", each promised for the normals of its "datasets" together; unknown_normal and
+        "datasets": {name: metrics}, each called in its true domain; over all test images: "pooled" of the scores without use of domains, with one
+        threshold for all, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and
+        "pooled_label_calibrated" in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric, "unit" what they are over. A
+        dataset's metrics also have auroc_unused, auroc_named (where there are heads) and auroc_known, those of its images scored in these three
+        ways, named_rightly, the share of its test images whose organ and modality the heads both name, "threshold", "patients"
+        (`patient_metrics`, where they are known), and what was promised of normals beside what is observed: "false_alarms" (in the true domain)
+        and "unknown", each promised for the normals of its "datasets" together; unknown_normal and
         unknown_abnormal are the shares of its test images that the network does not know.
     """
     names = list(dict.fromkeys(row["dataset"] for row in rows))
@@ -133,8 +142,8 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
         (domain,) = {(row["organ"], row["modality"]) for row in rows if row["dataset"] == name}
         values["false_alarms"]["datasets"] = _calibrated_on([row for row in rows if (row["organ"], row["modality"]) == domain])
         values["unknown"]["datasets"] = _calibrated_on(rows)
-    pooled = [row["score"] > calibration.everything.threshold for row in test]
-    metrics["pooled"] = {**_metrics(test, "score", pooled), "threshold": calibration.everything.threshold}
+    pooled = [row["plain_score"] > calibration.everything.threshold for row in test]
+    metrics["pooled"] = {**_metrics(test, "plain_score", pooled), "threshold": calibration.everything.threshold}
     if rows[0]["predicted_organ"]:
         metrics["pooled_calibrated"] = _metrics(test, "calibrated_score", [row["anomalous"] for row in test])
     metrics["pooled_label_calibrated"] = _metrics(test, "label_calibrated_score", [row["label_anomalous"] for row in test])
@@ -144,12 +153,13 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
 def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
     test = [row for row in rows if row["part"] == "test"]
     normals = [row for row in test if row["label"] == 0]
-    reference = calibration.reference(domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"]))
+    reference = calibration.told[domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"])]
     alarms = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": reference.unit}
     known = calibration.known
     unknown = {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": calibration.everything.unit}
     values = {
         **_metrics(test, "score", [row["label_anomalous"] for row in test]),
+        **_by_domain(test),
         "threshold": reference.threshold,
         "false_alarms": alarms | _observed(normals, "label_anomalous"),
         "unknown": unknown | _observed(normals, "unknown_domain"),
@@ -159,6 +169,18 @@ def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, d
     labels, scores, recognised = (np.array(column) for column in zip(*((r["label"], r["score"], not r["unknown_domain"]) for r in test), strict=True))
     pooled = patient_metrics(_patients(test), labels, scores, recognised)
     return values | ({"patients": pooled} if pooled else {})
+
+
+def _by_domain(test: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """AUROC by who tells the domain of an image, and how often the heads name it rightly."""
+    columns = {"auroc_unused": "plain_score", "auroc_known": "label_calibrated_score"}
+    values = {}
+    if test[0]["predicted_organ"]:
+        columns["auroc_named"] = "calibrated_score"
+        right = [(row["predicted_organ"], row["predicted_modality"]) == (row["organ"], row["modality"]) for row in test]
+        values["named_rightly"] = float(np.mean(right))
+    labels = [row["label"] for row in test]
+    return values | {name: float(roc_auc_score(labels, [row[column] for row in test])) for name, column in columns.items()}
 
 
 def _calibrated_on(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -196,7 +218,16 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it is missing or damaged.
     """
-    numbers = ("score", "calibrated_score", "label_calibrated_score", "threshold", "label_threshold", "content_distance")
+    numbers = (
+        "score",
+        "calibrated_score",
+        "plain_score",
+        "label_score",
+        "label_calibrated_score",
+        "threshold",
+        "label_threshold",
+        "content_distance",
+    )
     sometimes = ("p_value", "label_p_value", "confidence")
     flags = ("anomalous", "label_anomalous", "unknown_domain")
     kinds = dict.fromkeys(COLUMNS, optional(str)) | dict.fromkeys(numbers, float) | dict.fromkeys(sometimes, optional(float))

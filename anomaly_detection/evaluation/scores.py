@@ -1,7 +1,7 @@
 """What a network says of images: one pass over them, before anything is concluded from it."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ class Scores:
     Attributes:
         score: (N,) anomaly scores.
         latent: (N, D).
-        organ, modality: (N, classes) probabilities of the MADDR heads; None where a head is missing.
+        organ, modality: (N, classes) probabilities of what names domains, MADDR's heads or a probe; None where a head is missing.
         content: (N, C) the part of the latent that is neither; None without heads.
         blank: (N,) bool, all pixels of the image have one value.
+        unused, told: (N,) and (N, organs, modalities), `ByDomain`; None where the domain has no part in the score.
     """
 
     score: np.ndarray
@@ -31,14 +32,18 @@ class Scores:
     modality: np.ndarray | None
     content: np.ndarray | None
     blank: np.ndarray
+    unused: np.ndarray | None = None
+    told: np.ndarray | None = None
 
     @classmethod
     def of(cls, baseline: Baseline, x: Tensor, assessment: Assessment) -> "Scores":
         """What a baseline and its heads say of the images x (B, C, H, W) of one batch."""
         latent = assessment.latent.float().flatten(1)
         columns = {"score": assessment.score, "latent": latent, "blank": x.flatten(2).amax(2).eq(x.flatten(2).amin(2)).all(1)}
-        if baseline.maddr is not None:
-            columns |= {**baseline.maddr.predict(latent), "content": baseline.maddr.split(latent)["content"]}
+        if baseline.namer is not None:
+            columns |= {**baseline.namer.predict(latent), "content": baseline.namer.split(latent)["content"]}
+        if assessment.by_domain is not None:
+            columns |= vars(assessment.by_domain)
         moved = {name: values.cpu() for name, values in columns.items()}  # first: MPS has no float64
         arrays = {name: values.numpy() if name == "blank" else values.double().numpy() for name, values in moved.items()}
         return cls(**{name: arrays.get(name) for name in cls.__dataclass_fields__})
@@ -48,6 +53,14 @@ class Scores:
         """Those of several batches, one after another."""
         columns = {name: [getattr(part, name) for part in parts] for name in cls.__dataclass_fields__}
         return cls(**{name: None if arrays[0] is None else np.concatenate(arrays) for name, arrays in columns.items()})
+
+    def without_domain(self) -> "Scores":
+        """The same images, scored without use of their domains."""
+        return self if self.unused is None else replace(self, score=self.unused)
+
+    def in_domain(self, organ: np.ndarray, modality: np.ndarray) -> "Scores":
+        """The same images, scored in the domains that are told: class numbers (N,)."""
+        return self if self.told is None else replace(self, score=self.told[np.arange(len(organ)), organ, modality])
 
     @property
     def has_heads(self) -> bool:

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, ByDomain, Phase, minimise
 from anomaly_detection.components.backbones import told
 from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.components.features import ChannelSums, FrozenFeatures, doubled
 from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
-from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 
 EVERYTHING = 0  # the place of the Gaussian of all images among the distances; behind it stand those of the pairs of organ and modality
 
@@ -50,8 +49,9 @@ class GaussianOfFeatures(Baseline):
     """One Gaussian of the features of all patches; its anomaly score is the mean squared Mahalanobis distance of an image's patches.
 
     The latent is a linear map of the features' mean over an image. Without MADDR it is their principal components, and nothing is trained. With
-    MADDR it begins there and is trained as a linear autoencoder with the constraint; there is a Gaussian for each pair of organ and modality that was
-    trained on, too, and **the heads choose it**. Where they are not sure, or name a pair that was not trained on, the Gaussian of all images speaks.
+    MADDR it begins there and is trained as a linear autoencoder with the constraint. There is a Gaussian for each pair of organ and modality that
+    was trained on, too: **who names the domain of an image chooses it**, the heads of the constraint or a probe. Where they are not sure, or name a
+    pair that was not trained on, or where nobody names domains, the Gaussian of all images speaks.
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `GaussianSettings`.
@@ -78,10 +78,10 @@ class GaussianOfFeatures(Baseline):
         self.domains: Densities | None = None
         self.targets: TargetCache | None = None
 
-    def attach(self, constraint: MADDRConstraint) -> None:
-        super().attach(constraint)
-        if set(constraint.heads) == {"organ", "modality"}:
-            self.domains = Densities(constraint.classes["organ"] * constraint.classes["modality"], self.frozen.channels)
+    def expect_domains(self, organs: int, modalities: int) -> None:
+        self.classes = organs, modalities
+        if organs * modalities > 1:
+            self.domains = Densities(organs * modalities, self.frozen.channels)
 
     # --- training
 
@@ -146,12 +146,16 @@ class GaussianOfFeatures(Baseline):
         """The map is the squared distance of each patch, resized to the images; the score is its mean over the patches."""
         features = self.frozen(x)
         z = self.encoder(self._pooled(features))
-        distance = self._distance(_rows(features), z)
+        distances = self._distances(_rows(features))
+        place = torch.zeros_like(distances[:, 0, 0], dtype=torch.int64) if self.domains is None or not self.names_domains else self._named(z)
+        distance = distances.gather(1, place[:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
         pixels = None
         if with_map:
             pixels = distance.unflatten(1, (self.options.grid, self.options.grid))[:, None]
             pixels = F.interpolate(pixels, x.shape[2:], mode="bilinear", align_corners=False)
-        return Assessment(z, distance.mean(dim=1), pixels)
+        scores = distances.mean(dim=2)
+        by_domain = None if self.domains is None else ByDomain(scores[:, EVERYTHING], scores[:, 1:].unflatten(1, self.classes))
+        return Assessment(z, distance.mean(dim=1), pixels, by_domain=by_domain)
 
     def describe(self) -> dict[str, Any]:
         features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"
@@ -161,19 +165,19 @@ class GaussianOfFeatures(Baseline):
 
     def _places(self, organ: Tensor, modality: Tensor) -> Tensor:
         """(B,), of the Gaussians of pairs of organ and modality."""
-        return 1 + organ * self.maddr.classes["modality"] + modality
+        return 1 + organ * self.classes[1] + modality
 
-    def _distance(self, rows: Tensor, z: Tensor) -> Tensor:
-        """(B, P) of vectors (B, P, C), under the Gaussian that the heads choose for each latent."""
-        distances = self.density.distances(rows)
+    def _distances(self, rows: Tensor) -> Tensor:
+        """(B, 1 + pairs, P) of vectors (B, P, C), under the Gaussian of all images and those of the pairs; that of all images for an unknown pair."""
+        everything = self.density.distances(rows)
         if self.domains is None:
-            return distances[:, EVERYTHING]
-        distances = torch.cat([distances, self.domains.distances(rows)], dim=1)
-        return distances.gather(1, self._named(z)[:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
+            return everything
+        known = self.domains.known[None, :, None]
+        return torch.cat([everything, torch.where(known, self.domains.distances(rows), everything)], dim=1)
 
     def _named(self, z: Tensor) -> Tensor:
-        """(B,), the place of the Gaussian that the heads choose."""
-        heads = self.maddr.predict(z)
+        """(B,), the place of the Gaussian of the pair that is named."""
+        heads = self.namer.predict(z)
         (organ_p, organ), (modality_p, modality) = (heads[name].max(dim=1) for name in ("organ", "modality"))
         place = self._places(organ, modality)
         sure = (organ_p * modality_p >= self.options.certainty) & self.domains.known[place - 1]

@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ from anomaly_detection.data.twins import twins_fingerprint
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
+from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.registry import build_settings, folder_of
-from anomaly_detection.study.regimes import SEPARATE, regime_of
+from anomaly_detection.study.regimes import SEPARATE, UNITED, regime_of
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.version import __version__
-from anomaly_detection.training.checkpoint import VERSION, FirstPhases
-from anomaly_detection.training.loop import runs_in_bf16, train
+from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
+from anomaly_detection.training.loop import runs_in_bf16, train, validate
 from anomaly_detection.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,13 @@ class Experiment:
     def place(cls, settings: Settings, results: Path, regime: str | None = None) -> "Experiment":
         """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe."""
         if regime is None:
-            regime = regime_of(len(settings.datasets), settings.maddr.enabled).name
+            regime = regime_of(len(settings.datasets), settings.maddr).name
         return cls(settings, regime, results / folder_of(settings.model) / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
+
+    def without_probe(self) -> "Experiment":
+        """The experiment whose network this one gives a probe."""
+        settings = replace(self.settings, maddr=replace(self.settings.maddr, probe=False))
+        return Experiment.place(settings, self.folder.parents[3], UNITED.name)
 
     @property
     def name(self) -> str:
@@ -76,13 +82,18 @@ class Experiment:
 
 
 @contextmanager
-def locked_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
+def locked_folder(experiment: Experiment, source: DataSource, wait: bool = False) -> Iterator[None]:
     """Work in the folder of an experiment alone, and only if it is this experiment's; write config.yaml and provenance.json if it is new.
 
     Of several processes that train together the first does this for all.
 
+    Args:
+        experiment: whose folder it is.
+        source: of its images.
+        wait: until another process that works in the folder is done.
+
     Raises:
-        UserError: the folder holds another experiment, or another process works in it.
+        UserError: the folder holds another experiment, or another process works in it and this one does not wait.
     """
     if rank() > 0:
         yield
@@ -90,7 +101,7 @@ def locked_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
     folder = experiment.folder
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with _lock(folder, wait):
             check_settings(experiment)
             check_data(experiment, source)
             for stale in folder.glob(".*.partial"):  # of a process that was killed
@@ -102,15 +113,52 @@ def locked_folder(experiment: Experiment, source: DataSource) -> Iterator[None]:
         raise UserError(f"{folder}: another process works on this experiment; wait for it, or choose another --results") from None
 
 
+def _lock(folder: Path, wait: bool) -> AbstractContextManager:
+    """Of a folder, until the context ends; raises Timeout where another process has it and this one does not wait."""
+    lock = FileLock(folder / ".lock")
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+    logger.info("waiting for another process that works in %s", folder)
+    return lock.acquire()
+
+
 def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
-    """Train (or continue), score and write the results; return the metrics. What is finished is not done again.
+    """Train (or continue), score and write the results; return the metrics. What is finished is not done again, also where another process does it.
 
     Raises:
-        UserError: the folder holds another experiment, another process works in it, or anything in the settings or the data is wrong.
+        UserError: the folder holds another experiment, or anything in the settings or the data is wrong.
     """
-    with locked_folder(experiment, source):
+    with locked_folder(experiment, source, wait=True):
+        if (metrics := finished_metrics(experiment)) is not None:
+            return metrics
         train_experiment(experiment, source, device)
         return evaluate_experiment(experiment, source, device)
+
+
+def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.device) -> None:
+    """Train the network without the probe in the folder of its own experiment, unless it is trained, then the probe on its latents."""
+    plain, settings = experiment.without_probe(), experiment.settings
+    with locked_folder(plain, source, wait=True):
+        train_experiment(plain, source, device)
+    if rank() > 0 or (experiment.folder / "checkpoint.pt").exists():
+        return
+    network = load_checkpoint(plain.folder / "checkpoint.pt", device)
+    domains, preprocessing = source.domains(settings.datasets), preprocessing_of(settings, source)
+    baseline = build_baseline(settings, domains).to(device)
+    baseline.load_state_dict({**baseline.state_dict(), **network["model"]})
+    _look_up_features(baseline, source, preprocessing, ("train", "val"), device)
+    train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
+    latents = score_images(baseline, (batch.image for batch in train_set.batches(BATCH))).latent
+    baseline.probe.fit(torch.from_numpy(latents), train_set.organ, train_set.modality)
+    training = {**network["training"], "best": {**network["training"]["best"], "validation": validate(baseline, val_set)}}
+    facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
+    if (plain.folder / "log.csv").exists():
+        with whole_file(experiment.folder / "log.csv") as partial:
+            partial.write_bytes((plain.folder / "log.csv").read_bytes())
+    save_checkpoint(experiment.folder / "checkpoint.pt", {**facts, "model": baseline.state_dict(), "training": training})
 
 
 def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
@@ -209,6 +257,9 @@ def _write_identity(experiment: Experiment, source: DataSource) -> None:
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
     """Train the baseline from the start or from its checkpoint; to be called in `locked_folder`."""
     settings = experiment.settings
+    if settings.maddr.probe:
+        _train_with_probe(experiment, source, device)
+        return
     domains = source.domains(settings.datasets)
     preprocessing = preprocessing_of(settings, source)
     _tell_grey(preprocessing)

@@ -114,8 +114,9 @@ class Grid:
             for key, instead in (("seed", "--seeds"), ("datasets", "--datasets"), ("model", "--models")):
                 if key in layer.values:
                     raise UserError(f"{layer.source}: the study sets {key} itself; use {instead}")
-            if "enabled" in (layer.values.get("maddr") or {}):
-                raise UserError(f"{layer.source}: the regimes of the study set maddr.enabled; use --regimes")
+            for key in ("enabled", "probe"):
+                if key in (layer.values.get("maddr") or {}):
+                    raise UserError(f"{layer.source}: the regimes of the study set maddr.{key}; use --regimes")
 
 
 def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:

@@ -9,14 +9,14 @@ from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored, twin_intervals_over_seeds
-from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, TERMS, UNITED
+from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
 
 NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 MISSING = "–"
 # all test images with one threshold: the columns of their scores and of what is called abnormal; None: above the threshold of the pool
 POOLED = {
-    "pooled": ("score", None),
+    "pooled": ("plain_score", None),
     "pooled_calibrated": ("calibrated_score", "anomalous"),
     "pooled_label_calibrated": ("label_calibrated_score", "label_anomalous"),
 }
@@ -134,33 +134,41 @@ def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> Tabl
         [model, *("x" if term in regime.terms else "" for term in TERMS), *cells(results, model, regime.name, datasets, "auroc").values()]
         for model in dict.fromkeys(result.model for result in results)
         for regime in REGIMES.values()
-        if regime.mixed
+        if regime.mixed and not regime.probe
     ]
     ablated = any(REGIMES[result.regime].ablation for result in results)
     return Table("Components of MADDR (auroc)", ["model", *TERMS.values(), *datasets, "mean", "pooled"], rows if ablated else [])
 
 
 def _head_table(results: Sequence[Result]) -> Table:
-    """Accuracy of the MADDR heads on validation images, and how many test images are of no domain that they know; without rows without heads."""
+    """How often MADDR's heads or a probe name domains rightly, and how many test images are of none that they know; without rows without heads."""
     rows = []
     for name, metrics in _by_network(results).items():
         row = [Cell.of([each["validation"] for each in metrics], key) for key in ("val_organ_accuracy", "val_modality_accuracy")]
-        row += [Cell.of([values for each in metrics for values in each["datasets"].values()], key) for key in ("unknown_normal", "unknown_abnormal")]
+        datasets = [values for each in metrics for values in each["datasets"].values()]
+        row += [Cell.of(datasets, key) for key in ("named_rightly", "unknown_normal", "unknown_abnormal")]
         if any(cell.values for cell in row):
             rows.append([*name, *(f"{mean(cell.values):.3f}" if cell.values else MISSING for cell in row)])
-    title = "MADDR heads: accuracy on validation images, share of test images of unknown domain"
-    return Table(title, ["model", "regime", "organ", "modality", "unknown domain: normal", "abnormal"], rows)
+    header = ["validation: organ", "modality", "test (mean of datasets): both right", "unknown: normal", "abnormal"]
+    return Table("Domains named rightly, and test images of unknown domain", ["model", "regime", *header], rows)
 
 
-def _pooled_table(results: Sequence[Result]) -> Table:
-    """All datasets with one threshold: scores as they are, calibrated in the domain that the heads name, and in the true one."""
-    kinds = {"as they are": "pooled", "heads": "pooled_calibrated", "true domain": "pooled_label_calibrated"}
+def _domain_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+    """What it changes who tells the domain of a test image: nobody, the heads (or a probe), or the labels. Of networks of several datasets.
+
+    In each dataset only a score that depends on the domain changes, and what the heads name wrongly; over all images together scores calibrated in
+    their domain are compared, with one threshold for all.
+    """
+    kinds = {"unused": "pooled", "named": "pooled_calibrated", "known": "pooled_label_calibrated"}
     rows = []
     for name, metrics in _by_network([result for result in results if len(result.datasets) > 1]).items():
-        for text, key in kinds.items():
-            if pooled := [each[key] for each in metrics if key in each]:
-                rows.append([*name, text, *(Cell.of(pooled, metric) for metric in ("auroc", "sensitivity", "specificity"))])
-    return Table("One threshold for all datasets", ["model", "regime", "scores calibrated by", "auroc", "sensitivity", "specificity"], rows)
+        means = [cells(results, *name, datasets, f"auroc_{kind}")["mean"] for kind in kinds]
+        if any(cell.values for cell in means):
+            rows.append([*name, "auroc, mean of datasets", *means])
+        for measure in ("auroc", "sensitivity", "specificity"):
+            row = [Cell.of([each[key] for each in metrics if key in each], measure) for key in kinds.values()]
+            rows.append([*name, f"{measure}, all together", *row])
+    return Table("Domain at test time", ["model", "regime", "measure", "not used", "named by heads", "known"], rows)
 
 
 def _patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
@@ -232,14 +240,14 @@ def _stratum_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
 
 
 def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
-    """AUROC of maddr minus that of united and of separate, on the same images and seeds; without rows where two are not there."""
+    """AUROC of maddr minus that of united, without and with a probe, and of separate, on the same images and seeds; no rows where two are missing."""
     rows = []
     for model in dict.fromkeys(result.model for result in results):
         scores = {
             regime.name: _scores_by_seed([r for r in results if (r.model, r.regime) == (model, regime.name)], datasets)
-            for regime in (MADDR, UNITED, SEPARATE)
+            for regime in (MADDR, UNITED, PROBE, SEPARATE)
         }
-        for other in (UNITED.name, SEPARATE.name):
+        for other in (UNITED.name, PROBE.name, SEPARATE.name):
             seeds = sorted(set(scores[MADDR.name]) & set(scores[other]))
             if seeds:
                 one, two = ({d: [scores[regime][seed][d] for seed in seeds] for d in datasets} for regime in (MADDR.name, other))
@@ -267,7 +275,7 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
         _difference_table(main, datasets),
         _stratum_table(results, datasets),
         _component_table(results, datasets),
-        _pooled_table(main),
+        _domain_table(main, datasets),
         _patient_table(main, datasets),
         _promise_table(main),
         _head_table(results),

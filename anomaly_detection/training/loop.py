@@ -251,7 +251,7 @@ def check_constraint(baseline: Baseline) -> None:
 
 @torch.inference_mode()
 def validate(baseline: Baseline, images: ImageSet, with_heads: bool = True) -> dict[str, float]:
-    """Mean validation loss; with MADDR, unless its heads are left out, also their accuracy and the variance of the parts of the latent."""
+    """Mean validation loss; with heads, unless they are left out, also their accuracy, and with MADDR the variance of the parts of the latent."""
     baseline.eval()
     losses, latents = [], []
     for batch in images.batches(EVALUATION_BATCH):
@@ -259,11 +259,12 @@ def validate(baseline: Baseline, images: ImageSet, with_heads: bool = True) -> d
         losses.append(baseline.validation_loss(batch.image, assessment))
         latents.append(assessment.latent)
     result = {"val_loss": torch.cat(losses).cpu().double().mean().item()}
-    if baseline.maddr is not None and with_heads:
+    if baseline.namer is not None and with_heads:
         z = torch.cat(latents)
-        accuracy = baseline.maddr.accuracy(z, images.organ, images.modality)
+        accuracy = baseline.namer.accuracy(z, images.organ, images.modality)
         result |= {f"val_{name}_accuracy": value.item() for name, value in accuracy.items()}
-        result |= {f"val_{name}_variance": value.item() for name, value in baseline.maddr.variances(z).items()}
+        if baseline.maddr is not None:
+            result |= {f"val_{name}_variance": value.item() for name, value in baseline.maddr.variances(z).items()}
     return result
 
 

@@ -45,6 +45,36 @@ def test_patients_of_validation_are_pooled_over_the_slices_that_the_network_know
     assert reference.highest == (2, 5, 8, 9), "any image is compared with the highest"
 
 
+def test_each_way_to_tell_the_domain_has_its_own_reference():
+    """A score that depends on the domain: heads name the wrong one for every fourth image."""
+    rng = np.random.default_rng(0)
+
+    def normals(count):
+        each = simulated(rng, count, 1)
+        told = rng.normal(size=(len(each.unit), 2, 2)) + np.array([[10.0, 20.0], [30.0, 40.0]])
+        unused = rng.normal(size=len(each.unit)) + 100
+        named = np.where(np.arange(len(each.unit)) % 4 == 0, 0, each.organ)
+        score = told[np.arange(len(named)), named, each.modality]
+        return dataclasses.replace(each, scores=dataclasses.replace(each.scores, score=score, unused=unused, told=told))
+
+    train, val, test = normals(60), normals(40), normals(30)
+    calibration = Calibration.fit(train, val, 0.05)
+
+    def highest(scores, pair):
+        return tuple(sorted(scores[val.of(pair)].tolist()))
+
+    for pair in ((0, 0), (1, 0), (1, 1)):
+        assert calibration.domains[pair].highest == highest(val.scores.score, pair)
+        assert calibration.told[pair].highest == highest(val.scores.told[:, pair[0], pair[1]], pair)
+        assert calibration.told[pair].threshold == pytest.approx(10 + 20 * pair[0] + 10 * pair[1] + 1.6, abs=1.5)
+    assert calibration.everything.highest == tuple(sorted(val.scores.unused.tolist()))
+    verdict = calibration.apply_in(test.scores, test.organ, test.modality)
+    expected = test.scores.told[np.arange(len(test.unit)), test.organ, test.modality]
+    thresholds = [calibration.told[pair].threshold for pair in zip(test.organ.tolist(), test.modality.tolist(), strict=True)]
+    assert verdict.anomalous.tolist() == (expected > thresholds).tolist()
+    assert Calibration.from_plain(json.loads(json.dumps(calibration.to_plain()))) == calibration
+
+
 @pytest.mark.parametrize("n", [18, 19, 20, 38, 39, 100])
 def test_nineteen_patients_are_enough_for_a_guarantee(n):
     rng = np.random.default_rng(n)

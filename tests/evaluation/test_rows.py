@@ -93,6 +93,7 @@ def reference(threshold: float, guaranteed: bool = False) -> Reference:
 
 CALIBRATION = Calibration(
     0.05,
+    {},
     {(0, 0): reference(9.5, True), (1, 0): reference(109.5)},
     reference(105.0),
     Known(((0.0,),), (((1.0,),),), 1.0, 0.9, 22, False),
@@ -103,7 +104,10 @@ def make_rows(dataset: str, organ: str, offset: float) -> list[dict]:
     def row(number, part, label, score):
         called = {"anomalous": int(score > 11), "label_anomalous": int(score > 9.5), "unknown_domain": int(score == 12)}
         where = {"dataset": dataset, "patient": f"P{number}", "organ": organ, "modality": "ct", "part": part, "label": label}
-        return {**where, "score": offset + score, "calibrated_score": score, "label_calibrated_score": score, "predicted_organ": organ, **called}
+        scores = dict.fromkeys(("score", "plain_score", "label_score"), offset + score) | dict.fromkeys(
+            ("calibrated_score", "label_calibrated_score"), score
+        )
+        return {**where, **scores, "predicted_organ": organ, "predicted_modality": "ct", **called}
 
     val = [row(i, "val", 0, i) for i in range(11)]
     return val + [row(i, "test", label, score) for i, (label, score) in enumerate(((0, 3), (0, 12), (1, 9.6), (1, 20)))]
@@ -139,7 +143,7 @@ def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_coun
     one, other = make_rows("a", "liver", 0), make_rows("b", "liver", 0)
     rows = one + [{**row, "patient": None} for row in other] + make_rows("c", "lung", 100)
     mixed = replace(reference(9.5, True), highest=tuple(range(22)), unit="patients and images")
-    metrics = metrics_of(rows, replace(CALIBRATION, domains={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
+    metrics = metrics_of(rows, replace(CALIBRATION, told={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
     for name, datasets, units, unit in (
         ("a", ["a", "b"], 22, "patients and images"),
         ("b", ["a", "b"], 22, "patients and images"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from anomaly_detection.components.probe import Probe
 from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.training.loop import train, validate
@@ -140,7 +141,7 @@ class Names(torch.nn.Module):
 
     def __init__(self, organ, modality, sure):
         super().__init__()
-        self.classes = {"organ": 2, "modality": 2}
+        self.classes = self.heads = {"organ": 2, "modality": 2}
         self.said = {"organ": organ, "modality": modality}
         self.sure = sure
 
@@ -168,8 +169,35 @@ def test_the_heads_choose_the_gaussian_where_they_are_sure(sure):
     np.testing.assert_allclose(baseline.anomaly_score(batch.image), expected, rtol=5e-4)
 
 
+def test_it_says_what_the_score_is_in_every_domain_whoever_names_it():
+    baseline, images = prepared(maddr=False)
+    rows = grid_of(baseline, images)
+    by_domain = baseline.assess(images.batch(torch.arange(30)).image, with_map=False).by_domain
+    everything = loop(rows, rows, 0.01).mean(axis=1)
+    np.testing.assert_allclose(by_domain.unused, everything, rtol=5e-4)
+    for pair in ((0, 0), (1, 0), (1, 1)):
+        places = ((images.organ == pair[0]) & (images.modality == pair[1])).numpy()
+        np.testing.assert_allclose(by_domain.told[:, pair[0], pair[1]], loop(rows, rows[places], 0.01).mean(axis=1), rtol=2e-3)
+    np.testing.assert_allclose(by_domain.told[:, 0, 1], everything, rtol=5e-4, err_msg="a pair that is not in the images")
+
+
+def test_a_probe_chooses_the_gaussian_as_heads_do():
+    baseline, images = prepared(maddr=False)
+    x = images.batch(torch.arange(30)).image
+    alone = baseline.assess(x, with_map=True)
+    baseline.probe = Probe(32, 2, 2)
+    baseline.probe.fit(alone.latent, images.organ, images.modality)
+    assert baseline.probe.accuracy(alone.latent, images.organ, images.modality) == {"organ": 1, "modality": 1}
+    chosen = baseline.assess(x, with_map=True)
+    sure = torch.stack([values.max(dim=1).values for values in baseline.probe.predict(alone.latent).values()]).prod(dim=0) >= 0.5
+    assert sure.any()
+    expected = torch.where(sure, alone.by_domain.told[torch.arange(30), images.organ, images.modality], alone.score)
+    torch.testing.assert_close(chosen.score, expected)
+    assert torch.equal(chosen.latent, alone.latent)
+
+
 def test_a_missing_head_leaves_the_gaussian_of_all_images():
-    baseline = built(settings_of("gaussian"))
+    baseline = built(settings_of("gaussian"))  # knows of domains, but has a head for organs alone
     baseline.attach(MADDRConstraint(32, organ_dim=6, modality_dim=6, modality_weight=0.0))
     images = toy_images(30, side=32)
     baseline.prepare(images.batches(30))

@@ -30,11 +30,25 @@ def test_a_regime_lets_its_terms_act_alone(name, terms):
 
 
 def test_what_is_listed():
-    assert list(REGIMES) == ["separate", "united", "maddr_organ", "maddr_modality", "maddr_center", "maddr_organ_modality", "maddr"]
+    assert list(REGIMES) == ["separate", "united", "united_probe", "maddr_organ", "maddr_modality", "maddr_center", "maddr_organ_modality", "maddr"]
     assert [regime.name for regime in REGIMES.values() if not regime.mixed] == ["separate"]
     assert [regime for regime in REGIMES.values() if regime.ablation] == list(ABLATIONS)
 
 
-@pytest.mark.parametrize(("datasets", "constrained", "name"), [(1, False, "separate"), (2, False, "united"), (1, True, "maddr"), (3, True, "maddr")])
-def test_a_single_network_has_a_regime(datasets, constrained, name):
-    assert regime_of(datasets, constrained).name == name
+@pytest.mark.parametrize(
+    ("datasets", "maddr", "name"),
+    [
+        (1, {}, "separate"),
+        (2, {}, "united"),
+        (1, {"enabled": True}, "maddr"),
+        (3, {"enabled": True}, "maddr"),
+        (2, {"probe": True}, "united_probe"),
+    ],
+)
+def test_a_single_network_has_a_regime(datasets, maddr, name):
+    assert regime_of(datasets, MaddrSettings(**maddr)).name == name
+
+
+def test_constraint_and_probe_are_one_or_the_other():
+    with pytest.raises(ValueError, match="enabled and probe are one or the other"):
+        MaddrSettings(enabled=True, probe=True)

@@ -74,10 +74,10 @@ def test_the_heads_of_networks_that_have_them():
     for each, accuracy in zip(results, (1.0, 0.9), strict=True):
         each.metrics["validation"].update(val_organ_accuracy=accuracy, val_modality_accuracy=1.0)
     text = table_markdown([*results, result("united", 0, liver=0.6, lung=0.6)], DATASETS, "study", [])
-    assert "| dpa | maddr | 0.950 | 1.000 | – | – |" in text
-    results[0].metrics["datasets"]["liver"].update(unknown_normal=0.5, unknown_abnormal=0.25)
-    assert "| dpa | maddr | 0.950 | 1.000 | 0.500 | 0.250 |" in table_markdown(results, DATASETS, "study", [])
-    assert "MADDR heads" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
+    assert "| dpa | maddr | 0.950 | 1.000 | – | – | – |" in text
+    results[0].metrics["datasets"]["liver"].update(named_rightly=0.99, unknown_normal=0.5, unknown_abnormal=0.25)
+    assert "| dpa | maddr | 0.950 | 1.000 | 0.990 | 0.500 | 0.250 |" in table_markdown(results, DATASETS, "study", [])
+    assert "Domains named rightly" not in table_markdown([result("united", 0, liver=0.6)], DATASETS, "study", [])
 
 
 def test_the_csv_has_a_line_per_number_and_says_what_data_it_is_from(tmp_path):
@@ -108,6 +108,7 @@ def with_rows(regime, seed, shift, noise=0):
         for name in DATASETS
         for i in range(120)
     ]
+    rows = [row | {"plain_score": row["score"]} for row in rows]
     metrics = result(regime, seed, liver=0.6, lung=0.6).metrics
     for name in DATASETS:
         labels, scores, called = np.array([(row["label"], row["score"], row["label_anomalous"]) for row in rows if row["dataset"] == name]).T
@@ -173,13 +174,23 @@ def test_patients_stand_beside_images():
     assert "Patients" not in table_markdown([result("maddr", 0, liver=0.6)], ["liver"], "study", [])
 
 
-def test_one_threshold_for_all_datasets():
-    only = result("maddr", 0, liver=0.6, lung=0.6)
+def test_who_tells_the_domain_of_a_test_image():
+    only = result("maddr", 0, liver=0.6, lung=0.8)
     only.metrics.update(pooled_calibrated=dict.fromkeys(METRICS, 0.7), pooled_label_calibrated=dict.fromkeys(METRICS, 0.8))
+    for name, values in (("liver", (0.5, 0.6, 0.7)), ("lung", (0.7, 0.8, 0.9))):
+        only.metrics["datasets"][name].update(zip(("auroc_unused", "auroc_named", "auroc_known"), values, strict=True))
     lines = table_markdown([only, result("separate", 0, liver=0.6)], DATASETS, "study", []).splitlines()
-    for text, value in (("as they are", 0.5), ("heads", 0.7), ("true domain", 0.8)):
-        assert f"| dpa | maddr | {text} | {value:.3f} | {value:.3f} | {value:.3f} |" in lines
-    assert not [line for line in lines if line.startswith("| dpa | separate | as they are")]
+    assert "| model | regime | measure | not used | named by heads | known |" in lines
+    assert "| dpa | maddr | auroc, mean of datasets | 0.600 | 0.700 | 0.800 |" in lines
+    for measure in ("auroc", "sensitivity", "specificity"):
+        assert f"| dpa | maddr | {measure}, all together | 0.500 | 0.700 | 0.800 |" in lines
+    assert not [line for line in lines if line.startswith("| dpa | separate |") and "all together" in line]
+
+
+def test_where_nothing_names_domains_the_column_is_empty():
+    only = result("united", 0, liver=0.6, lung=0.8)
+    only.metrics.update(pooled_label_calibrated=dict.fromkeys(METRICS, 0.8))
+    assert "| dpa | united | auroc, all together | 0.500 | – | 0.800 |" in table_markdown([only], DATASETS, "study", [])
 
 
 def test_pixels_where_there_are_masks(tmp_path):
