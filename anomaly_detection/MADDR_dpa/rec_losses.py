@@ -658,9 +658,9 @@ class FrozenBackbone(nn.Module):
         layers = build(weights)
         first = next(iter(layers))
         if isinstance(layers[first], nn.Sequential):
-            layers[first][0] = _FoldedConv(layers[first][0], self.mean, self.std)
+            layers[first][0] = FoldedConv(layers[first][0], self.mean, self.std)
         else:
-            layers[first] = _FoldedConv(layers[first], self.mean, self.std)
+            layers[first] = FoldedConv(layers[first], self.mean, self.std)
         self.layers = nn.ModuleDict(layers)
         self.depthwise = any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in self.layers.modules())
         self.eval().requires_grad_(False)
@@ -694,7 +694,7 @@ class FrozenBackbone(nn.Module):
         return features
 
 
-class _FoldedConv(nn.Module):
+class FoldedConv(nn.Module):
     """The first convolution of a backbone, `preprocess` folded in: of the image itself and a channel of ones, in place of three channels.
 
     With p(x) = (x / 2 + 1 / 2 - mean) / std the weights of x are ``w / (2 std)``, summed over the colours for a grey image, and those of the

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FrozenBackbone, load_file, seed_of
+from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FoldedConv, FrozenBackbone, load_file, seed_of
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
@@ -66,10 +66,17 @@ def fold_batch_norms(network: nn.Module) -> None:
     for parent in list(network.modules()):
         children = list(parent.named_children())
         for (_, conv), (after, norm) in zip(children, children[1:], strict=False):
-            if isinstance(conv, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.num_features == conv.out_channels:
-                statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            if type(norm) is not nn.BatchNorm2d:
+                continue
+            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            if isinstance(conv, nn.Conv2d) and norm.num_features == conv.out_channels:
                 conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-                setattr(parent, after, nn.Identity())
+            elif isinstance(conv, FoldedConv):
+                fold = [fuse_conv_bn_weights(weight, conv.bias, *statistics) for weight in (conv.grey, conv.rgb)]
+                (conv.grey, _), (conv.rgb, conv.bias) = [(weight.data, bias) for weight, bias in fold]
+            else:
+                continue
+            setattr(parent, after, nn.Identity())
 
 
 def told(name: str, weights: str) -> str:
