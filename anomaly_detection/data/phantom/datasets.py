@@ -40,7 +40,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_folder
 from anomaly_detection.system.processes import map_jobs
 
-VERSION = 2  # of what is rendered: with any other, other pixels or files come of the same seed
+VERSION = 3  # of what is rendered: with any other, other pixels or files come of the same seed
 IMAGES = dict(zip(SPLITS, (300, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
 

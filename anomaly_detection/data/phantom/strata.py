@@ -31,7 +31,7 @@ STRATA = tuple(LIMITS)
 
 
 class Conspicuity(NamedTuple):
-    """Of the region with the highest k in a picture.
+    """Of the region of a picture that is of the highest stratum, and among those of one stratum of the one with the highest k.
 
     Attributes:
         lesions: how many regions (8 neighbours) the visible lesions of the picture have.
@@ -72,8 +72,8 @@ def measure(picture: np.ndarray, twin: np.ndarray, visible: np.ndarray, organ: n
     """
     numbers, count = label(visible, np.ones((3, 3)))
     regions = [_region(picture, twin, numbers == number, organ) for number in range(1, count + 1)]
-    contrast, noise, area = max(regions, key=lambda region: _rose(*region))
-    rose = _rose(contrast, noise, area)
+    # a small and strong lesion hides none beside it that whoever looks sees
+    rank, rose, (contrast, noise, area) = max((-STRATA.index(_stratum(region, visible.size)), _rose(*region), region) for region in regions)
     return Conspicuity(
         lesions=count,
         diameter_mm=2 * np.sqrt(area / np.pi) * pixel_mm,
@@ -83,7 +83,7 @@ def measure(picture: np.ndarray, twin: np.ndarray, visible: np.ndarray, organ: n
         area_px=area,
         visible_px=int(visible.sum()),
         rose_snr=rose,
-        stratum=stratum_of(rose, area / visible.size),
+        stratum=STRATA[-rank],
     )
 
 
@@ -93,6 +93,10 @@ def _region(picture: np.ndarray, twin: np.ndarray, region: np.ndarray, organ: np
     # a step of grey is as fine as a picture can be: no noise is less than that of rounding
     noise = max(float(np.std(twin[around], dtype=float)), 1 / np.sqrt(12))
     return float(np.mean(picture[region] - twin[region].astype(float))), noise, int(region.sum())
+
+
+def _stratum(region: tuple[float, float, int], pixels: int) -> str:
+    return stratum_of(_rose(*region), region[2] / pixels)
 
 
 def _rose(contrast: float, noise: float, area: int) -> float:

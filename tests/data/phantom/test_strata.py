@@ -46,6 +46,28 @@ def test_the_most_conspicuous_of_several_speaks_for_the_picture():
     assert facts.rose_snr == pytest.approx(20 / deviation * len(inside) ** 0.5)
 
 
+@pytest.mark.parametrize(
+    ("large_contrast", "small_diameter", "small_contrast", "stratum", "large_speaks"),
+    [
+        (10, 9, 100, "obvious", True),  # k of 40 and 80
+        (10, 18, 60, "obvious", True),  # the small one alone is typical
+        (5, 18, 60, "typical", False),  # both are; k of 20 and 96
+        (1.5, 9, 100, "subtle", False),  # both are; k of 6 and 80
+        (5, 9, 100, "typical", True),
+    ],
+)
+def test_a_small_and_strong_lesion_hides_no_larger_one(large_contrast, small_diameter, small_contrast, stratum, large_speaks):
+    """A picture is of the stratum of whichever of its lesions is of the highest, whatever k another one has."""
+    twin = noise(10)
+    large, small = disc(60, 60, 45), disc(150, 150, small_diameter)
+    facts = measure(twin + large_contrast * large + small_contrast * small, twin, large | small, EVERYWHERE, 1.0)
+    assert facts.stratum == stratum
+    assert facts.area_px == (large if large_speaks else small).sum()
+    alone = [measure(twin + c * region, twin, region, EVERYWHERE, 1.0) for region, c in ((large, large_contrast), (small, small_contrast))]
+    assert min(STRATA.index(each.stratum) for each in alone) == STRATA.index(stratum)
+    assert facts.rose_snr == pytest.approx(alone[not large_speaks].rose_snr)
+
+
 def _steps(i, j):
     return [(di, dj) for di in range(-2, 3) for dj in range(-2, 3) if 0 <= i + di < SIDE and 0 <= j + dj < SIDE]
 
