@@ -132,8 +132,8 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
         UserError: the folder holds another experiment, or anything in the settings or the data is wrong.
     """
     with locked_folder(experiment, source, wait=True):
-        if (metrics := finished_metrics(experiment)) is not None:
-            return metrics
+        if is_finished(experiment, source):
+            return finished_metrics(experiment)
         train_experiment(experiment, source, device)
         return evaluate_experiment(experiment, source, device)
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from anomaly_detection.study.comparison import Difference, differences, scored
-from anomaly_detection.study.regimes import MADDR, REGIMES, SEPARATE, UNITED
+from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
 from anomaly_detection.study.tables import Cell, Result, cells
 
 TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
 AGAINST = {
     UNITED.name: "the same network without it",
-    "united_probe": "the same network without it, whose latent was read for organ and modality afterwards",
+    PROBE.name: "the same network without it, whose latent was read for organ and modality afterwards",
     SEPARATE.name: "one network for each dataset",
 }
 MODALITIES = {"ct": "CT", "mri": "MRI", "mr": "MR", "pet": "PET", "xray": "X-ray"}
@@ -93,9 +93,9 @@ def difference(results: Sequence[Result], model: str, one: str, other: str, data
 
 def _addition(results: Sequence[Result], models: Sequence[str], other: str, datasets: Sequence[str]) -> str:
     """What MADDR added to each model, over another regime; nothing where no model has both."""
-    if other not in REGIMES:
-        return ""
     added = {model: each for model in models if (each := difference(results, model, MADDR.name, other, datasets)) is not None}
+    if other == PROBE.name:  # of most detectors the score does not depend on the domain: for them this was said of the network without a probe
+        added = {model: each for model, each in added.items() if each != difference(results, model, MADDR.name, UNITED.name, datasets)}
     groups = {
         "raised the mean AUROC of": [model for model, each in added.items() if each.low > 0],
         "lowered the mean AUROC of": [model for model, each in added.items() if each.high < 0],
