@@ -1,0 +1,136 @@
+"""What a study says in words, held against counts that the tests make themselves."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
+from anomaly_detection.study.summary import difference, summary
+from anomaly_detection.study.tables import Result
+
+DATASETS = ("lits", "covid_xray")
+DOMAINS = {"lits": ("liver", "ct"), "covid_xray": ("lung", "xray")}
+
+
+def result(model: str, regime: str, shift: float, seed: int = 0, datasets=DATASETS, guaranteed: bool = True, patients: bool = True) -> Result:
+    """Of 40 patients of each dataset with one image each, half of them abnormal, whose scores the shift raises."""
+    rows, metrics = [], {}
+    for name in datasets:
+        noise = np.random.default_rng([seed, DATASETS.index(name)]).normal(size=40)
+        for i in range(40):
+            score = float(noise[i] + shift * (i % 2))
+            facts = dict(zip(("organ", "modality"), DOMAINS[name], strict=True))
+            rows.append({"image": f"{i}.png", "dataset": name, "patient": f"P{i}" if patients else None, "part": "test", "label": i % 2} | facts)
+            rows[-1] |= {"score": score, "label_anomalous": int(score > 1.5)}
+        of = [row for row in rows if row["dataset"] == name]
+        hits, alarms = (np.mean([row["label_anomalous"] for row in of if row["label"] == label]) for label in (1, 0))
+        metrics[name] = {
+            "auroc": roc_auc_score([row["label"] for row in of], [row["score"] for row in of]),
+            "sensitivity": float(hits),
+            "specificity": float(1 - alarms),
+            "intervals": {"sensitivity": [0.25, 0.75], "specificity": [0.81, 0.98]},
+            "false_alarms": {"promised": 0.05, "guaranteed": guaranteed},
+        }
+    return Result(model, regime, tuple(datasets), seed, {"datasets": metrics, "pooled": {}}, rows)
+
+
+def test_what_was_found_stands_beside_the_false_alarms():
+    each = result("gaussian", UNITED.name, 2.0)
+    first, second, *_ = summary([each], DATASETS)
+    assert first.startswith("Each detector was set to call 5 % of normal images abnormal. ")
+    for name, spoken in (("lits", "liver CT (lits)"), ("covid_xray", "lung X-ray (covid_xray)")):
+        called = {label: [row["score"] > 1.5 for row in each.rows if row["dataset"] == name and row["label"] == label] for label in (0, 1)}
+        hits, alarms = (f"{100 * sum(called[label]) / 20:.0f} %" for label in (1, 0))
+        assert f"{spoken} {hits} [25–75] of abnormal and {alarms} [2–19] of normal images" in second
+    assert second.startswith("gaussian (one network without MADDR) called abnormal: ")
+
+
+@pytest.mark.parametrize(
+    ("regimes", "way"),
+    [
+        ([SEPARATE, UNITED, MADDR], "one network with MADDR"),
+        ([SEPARATE, UNITED], "one network without MADDR"),
+        ([SEPARATE], "one network for each dataset"),
+    ],
+)
+def test_a_detector_is_told_in_the_way_that_the_study_is_about(regimes, way):
+    results = [result("memae", regime.name, number) for number, regime in enumerate(regimes)]
+    (line,) = (line for line in summary(results, DATASETS) if "called abnormal" in line)
+    assert f"memae ({way})" in line
+    hits = np.mean([row["score"] > 1.5 for row in results[-1].rows if row["label"] == 1 and row["dataset"] == "lits"])
+    assert f"{100 * hits:.0f} % [25–75] of abnormal" in line
+
+
+def test_a_threshold_that_is_an_estimate_is_said():
+    assert "this is an estimate" in summary([result("memae", UNITED.name, 1, guaranteed=False)], DATASETS)[0]
+
+
+@pytest.mark.parametrize(
+    ("united", "maddr", "verb"),
+    [
+        (0.2, 3.0, "raised the mean AUROC of gaussian (+"),
+        (3.0, 0.2, "lowered the mean AUROC of gaussian (-"),
+        (1.0, 1.0, "made no difference that these 80 patients can show for gaussian (+0.000"),
+        (1.0, 1.05, "made no difference that these 80 patients can show for gaussian (+"),
+    ],
+)
+def test_what_maddr_added_is_claimed_only_where_the_interval_tells_it(united, maddr, verb):
+    results = [result("gaussian", UNITED.name, united), result("gaussian", MADDR.name, maddr)]
+    (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against the same network"))
+    assert f"MADDR {verb}" in line
+    assert len([word for word in ("raised", "lowered", "no difference") if word in line]) == 1
+
+
+def test_the_difference_is_that_of_the_means_over_datasets_and_seeds():
+    results = [result("memae", regime, shift + seed, seed) for regime, shift in ((MADDR.name, 1.0), (UNITED.name, 0.5)) for seed in (0, 1)]
+    results.append(result("memae", MADDR.name, 9.0, seed=2))  # without its like
+    told = difference(results, "memae", MADDR.name, UNITED.name, DATASETS)
+    values = []
+    for seed in (0, 1):
+        one, other = (next(r for r in results if (r.regime, r.seed) == (regime, seed)) for regime in (MADDR.name, UNITED.name))
+        for name in DATASETS:
+            aurocs = []
+            for each in (one, other):
+                normal, abnormal = ([row["score"] for row in each.rows if (row["dataset"], row["label"]) == (name, label)] for label in (0, 1))
+                aurocs.append(np.mean([(a > n) + 0.5 * (a == n) for a in abnormal for n in normal]))
+            values.append(aurocs[0] - aurocs[1])
+    assert told.value == pytest.approx(np.mean(values))
+    assert told.low < told.value < told.high
+    assert difference(results, "memae", MADDR.name, SEPARATE.name, DATASETS) is None
+
+
+def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_counted():
+    results = [result(model, UNITED.name, 0.5, seed) for model in ("gaussian", "memae") for seed in (0, 1)]
+    results += [result("gaussian", MADDR.name, 4.0, seed) for seed in (0, 1)] + [result("memae", MADDR.name, 0.5, seed) for seed in (0, 1)]
+    (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against the same network without it"))
+    assert "MADDR raised the mean AUROC of gaussian (+" in line
+    assert "; it made no difference that these 80 patients and 2 trainings can show for memae (" in line
+    assert not [line for line in summary(results, DATASETS) if "one network for each dataset" in line]
+    (highest,) = (line for line in summary(results, DATASETS) if "highest" in line)
+    assert "gaussian (maddr) has the highest mean AUROC of the 4 rows" in highest
+    assert "on others expect less" in highest
+
+
+def test_one_network_per_dataset_is_compared_with_and_images_of_nobody_are_images():
+    results = [result("memae", SEPARATE.name, 0.5, datasets=(name,), patients=False) for name in DATASETS]
+    results.append(result("memae", MADDR.name, 0.5, patients=False))
+    (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against"))
+    assert line.startswith("Against one network for each dataset, MADDR made no difference that these 80 images can show for memae (")
+
+
+def test_phantoms_and_smoke_runs_say_what_they_do_not_tell():
+    results = [result("memae", UNITED.name, 0.5)]
+    assert summary(results, DATASETS, phantom=True)[-1] == "These images are phantoms, rendered by a computer: this says nothing about patients."
+    assert "phantom" not in " ".join(summary(results, DATASETS))
+    (line,) = summary(results, DATASETS, phantom=True, quick=True)
+    assert "its numbers mean nothing" in line
+    assert summary([], DATASETS, phantom=True) == []
+
+
+def test_half_a_study_is_told_as_far_as_it_goes():
+    lines = summary([result("memae", SEPARATE.name, 0.5, datasets=("lits",))], DATASETS)
+    assert [line.split(" (")[0] for line in lines] == [
+        "Each detector was set to call 5 % of normal images abnormal. [low–high] are 95 % intervals.",
+        "memae",
+    ]
+    assert "covid_xray" not in lines[1]
