@@ -13,15 +13,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from anomaly_detection.data.arrays import KeptImages, load_images
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.splits import SplitEntry
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_table
 
 TWINS, FACTS = "twins.csv", "phantoms.csv"
+PART = "twins"  # of the data, in the names of the arrays that keep their pixels
 # of phantoms.csv, what is said of a lesion beside its stratum; see `Conspicuity`
 NUMBERS = ("diameter_mm", "contrast", "noise", "cnr", "area_px", "visible_px", "rose_snr")
 
@@ -71,11 +75,11 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
     places = [place for place, key in enumerate(named) if key in twin_of and test.label[place] == 1]
     if not places:
         return None
-    files = [_file_of(source, *named[place], twin_of[named[place]]) for place in places]
-    pixels = [torch.from_numpy(preprocessing[named[place][0]].read(file).copy()) for file, place in zip(files, places, strict=True)]
+    kept = kept_twins(source, preprocessing)
+    pixels = {(dataset, twin): row for dataset, (twins, images) in kept.items() for twin, row in zip(twins, images.array, strict=True)}
     index = torch.tensor(places, device=test.device)
     images = ImageSet(
-        images=torch.stack(pixels).to(test.device),
+        images=torch.from_numpy(np.stack([pixels[named[place][0], twin_of[named[place]]] for place in places])).to(test.device),
         organ=test.organ[index],
         modality=test.modality[index],
         label=torch.zeros_like(test.label[index]),
@@ -84,6 +88,24 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
     )
     facts = read_facts(source.data_root)
     return Twins(places, [test.names[place] for place in places], images, [facts.get(named[place], {}) for place in places])
+
+
+def kept_twins(source: DataSource, preprocessing: Mapping[str, Preprocessing]) -> dict[str, tuple[list[str], KeptImages]]:
+    """Of each dataset that has twins of test images their names and pixels, kept as those of other images are.
+
+    Raises:
+        UserError: as `load_twins` does.
+    """
+    twin_of, kept = _read_twins(source.data_root), {}
+    for dataset in preprocessing if twin_of else ():
+        images = [entry.image for entry in source.splits.select(dataset, "anomaly", "test") if (dataset, entry.image) in twin_of]
+        twins = [twin_of[dataset, image] for image in images]
+        for image, twin in zip(images, twins, strict=True):
+            _file_of(source, dataset, image, twin)
+        if twins:
+            entries = [SplitEntry(twin, dataset, "normal", PART, TWINS) for twin in twins]
+            kept[dataset] = twins, load_images(entries, source.catalog[dataset], source.data_root, preprocessing[dataset])
+    return kept
 
 
 def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None:

@@ -25,7 +25,7 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
-from anomaly_detection.data.twins import twins_fingerprint
+from anomaly_detection.data.twins import kept_twins, twins_fingerprint
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import write_rows
@@ -283,6 +283,8 @@ def _look_up_features(
     frozen = baseline.frozen
     if frozen is not None:
         images = [kept for part in parts for kept in source.kept(list(preprocessing), part, preprocessing)]
+        if "test" in parts:
+            images += [kept for _, kept in kept_twins(source, preprocessing).values()]
         frozen.store = FeatureStore.of(images, source.data_root, frozen.identity(), lambda x: frozen.packed(frozen.compute(x)), device)
 
 

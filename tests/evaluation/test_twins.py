@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from PIL import Image
 
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.strata import STRATA
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.twins import load_twins, twins_fingerprint
 from anomaly_detection.evaluation.bootstrap import resample
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_samples
+from anomaly_detection.study import experiment
 from anomaly_detection.system.errors import UserError
 from tests.test_baselines import built, settings_of
 
@@ -329,3 +332,33 @@ def test_files_that_stay_as_they_are_are_read_once(twinned, monkeypatch):
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read again") if path.suffix == ".png" else read(path))
     assert twins_fingerprint(source, ["lung_ct"]) == first
+
+
+def test_twins_are_decoded_once_and_again_when_they_change(twinned, monkeypatch):
+    source = DataSource(twinned)
+    preprocessing = source.preprocessing(["lung_ct", "lung_xray"], 16, 1)
+    test = source.load(["lung_ct", "lung_xray"], "test", preprocessing)
+    first = load_twins(source, test, preprocessing).images
+    for name, dataset, pixels in zip(first.names, first.datasets, first.images, strict=True):
+        assert (pixels[0].numpy() == np.asarray(Image.open(twinned / dataset / name))).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(Preprocessing, "read", lambda *_: pytest.fail("decoded again"))
+        assert torch.equal(load_twins(source, test, preprocessing).images.images, first.images)
+    changed = twinned / "lung_ct" / "twins" / "test_2.png"
+    Image.fromarray(np.full((16, 16), 9, np.uint8)).save(changed)
+    again = load_twins(source, test, preprocessing).images
+    differing = [name for name, one, other in zip(first.names, first.images, again.images, strict=True) if not torch.equal(one, other)]
+    assert differing == ["twins/test_2.png"]
+
+
+def test_features_of_twins_are_kept_beside_those_of_test_images(twinned):
+    source = DataSource(twinned)
+    preprocessing = source.preprocessing(["lung_ct", "lung_xray"], 16, 1)
+    frozen = SimpleNamespace(store=None, identity=lambda: ["rows"], compute=lambda x: x, packed=lambda x: x.mean(dim=3).flatten(1))
+    twins = load_twins(source, source.load(["lung_ct", "lung_xray"], "test", preprocessing), preprocessing)
+    x = twins.images.batch(torch.arange(len(twins.images))).image
+    for parts, known in ((("train", "val"), False), (("train", "val", "test"), True)):
+        experiment._look_up_features(SimpleNamespace(frozen=frozen), source, preprocessing, parts, torch.device("cpu"))
+        rows = frozen.store.look_up(x)
+        assert (rows is not None) == known
+    assert torch.allclose(rows.float(), x.mean(dim=3).flatten(1), atol=1e-3)
