@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from anomaly_detection.data.arrays import KeptImages, cache_folder, pixel_hash, release
+from anomaly_detection.data.arrays import HASH_BYTES, MAPPED, KeptImages, cache_folder, pixel_hash, release
 from anomaly_detection.data.dataset import to_bytes, to_floats
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -23,15 +23,16 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # raise it when other features come to be computed of the same images and weights
 BATCH = 64
 LARGEST = 65504.0  # that float16 holds
-MAPPED = 64 * 2**20  # bytes that may be read before the pages of the files are let go
+HASH = f"S{HASH_BYTES}"  # numpy sorts and compares these; the zeros at an end that it does not show count as equal
 
 
 class FeatureStore:
-    """Features of images, found by the images' pixels: rows of float16 in memory-mapped files."""
+    """Features of images, found by the images' pixels: rows of float16 in memory-mapped files, and 32 bytes in memory for each image."""
 
     def __init__(self):
         self._arrays: list[np.ndarray] = []
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._hashes = np.empty(0, HASH)  # sorted
+        self._places = np.empty((0, 2), np.int64)  # the array of each, and its row there
         self._read = 0
 
     @classmethod
@@ -58,10 +59,14 @@ class FeatureStore:
 
     def add(self, kept: KeptImages, features: np.ndarray) -> None:
         """Know the images, whose features are (N, numbers) float16."""
-        for row, digest in enumerate(map(bytes, kept.hashes)):
-            if not any(digest):  # of one grey: such images have no hash there
-                digest = pixel_hash(kept.array[row].tobytes())
-            self._places[digest] = len(self._arrays), row
+        hashes = kept.hashes.copy()
+        for row in np.flatnonzero(~hashes.any(axis=1)):  # of one grey: such images have no hash there
+            hashes[row] = np.frombuffer(pixel_hash(kept.array[row].tobytes()), np.uint8)
+        rows = np.arange(len(hashes))
+        hashes = np.concatenate([self._hashes, hashes.view(HASH)[:, 0]])
+        places = np.concatenate([self._places, np.stack([np.full_like(rows, len(self._arrays)), rows], axis=1)])
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._places = hashes[order], places[order]
         self._arrays.append(features)
 
     def look_up(self, x: Tensor) -> Tensor | None:
@@ -69,10 +74,11 @@ class FeatureStore:
         pixels = to_bytes(x)
         if not torch.equal(to_floats(pixels), x):  # mixtures
             return None
-        places = [self._places.get(pixel_hash(image.tobytes())) for image in pixels.cpu().numpy()]
-        if None in places:
+        hashes = np.array([pixel_hash(image.tobytes()) for image in pixels.cpu().numpy()], HASH)
+        places = np.searchsorted(self._hashes, hashes)
+        if places.max(initial=-1) >= len(self._hashes) or (self._hashes[places] != hashes).any():
             return None
-        owners, rows = np.array(places).reshape(-1, 2).T
+        owners, rows = self._places[places].T
         features = np.empty((len(rows), self._arrays[0].shape[1]), np.float16)
         for owner in np.unique(owners):
             mine = owners == owner

@@ -92,6 +92,9 @@ class FrozenFeatures(nn.Module):
         self._fast = ()
         return super()._apply(fn, *args, **kwargs)
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_fast": ()}  # oneDNN's tensors are not copied
+
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         loaded = state_dict.get(prefix + "weights_hash")
         if loaded is not None and not torch.equal(loaded.cpu(), self.weights_hash.cpu()):

@@ -9,8 +9,9 @@ import logging
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,12 +33,14 @@ logger = logging.getLogger(__name__)
 PIPELINE_VERSION = 2
 HASH_BYTES = 16
 HASHES = ".hashes"  # the suffix of the file beside an array that holds the hashes of its images
+MAPPED = 64 * 2**20  # bytes of a file that may be read before its pages are let go: the system keeps what it has room for, outside the process
+AHEAD = 64  # images that are read before they can be written
 # a 12-bit image in a 16-bit file is no brighter than this
 NEARLY_BLACK = 16
 
 
 class MappedImages:
-    """N images that stay in the files of several memory-mapped arrays, one after another; no more than a budget of them is in memory.
+    """N images that stay in the files of several memory-mapped arrays, one after another; no more than a budget of them, or `MAPPED`, is in memory.
 
     They are indexed as a uint8 tensor (N, C, H, W) on the CPU would be.
 
@@ -54,6 +57,7 @@ class MappedImages:
         self._ends = np.cumsum([len(array) for array in arrays])
         self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
         self.window = max(1, budget // arrays[0][0].nbytes)
+        self._most = max(1, min(budget, MAPPED) // arrays[0][0].nbytes)
         self._taken = 0
 
     def __len__(self) -> int:
@@ -73,7 +77,7 @@ class MappedImages:
             array = self._arrays[owner]
             found[own] = array[places[own] - (self._ends[owner] - len(array))]
         self._taken += len(places)
-        if self._taken >= self.window:
+        if self._taken >= self._most:
             self._release()
         return torch.from_numpy(found)
 
@@ -225,7 +229,7 @@ def _build(
     with whole_file(path) as partial, open(partial, "wb") as file, ThreadPoolExecutor() as pool:
         # written in order rather than through a memory map, on which a full disk would be a bus error
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        images = pool.map(preprocessing.read, paths)
+        images = _in_order(pool, preprocessing.read, paths)
         bar = tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True)
         for place, image in enumerate(bar):
             pixels = image.tobytes()
@@ -238,3 +242,14 @@ def _build(
         advice = f"if these are 16-bit files that use a part of their range, give {spec.name} a window in datasets.yaml"
         logger.warning("%s: nearly black, no pixel above %d of 255; %s", label, brightest, advice)
     return digest.hexdigest()[:32], hashes
+
+
+def _in_order(pool: Executor, function: Callable[[Path], np.ndarray], paths: Iterable[Path]) -> Iterator[np.ndarray]:
+    """What a function makes of files, in their order, no further ahead than `AHEAD`: `pool.map` would keep all that it is faster with."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    for path in paths:
+        waiting.append(pool.submit(function, path))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -83,6 +83,20 @@ def test_images_of_one_grey_are_told_apart(tmp_path):
     assert torch.equal(opened(kept, tmp_path).look_up(x), numbers(x).half())
 
 
+@pytest.mark.parametrize("place", [0, 7, 15])
+def test_hashes_with_zeros_anywhere_are_told_apart(place, tmp_path, monkeypatch):
+    """All but one of their 16 bytes are zeros."""
+    kept = kept_pictures(tmp_path)
+    pixels = [image.tobytes() for each in kept for image in each.array]
+    digests = {each: bytes(1 + i if byte == place else 0 for byte in range(16)) for i, each in enumerate(pixels)}
+    monkeypatch.setattr(feature_store, "pixel_hash", lambda image: digests.get(image, bytes(16)))
+    rehashed = [each._replace(hashes=np.stack([np.frombuffer(digests[image.tobytes()], np.uint8) for image in each.array])) for each in kept]
+    store, x = opened(rehashed, tmp_path), torch.cat([floats(each) for each in kept])
+    order = torch.tensor([8, 3, 3, 0, 5])
+    assert torch.equal(store.look_up(x[order]), numbers(x[order]).half())
+    assert store.look_up(1 - x[:1]) is None
+
+
 def test_other_features_and_other_images_have_files_of_their_own(tmp_path):
     kept, calls = kept_pictures(tmp_path), []
     opened(kept, tmp_path, calls)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -359,3 +360,20 @@ def test_a_killed_build_leaves_no_half_array_and_its_rest_is_cleared_away(root, 
     assert np.array_equal(load(entries, SPEC, root, 8, 1)[:, 0], PIXELS)
     (name,) = kept(root / ".cache")
     assert name.endswith(".npy")
+
+
+@pytest.mark.parametrize("count", [0, 3, 5, 40])
+def test_files_are_read_in_order_and_no_further_ahead_than_is_kept(count, monkeypatch):
+    monkeypatch.setattr(arrays, "AHEAD", 4)
+    begun = []
+
+    def read(path):
+        begun.append(path)
+        return path * path
+
+    with ThreadPoolExecutor(3) as pool:
+        for place, value in enumerate(arrays._in_order(pool, read, range(count))):
+            assert value == place**2
+            time.sleep(0.002)
+            assert len(begun) <= place + 1 + 4
+    assert sorted(begun) == list(range(count))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anomaly_detection.data import arrays
 from anomaly_detection.data.arrays import MappedImages
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
@@ -225,11 +226,24 @@ def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(sourc
 
 
 def test_mapped_images_of_several_arrays_are_those_of_one():
-    arrays = [np.arange(first, last, dtype=np.uint8).reshape(-1, 1, 1, 1) for first, last in ((0, 3), (3, 8), (8, 10))]
-    mapped = MappedImages(arrays, budget=4)
+    parts = [np.arange(first, last, dtype=np.uint8).reshape(-1, 1, 1, 1) for first, last in ((0, 3), (3, 8), (8, 10))]
+    mapped = MappedImages(parts, budget=4)
     assert (len(mapped), mapped.shape, mapped.window) == (10, (10, 1, 1, 1), 4)
     for index in ([*range(10)], [9, 3, 0, 8, 2, 7, 3], [5]):
         assert mapped[torch.tensor(index)].flatten().tolist() == index
+
+
+@pytest.mark.parametrize(("budget", "most", "times"), [(4, 100, 2), (100, 4, 2), (100, 3, 3), (0, 100, 10), (100, 100, 0)])
+def test_pages_of_mapped_images_are_let_go_within_the_budget_and_the_limit(budget, most, times, monkeypatch):
+    let_go = []
+    monkeypatch.setattr(arrays, "MAPPED", most)
+    monkeypatch.setattr(arrays, "release", let_go.append)
+    array = np.arange(10, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    mapped = MappedImages([array], budget)
+    assert mapped.window == max(1, budget)
+    for place in range(10):
+        assert mapped[torch.tensor([place])].item() == place
+    assert len(let_go) == times
 
 
 def test_batches_are_all_images_in_order(source):
