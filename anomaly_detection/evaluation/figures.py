@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
+from threadpoolctl import threadpool_limits
 
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.evaluation.twins import contrast_detail, read_twin_rows
@@ -183,7 +184,9 @@ def _pca(latent: np.ndarray) -> np.ndarray:
 
 
 def _tsne(latent: np.ndarray) -> np.ndarray:
-    return TSNE(2, perplexity=min(30, (len(latent) - 1) / 3), init="pca" if latent.shape[1] > 1 else "random", random_state=0).fit_transform(latent)
+    perplexity, init = min(30, (len(latent) - 1) / 3), "pca" if latent.shape[1] > 1 else "random"
+    with threadpool_limits(1):  # a thousand short steps, after each of which threads wait for each other: ten times as long where others compute, too
+        return TSNE(2, perplexity=perplexity, init=init, random_state=0).fit_transform(latent)
 
 
 def draw_training(log: Rows) -> Figure:
