@@ -18,10 +18,12 @@ import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.commands import exit_codes
 from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.datasets import VERSION
 from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
 from anomaly_detection.study.plan import find_data
+from anomaly_detection.study.report import Study, Tables
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.training.checkpoint import load_checkpoint
@@ -620,11 +622,90 @@ def test_an_experiment_that_another_process_does_is_waited_for(toy_model, data_r
     caplog.set_level("INFO")
     with ThreadPoolExecutor() as pool:
         other = pool.submit(study, data_root, "--regimes", "united")
-        while "waiting for another process that works in" not in caplog.text:
-            assert not other.done()
-            time.sleep(0.01)
-        (folder / "hidden").rename(folder / "metrics.json")
-        written = (folder / "scores.csv").stat().st_mtime_ns
-        lock.release()
+        try:
+            while "waiting for another process that works in" not in caplog.text:
+                assert not other.done()
+                time.sleep(0.01)
+            (folder / "hidden").rename(folder / "metrics.json")
+            written = (folder / "scores.csv").stat().st_mtime_ns
+        finally:
+            lock.release()
         assert other.result() == 0
     assert (folder / "scores.csv").stat().st_mtime_ns == written
+
+
+def test_the_tables_grow_with_each_experiment_and_words_end_the_study(toy_model, data_root, monkeypatch, capsys, caplog):
+    caplog.set_level("INFO")
+    run, tables = study_run.run_experiment, []
+
+    def looked_at(*arguments):
+        path = data_root.parent / "results" / "table.md"
+        tables.append(path.read_text() if path.exists() else "")
+        return run(*arguments)
+
+    monkeypatch.setattr(study_run, "run_experiment", looked_at)
+    assert study(data_root) == 0
+    assert [("| toy | separate |" in text, "| toy | united |" in text, "| toy | maddr |" in text) for text in tables] == [
+        (False, False, False),
+        *[(True, False, False)] * 3,
+        (True, True, False),
+    ]
+    output = capsys.readouterr().out
+    shown = output.split("# Anomaly detection")[0].split("AUROC: ")[1:]
+    assert len(shown) == 4, "the last table stands in the whole of them"
+    columns = shown[0].splitlines()[2].split()
+    assert columns[:2] == ["toy", "separate"]
+    assert columns[3:] == ["–", "–", "–"]
+    assert len([line for line in shown[3].splitlines() if line.startswith("toy ")]) == 2
+    starts = [record.message for record in caplog.records if record.message.startswith("[")]
+    assert [line.split(" seed")[0] for line in starts][::4] == ["[1/5] toy separate liver_ct", "[5/5] toy maddr liver_ct+lung_ct+lung_xray"]
+    assert "left" not in starts[0]
+    assert all("about 1 min left" in line for line in starts[1:])
+    assert "toy (one network with MADDR) called abnormal: liver CT (liver_ct) " in output.split("with figures in")[1]
+
+
+def test_jobs_tell_how_far_the_study_is(toy_model, data_root, monkeypatch, caplog):
+    """Several at a time, in whatever order they end."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(study_run, "run_side_by_side", lambda function, calls, jobs, backend: (function(*call) for call in reversed(calls)))
+    assert study(data_root, "--jobs", "2") == 0
+    told = [record.message for record in caplog.records if record.message.startswith("[")]
+    assert told[0].startswith("[1/5] toy maddr liver_ct+lung_ct+lung_xray seed 0 has ended, about ")
+    assert told[-1] == "[5/5] toy separate liver_ct seed 0 has ended"
+
+
+def test_what_another_left_damaged_costs_no_experiment_of_this_study(toy_model, data_root, caplog, capsys):
+    assert study(data_root, "--regimes", "united") == 0
+    (scores,) = (data_root.parent / "results").glob("toy/united/*/seed_0/scores.csv")
+    scores.write_text("not a table")
+    with pytest.raises(UserError, match=r"scores\.csv"):
+        study(data_root, "--regimes", "separate")
+    assert len(list((data_root.parent / "results").glob("toy/separate/*/seed_0/metrics.json"))) == 3
+    assert "no tables yet: " in caplog.text
+
+
+def test_what_has_not_changed_is_neither_read_nor_drawn_again(toy_model, data_root, monkeypatch):
+    assert study(data_root, "--regimes", "united", "--seeds", "0", "1") == 0
+    results = data_root.parent / "results"
+    tables = Tables(results, Study.read(results), DataSource(data_root))
+    tables.write()
+    written = [(results / name).read_text() for name in ("table.md", "table.csv")]
+    for name in ("read_scores", "load_experiment", "with_joint_intervals"):
+        monkeypatch.setattr(f"anomaly_detection.study.report.{name}", lambda *_: pytest.fail("again"))
+    tables.write()
+    assert [(results / name).read_text() for name in ("table.md", "table.csv")] == written
+    (first,) = results.glob("toy/united/*/seed_1/metrics.json")
+    os.utime(first, (1, 1))
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        tables.write()
+
+
+def test_several_processes_write_whole_tables(toy_model, data_root):
+    assert study(data_root, "--regimes", "united") == 0
+    results = data_root.parent / "results"
+    text = (results / "table.md").read_text()
+    all_tables = [Tables(results, Study.read(results), DataSource(data_root)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:  # of one process, whose number is in the names of unfinished files
+        list(pool.map(lambda tables: [tables.write() for _ in range(5)], all_tables))
+    assert (results / "table.md").read_text() == text
+    assert not list(results.glob(".*.partial"))
