@@ -1,5 +1,7 @@
 """Features of a frozen backbone, an image at a time and in batches: what this project computes, and other ways to compute it, taken in turns.
 
+On a CPU the project takes a few images at a time through convolutions that pad and activate on their own, see `components.fused`.
+
 The largest difference of a feature is relative to the standard deviation of its channel's layer: a way that is faster and computes something else is
 no rival.
 """
@@ -7,7 +9,7 @@ no rival.
 import argparse
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomaly_detection.components.backbones import find_backbone
-from anomaly_detection.components.features import FrozenFeatures
-from benchmarks.measure import add_rounds, in_turns, parse, show
+from anomaly_detection.components.backbones import find_backbone, fold_batch_norms
+from anomaly_detection.components.features import CHUNK, CPU_CHUNK, FrozenFeatures
+from anomaly_detection.components.fused import fuse
+from anomaly_detection.MADDR_dpa.rec_losses import FoldedConv
+from benchmarks.measure import add_rounds, in_turns, parse, seconds, show
 
 Features = dict[str, Tensor]
+Way = Callable[[], Features]
+SAME = 1e-3  # a difference that rounding does not explain makes a way another computation
 
 
 class Listed(nn.Module):
@@ -35,53 +41,98 @@ class Listed(nn.Module):
         return tuple(features[layer] for layer in self.layers)
 
 
-def ways(frozen: FrozenFeatures, name: str, weights: str, x: Tensor, device: torch.device, wanted: Sequence[str]) -> dict[str, Callable[[], Any]]:
-    """By name, what computes the features of x."""
+def ways(frozen: FrozenFeatures, name: str, weights: str, x: Tensor, device: torch.device, wanted: Sequence[str]) -> dict[str, tuple[Way, float]]:
+    """By name, what computes the features of x, and the seconds that it takes to be ready; what cannot be had here is said."""
     layers = frozen.layers
+    chunk = CPU_CHUNK if device.type == "cpu" else CHUNK
 
     def fresh() -> nn.Module:
         return find_backbone(name, weights).to(device)
 
-    def bfloat16() -> Any:
-        network = FrozenFeatures(name, weights, layers, frozen.grid, x.shape[-1], x.shape[1]).to(device).backbone
+    def folded() -> nn.Module:
+        network = fresh()
+        fold_batch_norms(network)
+        return network
+
+    def channels_first() -> Way:
+        network = folded().to(memory_format=torch.contiguous_format)
+        for module in network.modules():
+            if isinstance(module, FoldedConv):  # gives them innermost, and what follows would go on so
+                module.register_forward_hook(lambda module, inputs, features: features.contiguous())
+        return partial(_in_chunks, network, x, layers, chunk)
+
+    def bfloat16() -> Way:
+        network = folded()
         network.depthwise = False  # or it would leave autocast there
 
-        def call():
+        def call() -> Features:
             with torch.autocast(device.type, torch.bfloat16):
-                return network(x, layers)
+                return _in_chunks(network, x, layers, chunk)
 
         return call
 
-    def compiled() -> Any:
-        step = torch.compile(Listed(frozen.backbone, layers))
+    def compiled() -> Way:
+        step = torch.compile(Listed(folded(), layers), options={"freezing": True} if device.type == "cpu" else None, dynamic=False)
         return lambda: dict(zip(layers, step(x), strict=True))
 
     builders = {
         "project": lambda: partial(frozen.compute, x),
-        "in one batch": lambda: partial(frozen.backbone, x, layers),
-        "batch norms unfolded": lambda: partial(fresh(), x, layers),
-        "channels first": lambda: partial(fresh().to(memory_format=torch.contiguous_format), x, layers),
+        "in one batch": lambda: partial(fuse(frozen.backbone, layers, x) if device.type == "cpu" else frozen.backbone, x, layers),
+        "channels last": lambda: partial(_in_chunks, frozen.backbone, x, layers, chunk),
+        "batch norms unfolded": lambda: partial(_in_chunks, fresh(), x, layers, chunk),
+        "channels first": channels_first,
         "bfloat16": bfloat16,
         "torch.compile": compiled,
         "onnxruntime": lambda: _onnx(Listed(fresh(), layers), x),
+        "onnxruntime in chunks": lambda: _onnx(Listed(fresh(), layers), x, chunk),
     }
-    return {way: builders[way]() for way in builders if way in wanted}
+    rivals = {}
+    for way in builders:
+        if way in wanted:
+            try:
+                call = builders[way]()
+                rivals[way] = call, seconds(call, device)
+            except Exception as error:  # whatever a missing package or compiler makes of it
+                print(f"{way} is left out: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    return rivals
 
 
-WAYS = ("project", "in one batch", "batch norms unfolded", "channels first", "bfloat16", "torch.compile", "onnxruntime")
+WAYS = (
+    "project",
+    "in one batch",
+    "channels last",
+    "batch norms unfolded",
+    "channels first",
+    "bfloat16",
+    "torch.compile",
+    "onnxruntime",
+    "onnxruntime in chunks",
+)
 
 
-def _onnx(module: Listed, x: Tensor) -> Callable[[], Features]:
+def _in_chunks(network: nn.Module, x: Tensor, layers: Sequence[str], size: int) -> Features:
+    parts = [network(part, layers) for part in x.split(size)]
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
+
+
+def _onnx(module: Listed, x: Tensor, chunk: int | None = None) -> Way:
     import onnxruntime
 
+    chunk = min(chunk or len(x), len(x))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "backbone.onnx"
-        torch.onnx.export(module.cpu(), (x.cpu(),), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(module.cpu(), (x[:chunk].cpu(),), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    return lambda: dict(zip(module.layers, map(torch.from_numpy, session.run(None, {"x": x.cpu().numpy()})), strict=True))
+    pixels = x.cpu().split(chunk)
+
+    def call() -> Features:
+        parts = [session.run(None, {"x": part.numpy()}) for part in pixels]
+        return {layer: torch.cat([torch.from_numpy(value) for value in values]) for layer, *values in zip(module.layers, *parts, strict=True)}
+
+    return call
 
 
 def differences(way: Callable[[], Features], expected: Features) -> float:
@@ -91,21 +142,33 @@ def differences(way: Callable[[], Features], expected: Features) -> float:
 
 
 @torch.inference_mode()
-def rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of every way at every batch."""
+def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Of every way at every batch, the project's first."""
     name, weights = arguments.backbone, arguments.weights
     frozen = FrozenFeatures(name, weights, None, 7, arguments.size, 1).to(arguments.device)
     plain = find_backbone(name, weights).double()
-    found = []
     for batch in arguments.batches:
         x = torch.nn.functional.interpolate(torch.rand(batch, 1, 12, 12, generator=torch.Generator().manual_seed(0)), arguments.size, mode="bicubic")
-        expected = {layer: value.float() for layer, value in plain(x.double() * 2 - 1, frozen.layers).items()}
-        rivals = ways(frozen, name, weights, (x * 2 - 1).to(arguments.device), arguments.device, arguments.ways)
-        times = in_turns({way: partial(lambda step: step, step) for way, step in rivals.items()}, arguments.rounds, arguments.steps, arguments.device)
-        for way, step in rivals.items():
-            row = {"way": way, "batch": batch, "ms an image": 1e3 * times[way] / batch, "times the project's": times[way] / times["project"]}
-            found.append(row | {"largest difference": differences(step, expected)})
-    return found
+        x = x * 2 - 1
+        parts = [plain(part.double(), frozen.layers) for part in x.split(CHUNK)]
+        expected = {layer: torch.cat([part[layer] for part in parts]).float() for layer in frozen.layers}
+        rivals = ways(frozen, name, weights, x.to(arguments.device), arguments.device, arguments.ways)
+        turns = {way: partial(lambda step: step, step) for way, (step, _) in rivals.items()}
+        times = in_turns(turns, arguments.rounds, arguments.steps, arguments.device)
+        for way, (step, start) in rivals.items():
+            row = {"way": way, "batch": batch, "s to begin": start, "ms an image": 1e3 * times[way] / batch}
+            yield row | {"times the project's": times[way] / times["project"], "largest difference": differences(step, expected)}
+
+
+def verdict(table: Sequence[dict[str, Any]]) -> str:
+    """Of each batch, the fastest way that computes the same as the project."""
+    lines = []
+    for batch in dict.fromkeys(row["batch"] for row in table):
+        same = [row for row in table if row["batch"] == batch and row["largest difference"] < SAME]
+        best = min(same, key=lambda row: row["ms an image"])
+        share = best["ms an image"] / same[0]["ms an image"]
+        lines.append(f"chosen: project; fastest of the same features at batch {batch}: {best['way']}, {share:.2f} times its time")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -122,7 +185,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     arguments = parse(parser, argv)
     arguments.ways = list(dict.fromkeys(["project", *arguments.ways]))
-    show(rows(arguments), arguments.json)
+    table: list[dict[str, Any]] = []
+    show((table.append(row) or row for row in rows(arguments)), arguments.json)
+    print(verdict(table))
 
 
 if __name__ == "__main__":
