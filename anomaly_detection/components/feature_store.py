@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from anomaly_detection.data.arrays import HASH_BYTES, MAPPED, KeptImages, cache_folder, pixel_hash, release
+from anomaly_detection.data.arrays import HASH_BYTES, KeptImages, cache_folder, pixel_hash, release, take
 from anomaly_detection.data.dataset import to_bytes, to_floats
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -33,7 +33,6 @@ class FeatureStore:
         self._arrays: list[np.ndarray] = []
         self._hashes = np.empty(0, HASH)  # sorted
         self._places = np.empty((0, 2), np.int64)  # the array of each, and its row there
-        self._read = 0
 
     @classmethod
     def of(
@@ -61,7 +60,7 @@ class FeatureStore:
         """Know the images, whose features are (N, numbers) float16."""
         hashes = kept.hashes.copy()
         for row in np.flatnonzero(~hashes.any(axis=1)):  # of one grey: such images have no hash there
-            hashes[row] = np.frombuffer(pixel_hash(kept.array[row].tobytes()), np.uint8)
+            hashes[row] = np.frombuffer(pixel_hash(take(kept.array, np.array([row])).tobytes()), np.uint8)
         rows = np.arange(len(hashes))
         hashes = np.concatenate([self._hashes, hashes.view(HASH)[:, 0]])
         places = np.concatenate([self._places, np.stack([np.full_like(rows, len(self._arrays)), rows], axis=1)])
@@ -82,12 +81,7 @@ class FeatureStore:
         features = np.empty((len(rows), self._arrays[0].shape[1]), np.float16)
         for owner in np.unique(owners):
             mine = owners == owner
-            features[mine] = self._arrays[owner][rows[mine]]
-        self._read += features.nbytes
-        if self._read >= MAPPED:
-            self._read = 0
-            for array in self._arrays:
-                release(array)
+            features[mine] = take(self._arrays[owner], rows[mine])
         return torch.from_numpy(features)
 
 

@@ -33,20 +33,22 @@ logger = logging.getLogger(__name__)
 PIPELINE_VERSION = 2
 HASH_BYTES = 16
 HASHES = ".hashes"  # the suffix of the file beside an array that holds the hashes of its images
-MAPPED = 64 * 2**20  # bytes of a file that may be read before its pages are let go: the system keeps what it has room for, outside the process
+# Bytes of a file that may be read before its pages are let go. The system keeps what it has room for, outside the process; for rows here and there
+# it may map ten times as much.
+MAPPED = 8 * 2**20
 AHEAD = 64  # images that are read before they can be written
 # a 12-bit image in a 16-bit file is no brighter than this
 NEARLY_BLACK = 16
 
 
 class MappedImages:
-    """N images that stay in the files of several memory-mapped arrays, one after another; no more than a budget of them, or `MAPPED`, is in memory.
+    """N images that stay in the files of several memory-mapped arrays, one after another; see `take`.
 
     They are indexed as a uint8 tensor (N, C, H, W) on the CPU would be.
 
     Attributes:
         shape, device: of that tensor.
-        window: how many images the budget holds.
+        window: how many images the budget holds, within which training shuffles.
     """
 
     device = torch.device("cpu")
@@ -57,8 +59,6 @@ class MappedImages:
         self._ends = np.cumsum([len(array) for array in arrays])
         self.shape = (int(self._ends[-1]), *arrays[0].shape[1:])
         self.window = max(1, budget // arrays[0][0].nbytes)
-        self._most = max(1, min(budget, MAPPED) // arrays[0][0].nbytes)
-        self._taken = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -75,16 +75,18 @@ class MappedImages:
         for owner in np.unique(owners):
             own = owners == owner
             array = self._arrays[owner]
-            found[own] = array[places[own] - (self._ends[owner] - len(array))]
-        self._taken += len(places)
-        if self._taken >= self._most:
-            self._release()
+            found[own] = take(array, places[own] - (self._ends[owner] - len(array)))
         return torch.from_numpy(found)
 
-    def _release(self) -> None:
-        self._taken = 0
-        for array in self._arrays:
-            release(array)
+
+def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy of some rows (n,) of a memory-mapped array, of which no more than `MAPPED` bytes are read before its pages are let go."""
+    copied = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    step = max(1, MAPPED * len(array) // array.nbytes)
+    for start in range(0, len(rows), step):
+        copied[start : start + step] = array[rows[start : start + step]]
+        release(array)
+    return copied
 
 
 def release(array: np.ndarray) -> None:
