@@ -644,7 +644,7 @@ def test_the_tables_grow_with_each_experiment_and_words_end_the_study(toy_model,
         return run(*arguments)
 
     monkeypatch.setattr(study_run, "run_experiment", looked_at)
-    assert study(data_root) == 0
+    assert study(data_root, "--regimes", "separate", "united", "maddr") == 0
     assert [("| toy | separate |" in text, "| toy | united |" in text, "| toy | maddr |" in text) for text in tables] == [
         (False, False, False),
         *[(True, False, False)] * 3,
