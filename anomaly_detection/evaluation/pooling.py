@@ -73,9 +73,9 @@ def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: 
 
 
 def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
-    """Lines of patients.csv: the test patients of each dataset whose patients are known, judged in its domain.
+    """Lines of patients.csv: the test patients of each dataset whose patients are known, judged among the normals of its true domain.
 
-    The p-value is that of the patient's score among the validation patients, pooled alike; anomalous is empty where there are too few of these.
+    The p-value is that of the patient's score among their validation patients, pooled alike; anomalous is empty where there are too few of these.
 
     Args:
         rows: of scores.csv.
@@ -87,9 +87,9 @@ def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domai
         test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
         if None in (patients := [row["patient"] for row in test]):
             continue
-        labels, scores, known = np.array([(row["label"], row["label_score"], not row["unknown_domain"]) for row in test]).T
+        labels, scores, known = np.array([(row["label"], row["score"], not row["unknown_domain"]) for row in test]).T
         each = pool_patients(patients, labels, scores, known.astype(bool))
-        reference = calibration.told[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
+        reference = calibration.domains[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
         p = p_value(each.scores, np.array(reference.pooled))
         high, guaranteed = rejected(p, calibration.alpha), reference.guaranteed and len(reference.pooled) >= needed(calibration.alpha)
         for i, patient in enumerate(each.names):

@@ -125,7 +125,8 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
     """Metrics with 95 % bootstrap intervals; what is called abnormal follows from validation normals alone.
 
     Returns:
-        "datasets": {name: metrics}, each called in its true domain; over all test images: "pooled" of the scores without use of domains, with one
+        "datasets": {name: metrics}, of the scores as the network gives them, each called above the "threshold" that normals of its true domain set
+        on these very scores; over all test images: "pooled" of the scores without use of domains, with one
         threshold for all, "pooled_calibrated" of those calibrated in the domain that the heads name (where there are heads), and
         "pooled_label_calibrated" in the true domain. See `image_metrics`; "intervals" holds [low, high] by metric, "unit" what they are over. A
         dataset's metrics also have auroc_unused, auroc_named (where there are heads) and auroc_known, those of its images scored in these three
@@ -153,16 +154,17 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
 def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
     test = [row for row in rows if row["part"] == "test"]
     normals = [row for row in test if row["label"] == 0]
-    reference = calibration.told[domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"])]
+    reference = calibration.domains[domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"])]
+    called = np.array([row["score"] > reference.threshold for row in test], bool)
     alarms = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": reference.unit}
     known = calibration.known
     unknown = {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": calibration.everything.unit}
     values = {
-        **_metrics(test, "score", [row["label_anomalous"] for row in test]),
+        **_metrics(test, "score", called),
         **_by_domain(test),
         "threshold": reference.threshold,
-        "false_alarms": alarms | _observed(normals, "label_anomalous"),
-        "unknown": unknown | _observed(normals, "unknown_domain"),
+        "false_alarms": alarms | _observed(normals, [flag for flag, row in zip(called, test, strict=True) if row["label"] == 0]),
+        "unknown": unknown | _observed(normals, [row["unknown_domain"] for row in normals]),
     }
     for kind, label in (("normal", 0), ("abnormal", 1)):
         values[f"unknown_{kind}"] = float(np.mean([row["unknown_domain"] for row in test if row["label"] == label]))
@@ -188,8 +190,8 @@ def _calibrated_on(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(row["dataset"] for row in rows if row["part"] == "val"))
 
 
-def _observed(rows: Sequence[dict[str, Any]], column: str) -> dict[str, Any]:
-    flags = np.array([row[column] for row in rows], bool)
+def _observed(rows: Sequence[dict[str, Any]], flags: Sequence[bool]) -> dict[str, Any]:
+    flags = np.array(flags, bool)
     return {"observed": float(flags.mean()), "interval": share_interval(flags, _patients(rows))}
 
 

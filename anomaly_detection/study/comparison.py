@@ -21,7 +21,7 @@ class Scored:
     Attributes:
         labels: (N,).
         scores: (N,).
-        called: (N,) bool, in the true domain.
+        called: (N,) bool.
         patients: whose each image is; None where that is not known.
     """
 

@@ -81,7 +81,8 @@ def _joint_intervals(group: Sequence[Result]) -> dict[str, dict[str, list[float]
         return {}
     intervals = {}
     for name in group[0].datasets:
-        trainings, metrics = [scored(result.rows, name) for result in group], [result.metrics["datasets"][name] for result in group]
+        metrics = [result.metrics["datasets"][name] for result in group]
+        trainings = [scored(result.rows, name, called=each["threshold"]) for result, each in zip(group, metrics, strict=True)]
         intervals[name] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
         intervals[name] |= _twin_intervals(group, name)
     for key, (score, called) in POOLED.items():

@@ -54,7 +54,7 @@ def test_a_patient_whose_p_value_is_just_the_promised_rate_is_anomalous(n, quant
     scores = tuple(float(each) for each in range(-n + at, at))  # at - 1 of them are above 0.5
     reference = Reference(0.0, 1.0, 0.0, True, scores, scores)
     calibration = Calibration(1 - quantile, {(0, 0): reference}, {(0, 0): reference}, reference, Known(((0.0,),), (((1.0,),),), 1.0, None, n, False))
-    three = [{**row, "label_score": (-0.5, 0.5)[row["patient"] == "P2"], "unknown_domain": 0} for row in rows()]
+    three = [{**row, "score": (-0.5, 0.5)[row["patient"] == "P2"], "unknown_domain": 0} for row in rows()]
     lines = patient_rows(three, calibration, Domains(("liver",), ("ct",)))
     assert [line["anomalous"] for line in lines] == [0, 0, 1]
     assert lines[2]["p_value"] == pytest.approx(1 - quantile)
@@ -103,7 +103,7 @@ def rows(patient="P"):
             "patient": f"{patient}{i // 2}" if patient else None,
             "part": "test",
             "label": 0,
-            "label_score": float(i),
+            "score": float(i),
             "unknown_domain": int(i == 5),
         }
         | {"organ": "liver", "modality": "ct"}
@@ -115,7 +115,7 @@ def rows(patient="P"):
 def test_a_patient_is_judged_among_patients(guaranteed):
     reference = Reference(0.0, 1.0, 0.0, guaranteed, (0.0, 1.0, 2.0, 3.0), (0.1, 1.0, 3.0, 5.0))
     other = Reference(0.0, 1.0, 0.0, not guaranteed, (9.0,), (9.0,))  # of another domain, and of all together
-    calibration = Calibration(0.5, {}, {(1, 0): other, (0, 0): reference}, other, Known(((0.0,),), (((1.0,),),), 1.0, None, 4, False))
+    calibration = Calibration(0.5, {(1, 0): other, (0, 0): reference}, {}, other, Known(((0.0,),), (((1.0,),),), 1.0, None, 4, False))
     lines = patient_rows(rows(), calibration, Domains(("liver", "lung"), ("ct",)))
     assert [line["patient"] for line in lines] == ["P0", "P1", "P2"]
     assert [line["score"] for line in lines] == [0.5, 2.5, 4.0]

@@ -4,11 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import Normals
+from anomaly_detection.evaluation.pooling import patient_rows
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, read_scores, score_rows, write_rows
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.system.errors import UserError
@@ -93,8 +95,8 @@ def reference(threshold: float, guaranteed: bool = False) -> Reference:
 
 CALIBRATION = Calibration(
     0.05,
-    {},
     {(0, 0): reference(9.5, True), (1, 0): reference(109.5)},
+    {},
     reference(105.0),
     Known(((0.0,),), (((1.0,),),), 1.0, 0.9, 22, False),
 )
@@ -139,11 +141,29 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
     assert low <= 0.75 <= high
 
 
+@pytest.mark.parametrize("way", ["far above", "far below", "turned round"])
+def test_what_a_dataset_is_measured_by_is_one_score(way):
+    """Where the domain has a part in a score, that in the true domain (label_*) may be anything: calls, false alarms and patients follow `score`,
+    of which AUROC is, too."""
+    change = {"far above": lambda score: score + 1000, "far below": lambda score: score - 1000, "turned round": lambda score: -score}[way]
+    rows = make_rows("a", "liver", 0) + make_rows("b", "lung", 100)
+    others = [{**row, "label_score": change(row["score"]), "label_anomalous": int(change(row["score"]) > 9.5)} for row in rows]
+    calibration = replace(CALIBRATION, told={pair: reference(-7.0, True) for pair in CALIBRATION.domains})
+    metrics, patients = metrics_of(others, calibration, DOMAINS), patient_rows(others, calibration, DOMAINS)
+    for name, threshold in (("a", 9.5), ("b", 109.5)):
+        values, test = metrics["datasets"][name], [row for row in others if (row["dataset"], row["part"]) == (name, "test")]
+        called = {label: [row["score"] > threshold for row in test if row["label"] == label] for label in (0, 1)}
+        assert (values["sensitivity"], values["specificity"]) == (np.mean(called[1]), 1 - np.mean(called[0]))
+        assert (values["threshold"], values["false_alarms"]["observed"]) == (threshold, np.mean(called[0]))
+        told = [line for line in patients if line["dataset"] == name]
+        assert values["patients"]["auroc"] == roc_auc_score([line["label"] for line in told], [line["score"] for line in told])
+
+
 def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_counts():
     one, other = make_rows("a", "liver", 0), make_rows("b", "liver", 0)
     rows = one + [{**row, "patient": None} for row in other] + make_rows("c", "lung", 100)
     mixed = replace(reference(9.5, True), highest=tuple(range(22)), unit="patients and images")
-    metrics = metrics_of(rows, replace(CALIBRATION, told={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
+    metrics = metrics_of(rows, replace(CALIBRATION, domains={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
     for name, datasets, units, unit in (
         ("a", ["a", "b"], 22, "patients and images"),
         ("b", ["a", "b"], 22, "patients and images"),

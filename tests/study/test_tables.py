@@ -104,15 +104,15 @@ def with_rows(regime, seed, shift, noise=0):
     rng = np.random.default_rng(noise)
     rows = [
         {"image": f"{i}.png", "dataset": name, "patient": f"P{i // 10}", "part": "test", "label": i // 10 % 2}
-        | {"score": float(i % 7 + shift * (i // 10 % 2) + noise * rng.normal()), "label_anomalous": int(i % 7 > 4)}
+        | {"score": float(i % 7 + shift * (i // 10 % 2) + noise * rng.normal())}
         for name in DATASETS
         for i in range(120)
     ]
-    rows = [row | {"plain_score": row["score"]} for row in rows]
+    rows = [row | {"plain_score": row["score"], "label_anomalous": int(row["score"] > 5)} for row in rows]
     metrics = result(regime, seed, liver=0.6, lung=0.6).metrics
     for name in DATASETS:
         labels, scores, called = np.array([(row["label"], row["score"], row["label_anomalous"]) for row in rows if row["dataset"] == name]).T
-        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | {"intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
+        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
     metrics["pooled"]["threshold"] = 5.0
     return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows, metrics=metrics)
 
@@ -231,7 +231,7 @@ def with_pairs(seed, raised, stratum=lambda i: "obvious" if i < 12 else "subtle"
     ]
     labels, called = np.repeat([0, 1], [12, 24]), scores > 1
     told = twin_metrics(pairs, rows)
-    values = image_metrics(labels, scores, called) | told | {"unit": "patients"}
+    values = image_metrics(labels, scores, called) | told | {"unit": "patients", "threshold": 1.0}
     return Result("dpa", "united", ("lung",), seed, {"datasets": {"lung": values}, "validation": {}}, rows, pairs)
 
 
