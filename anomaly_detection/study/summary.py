@@ -99,7 +99,9 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
     groups = {
         "raised the mean AUROC of": [model for model, each in added.items() if each.low > 0],
         "lowered the mean AUROC of": [model for model, each in added.items() if each.high < 0],
-        f"made no difference that these {_counted(results, datasets)} can show for": [m for m, each in added.items() if each.low <= 0 <= each.high],
+        f"made no difference to the mean AUROC that these {_counted(results, datasets)} can show for": [
+            model for model, each in added.items() if each.low <= 0 <= each.high
+        ],
     }
     told = [f"{verb} {', '.join(f'{model} ({added[model]})' for model in named)}" for verb, named in groups.items() if named]
     return f"Against {AGAINST[other]}, MADDR {'; it '.join(told)}." if told else ""

@@ -70,8 +70,8 @@ def test_a_threshold_that_is_an_estimate_is_said():
     [
         (0.2, 3.0, "raised the mean AUROC of gaussian (+"),
         (3.0, 0.2, "lowered the mean AUROC of gaussian (-"),
-        (1.0, 1.0, "made no difference that these 80 patients can show for gaussian (+0.000"),
-        (1.0, 1.05, "made no difference that these 80 patients can show for gaussian (+"),
+        (1.0, 1.0, "made no difference to the mean AUROC that these 80 patients can show for gaussian (+0.000"),
+        (1.0, 1.05, "made no difference to the mean AUROC that these 80 patients can show for gaussian (+"),
     ],
 )
 def test_what_maddr_added_is_claimed_only_where_the_interval_tells_it(united, maddr, verb):
@@ -104,7 +104,7 @@ def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_cou
     results += [result("gaussian", MADDR.name, 4.0, seed) for seed in (0, 1)] + [result("memae", MADDR.name, 0.5, seed) for seed in (0, 1)]
     (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against the same network without it"))
     assert "MADDR raised the mean AUROC of gaussian (+" in line
-    assert "; it made no difference that these 80 patients and 2 trainings can show for memae (" in line
+    assert "; it made no difference to the mean AUROC that these 80 patients and 2 trainings can show for memae (" in line
     assert not [line for line in summary(results, DATASETS) if "one network for each dataset" in line]
     (highest,) = (line for line in summary(results, DATASETS) if "highest" in line)
     assert "gaussian (maddr) has the highest mean AUROC of the 4 rows" in highest
@@ -115,7 +115,7 @@ def test_one_network_per_dataset_is_compared_with_and_images_of_nobody_are_image
     results = [result("memae", SEPARATE.name, 0.5, datasets=(name,), patients=False) for name in DATASETS]
     results.append(result("memae", MADDR.name, 0.5, patients=False))
     (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against"))
-    assert line.startswith("Against one network for each dataset, MADDR made no difference that these 80 images can show for memae (")
+    assert line.startswith("Against one network for each dataset, MADDR made no difference to the mean AUROC that these 80 images can show for")
 
 
 def test_phantoms_and_smoke_runs_say_what_they_do_not_tell():
