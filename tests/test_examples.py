@@ -84,7 +84,7 @@ def test_one_of_another_package_without_keys_of_its_own(data_root, tmp_path, mon
     ("name", "message"),
     [
         ("memea", "did you mean memae?"),
-        ("nothing", "the choices are MADDR_dpa, .* or package.module:Class"),
+        ("nothing", "the choices are gaussian, .* or package.module:Class"),
         ("no_such_package.module:Class", "No module named 'no_such_package'; the module must lie where Python imports from"),
         ("examples.autoencoder:Autoencodr", "no attribute 'Autoencodr'"),
         ("examples.autoencoder:AutoencoderSettings", "no subclass of anomaly_detection.baseline.Baseline"),

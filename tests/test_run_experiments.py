@@ -135,10 +135,10 @@ def test_shards_are_the_whole_study_and_tables_hold_what_is_finished(toy_model, 
     table = data_root.parent / "results" / "table.md"
     assert study(data_root, "--shard", "2/2") == 0
     assert "other shards have 3 experiments to do" in capsys.readouterr().out
-    assert "| toy | maddr | " not in table.read_text(), "of what is finished"
+    assert "| toy | united_probe | " not in table.read_text(), "of what is finished"
     assert study(data_root, "--shard", "1/2") == 0
     text = table.read_text()
-    assert all(f"| toy | {regime} | " in text for regime in ("separate", "united", "maddr"))
+    assert all(f"| toy | {regime} | " in text for regime in ("separate", "united", "united_probe", "maddr"))
 
 
 def test_jobs_run_side_by_side_and_one_that_fails_is_named(data_root, capsys):
@@ -670,8 +670,8 @@ def test_jobs_tell_how_far_the_study_is(toy_model, data_root, monkeypatch, caplo
     monkeypatch.setattr(study_run, "run_side_by_side", lambda function, calls, jobs, backend: (function(*call) for call in reversed(calls)))
     assert study(data_root, "--jobs", "2") == 0
     told = [record.message for record in caplog.records if record.message.startswith("[")]
-    assert told[0].startswith("[1/5] toy maddr liver_ct+lung_ct+lung_xray seed 0 has ended, about ")
-    assert told[-1] == "[5/5] toy separate liver_ct seed 0 has ended"
+    assert told[0].startswith("[1/6] toy maddr liver_ct+lung_ct+lung_xray seed 0 has ended, about ")
+    assert told[-1] == "[6/6] toy separate liver_ct seed 0 has ended"
 
 
 def test_what_another_left_damaged_costs_no_experiment_of_this_study(toy_model, data_root, caplog, capsys):

@@ -112,7 +112,8 @@ def with_rows(regime, seed, shift, noise=0):
     metrics = result(regime, seed, liver=0.6, lung=0.6).metrics
     for name in DATASETS:
         labels, scores, called = np.array([(row["label"], row["score"], row["label_anomalous"]) for row in rows if row["dataset"] == name]).T
-        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
+        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool))
+        metrics["datasets"][name] |= {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
     metrics["pooled"]["threshold"] = 5.0
     return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows, metrics=metrics)
 
