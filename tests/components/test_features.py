@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
 from anomaly_detection.components.backbones import find_backbone, fold_batch_norms
 from anomaly_detection.components.features import ChannelSums, FrozenFeatures
-from anomaly_detection.MADDR_dpa.rec_losses import BackboneError
+from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FrozenBackbone
 
 
 def images(count: int = 3, side: int = 64, seed: int = 0) -> torch.Tensor:
@@ -115,3 +116,27 @@ def test_the_backbone_is_in_no_checkpoint_and_other_weights_are_refused():
 def test_a_layer_that_is_not_there_is_named():
     with pytest.raises(BackboneError, match="no layer 'b99'; the layers are stem, b0, b1"):
         features(layers=["b99"])
+
+
+@pytest.mark.parametrize("layers", [[], ["b3", "b3"], ["b3", "b5", "b3"]])
+def test_layers_are_null_or_each_named_once(layers):
+    with pytest.raises(BackboneError, match="layers must be null or name layers of efficientnet_lite0, each once, not"):
+        features(layers=layers)
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "layer1.0.bn1.bias", "layer2.1.conv2.weight"])
+def test_weights_that_are_no_numbers_are_refused(key, tmp_path):
+    state = resnet18(weights=None).state_dict()
+    state[key].view(-1)[0] = float("nan")
+    torch.save(state, tmp_path / "damaged.pth")
+    with pytest.raises(BackboneError, match="the weights of resnet18 are damaged: its features at layer2 are not finite"):
+        FrozenFeatures("resnet18", str(tmp_path / "damaged.pth"), ["layer2"], 4, 32, 1)
+
+
+def test_images_that_the_network_cannot_take_are_refused(monkeypatch):
+    def forward(*_):
+        raise AssertionError("Input height (64)\nshould be divisible by patch size (14).")
+
+    monkeypatch.setattr(FrozenBackbone, "forward", forward)
+    with pytest.raises(BackboneError, match=r"takes no images of 64 x 64 pixels \(Input height \(64\) should be .*\); choose another image_size"):
+        features()
