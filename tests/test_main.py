@@ -40,6 +40,17 @@ def test_train_then_evaluate_is_train_eval(config, data_root, tmp_path):
     assert json.loads((run / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "wrong"), [("gaussian", "layers", "[b7, b99]"), ("feature_ae", "layers", "[b7, b7]"), ("gaussian", "latent_dim", "9999")]
+)
+def test_settings_that_no_network_can_have_leave_no_folder_that_refuses_better_ones(model, key, wrong, data_root, tmp_path, capsys):
+    text = f"model: {model}\ndatasets: [lung_ct]\nimage_size: 16\nbaseline: {{{key}: {wrong}}}\n"
+    (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"{model}: .*{key[:5]}"):
+        main(["train", str(tmp_path / "wrong.yaml"), "--data-root", str(data_root), "--results", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
+
+
 def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, capsys):
     """What the commands print is what metrics.json holds."""
     assert main(["train_eval", str(config), "--results", str(tmp_path / "b"), "--data-root", str(data_root)]) == 0

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -603,6 +604,32 @@ def test_a_probe_is_read_from_the_united_network_and_costs_it_nothing(toy_model,
     metrics = json.loads((probed / "metrics.json").read_text())
     assert metrics["validation"]["val_organ_accuracy"] > 0.5
     assert 0 <= metrics["datasets"]["liver_ct"]["named_rightly"] <= 1
+
+
+def test_a_united_network_of_other_settings_or_data_is_met_before_a_probe_is_to_be_read_from_it(toy_model, data_root, capsys):
+    assert study(data_root, "--regimes", "united", "--datasets", "lung_ct", "lung_xray") == 0
+    probe = ("--regimes", "united_probe", "--datasets", "lung_ct", "lung_xray")
+    for changed in (("--set", "lr=0.02"), ("--set", "iterations=10")):
+        with pytest.raises(UserError, match=r"united.lung_ct\+lung_xray.seed_0 was begun with"):
+            study(data_root, *probe, *changed)
+        assert study(data_root, *probe, *changed, "--dry-run") == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("refused")
+    Image.new("L", (16, 16), 7).save(data_root / "lung_ct" / "normal" / "train_0.png")
+    with pytest.raises(UserError, match=r"united.lung_ct\+lung_xray.seed_0 was begun with other images"):
+        study(data_root, *probe)
+    assert not list(data_root.parent.glob("results/toy/united_probe/**/checkpoint.pt"))
+
+
+def test_a_finished_probe_needs_its_united_network_no_more(toy_model, data_root):
+    assert study(data_root, "--regimes", "united_probe") == 0
+    results = data_root.parent / "results"
+    before = named(results, "united_probe") / "checkpoint.pt"
+    shutil.rmtree(named(results, "united"))
+    (before.parent / "metrics.json").unlink()
+    weights = load_checkpoint(before)["model"]
+    assert study(data_root, "--regimes", "united_probe") == 0
+    assert not list(results.glob("toy/united/**/checkpoint.pt"))
+    assert all(torch.equal(value, weights[name]) for name, value in load_checkpoint(before)["model"].items())
 
 
 def test_a_probe_of_one_dataset_names_the_only_domain(toy_model, data_root):

@@ -25,6 +25,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     Raises:
         UserError: anything in the settings or the data is wrong, or the folder of the results holds another experiment.
     """
+    from anomaly_detection.build import build_baseline
     from anomaly_detection.config.layers import read_layers
     from anomaly_detection.config.paths import named_config
     from anomaly_detection.data.dataset import DataSource
@@ -32,11 +33,13 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, told_metrics, train_experiment
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.distributed import process_group, rank
+    from anomaly_detection.training.loop import check_constraint
 
     settings = build_settings([*read_layers(named_config(arguments.config)), *override_layers(arguments.set)])
     device = choose_device(arguments.device)
     source = DataSource(arguments.data_root or Path("data"))
     experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
+    check_constraint(build_baseline(settings, source.domains(settings.datasets)))  # before the folder is this experiment's
     with process_group(device) as device_here, locked_folder(experiment, source):
         train_experiment(experiment, source, device_here)
         if rank() > 0:

@@ -75,6 +75,10 @@ class Experiment:
         settings = replace(self.settings, maddr=replace(self.settings.maddr, probe=False))
         return Experiment.place(settings, self.folder.parents[3], UNITED.name)
 
+    def begun(self) -> "list[Experiment]":
+        """Those in whose folders it works: itself and, with a probe, the one whose network it gives it."""
+        return [self, self.without_probe()] if self.settings.maddr.probe else [self]
+
     @property
     def name(self) -> str:
         """As messages name it."""
@@ -140,10 +144,12 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
 
 def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.device) -> None:
     """Train the network without the probe in the folder of its own experiment, unless it is trained, then the probe on its latents."""
+    if (experiment.folder / "checkpoint.pt").exists():
+        return
     plain, settings = experiment.without_probe(), experiment.settings
     with locked_folder(plain, source, wait=True):
         train_experiment(plain, source, device)
-    if rank() > 0 or (experiment.folder / "checkpoint.pt").exists():
+    if rank() > 0:
         return
     network = load_checkpoint(plain.folder / "checkpoint.pt", device)
     domains, preprocessing = source.domains(settings.datasets), preprocessing_of(settings, source)

@@ -58,8 +58,9 @@ class Workers:
 def state_of(experiment: Experiment) -> str:
     """As --dry-run lists it; "refused" where its folder is that of other settings or of an older version, which ends the study before it begins."""
     try:
-        check_version(experiment)
-        check_settings(experiment)
+        for each in experiment.begun():
+            check_version(each)
+            check_settings(each)
     except UserError:
         return "refused"
     if finished_metrics(experiment) is not None:
@@ -128,8 +129,9 @@ def check_without_images(experiments: Sequence[Experiment], data: StudyData) -> 
     built = []
     for experiment in experiments:
         settings = experiment.settings
-        check_version(experiment)
-        check_settings(experiment)
+        for each in experiment.begun():
+            check_version(each)
+            check_settings(each)
         if settings.tensorboard:
             tensorboard_writer()
         if (settings.model, settings.baseline, settings.maddr) not in built:
@@ -156,7 +158,8 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
     read = []
     for experiment in experiments:
         settings, preprocessing = experiment.settings, preprocessing_of(experiment.settings, source)
-        check_data(experiment, source)
+        for each in experiment.begun():
+            check_data(each, source)
         source.fingerprint(settings.datasets, preprocessing)  # meets images that are in two parts
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
