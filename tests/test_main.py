@@ -44,7 +44,7 @@ def test_train_then_evaluate_is_train_eval(config, data_root, tmp_path):
     ("model", "key", "wrong"), [("gaussian", "layers", "[b7, b99]"), ("feature_ae", "layers", "[b7, b7]"), ("gaussian", "latent_dim", "9999")]
 )
 def test_settings_that_no_network_can_have_leave_no_folder_that_refuses_better_ones(model, key, wrong, data_root, tmp_path, capsys):
-    text = f"model: {model}\ndatasets: [lung_ct]\nimage_size: 16\nbaseline: {{{key}: {wrong}}}\n"
+    text = f"model: {model}\ndatasets: [lung_ct]\nimage_size: 32\nbaseline: {{{key}: {wrong}}}\n"
     (tmp_path / "wrong.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"{model}: .*{key[:5]}"):
         main(["train", str(tmp_path / "wrong.yaml"), "--data-root", str(data_root), "--results", str(tmp_path / "r")])
