@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 ITERATIONS = 1000  # of the solver, at most
+SMALLEST_SPREAD = 0.1  # of the mean one: a latent's numbers are on one scale, and those that vary less tell little
 
 
 class Probe(nn.Module):
@@ -34,13 +35,16 @@ class Probe(nn.Module):
     def fit(self, z: Tensor, organ: Tensor, modality: Tensor) -> None:
         """Logistic regression on standardised latents, with scikit-learn's default penalty (C = 1).
 
+        Numbers that hardly vary in training are not blown up to the size of the others: where images are few, new ones vary more there, as in the
+        last of their principal components.
+
         Args:
             z: (N, latent_dim) of training normals.
             organ, modality: (N,) their class numbers.
         """
         rows = z.detach().cpu().double().numpy()
         center, spread = rows.mean(axis=0), rows.std(axis=0)
-        spread[spread == 0] = 1.0
+        spread = np.maximum(spread, SMALLEST_SPREAD * spread.mean()) if spread.any() else np.ones_like(spread)
         for name, labels in (("organ", organ), ("modality", modality)):
             factors, shifts = _regression((rows - center) / spread, labels.cpu().numpy())
             factors = factors / spread
