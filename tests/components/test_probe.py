@@ -45,13 +45,13 @@ def test_principal_components_of_few_images_name_new_images(count):
     rng = np.random.default_rng(count)
     organ = np.arange(count + 200) % 2
     features = rng.normal(size=(len(organ), 64)) * 0.9 ** np.arange(64)
-    features[:, 1] += 4 * organ
+    features[:, 1] += 8 * organ
     center = features[:count].mean(axis=0)
     axes = np.linalg.svd(features[:count] - center)[2]
     z, organ = torch.from_numpy(((features - center) @ axes.T).astype(np.float32)), torch.from_numpy(organ)
     probe = Probe(64, 2, 1)
     probe.fit(z[:count], organ[:count], torch.zeros(count, dtype=torch.int64))
-    assert probe.accuracy(z[count:], organ[count:], torch.zeros(200, dtype=torch.int64))["organ"] >= 0.85
+    assert probe.accuracy(z[count:], organ[count:], torch.zeros(200, dtype=torch.int64))["organ"] >= 0.9
     assert probe.organ_weight.abs().max() <= 10
 
 
