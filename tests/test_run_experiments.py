@@ -727,6 +727,19 @@ def test_what_has_not_changed_is_neither_read_nor_drawn_again(toy_model, data_ro
         tables.write()
 
 
+def test_the_short_table_says_how_many_seeds_its_rows_are_over(toy_model, data_root):
+    assert study(data_root, "--regimes", "united") == 0
+    assert study(data_root, "--regimes", "maddr", "--seeds", "0", "1") == 0
+    results = data_root.parent / "results"
+    tables = Tables(results, Study.read(results), DataSource(data_root))
+    tables.write()
+    assert [(row[1], row[-1]) for row in tables.short().rows] == [("united", "1"), ("maddr", "2")]
+    assert {len(row) for row in tables.short().rows} == {len(tables.short().header)}
+    shutil.rmtree(next(results.glob("toy/maddr/*/seed_1")))
+    tables.write()
+    assert tables.short().header[-1] == "mean", "of one seed there is nothing to tell"
+
+
 def test_several_processes_write_whole_tables(toy_model, data_root):
     assert study(data_root, "--regimes", "united") == 0
     results = data_root.parent / "results"

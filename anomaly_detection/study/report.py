@@ -19,7 +19,7 @@ from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_html, to_markdown, write_csv
-from anomaly_detection.study.tables import Cell, Result, cells, numbers_table, study_document, with_joint_intervals
+from anomaly_detection.study.tables import Cell, Result, cells, numbers_table, seeds_of, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
@@ -111,12 +111,15 @@ class Tables:
     def short(self) -> Table:
         """The mean AUROCs of `rows` alone, for a terminal."""
         named = dict.fromkeys((result.model, result.regime) for result in self.rows)
+        several = len({result.seed for result in self.rows}) > 1
         lines = []
         for name in named:
             row = cells(self.rows, *name, self._study.datasets, "auroc")
             lines.append([*name, *(Cell((mean(each.values),)) if each.values else each for key, each in row.items() if key != "pooled")])
+            if several:  # rows that are over fewer than others are not comparable with them yet
+                lines[-1].append(seeds_of(self.rows, *name, self._study.datasets))
         title = "AUROC: how often an abnormal image scores higher than a normal one (1: always, 0.5: as by chance)"
-        return Table(title, ["model", "regime", *self._study.datasets, "mean"], lines)
+        return Table(title, ["model", "regime", *self._study.datasets, "mean", *(["seeds"] if several else [])], lines)
 
     def experiments(self) -> list[Experiment]:
         """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.

@@ -34,7 +34,9 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
         lines.insert(0, _promise(results))
     if len(models) > 1:
         lines += _highest(results, models, datasets)
-    lines += [line for other in AGAINST if (line := _addition(results, models, other, datasets))]
+    lines += (additions := [line for other in AGAINST if (line := _addition(results, models, other, datasets))])
+    if additions and all(len(compared_seeds(results, model, MADDR.name, other, datasets)) < 2 for model in models for other in AGAINST):
+        lines.append("Each network was trained once: these intervals are over patients alone, and another training may give another difference.")
     if lines and phantom:
         lines.append("These images are phantoms, rendered by a computer: this says nothing about patients.")
     return lines
@@ -80,15 +82,21 @@ def _highest(results: Sequence[Result], models: Sequence[str], datasets: Sequenc
 
 def difference(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> Difference | None:
     """Mean AUROC of a model in one regime minus that in another, of the seeds that have both on all datasets; None where there are none."""
-    networks = {}
-    for result in results:
-        if result.model == model and result.regime in (one, other) and result.rows:
-            networks |= {(result.regime, result.seed, dataset): scored(result.rows, dataset) for dataset in result.datasets}
-    seeds = sorted({result.seed for result in results})
-    seeds = [seed for seed in seeds if all((regime, seed, dataset) in networks for regime in (one, other) for dataset in datasets)]
+    seeds = compared_seeds(results, model, one, other, datasets)
     if not seeds:
         return None
+    networks = {}
+    for result in results:
+        if result.model == model and result.regime in (one, other) and result.seed in seeds:
+            networks |= {(result.regime, result.seed, dataset): scored(result.rows, dataset) for dataset in result.datasets}
     return differences(*({dataset: [networks[regime, seed, dataset] for seed in seeds] for dataset in datasets} for regime in (one, other)))["mean"]
+
+
+def compared_seeds(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> list[int]:
+    """The seeds of a model that have scores in both regimes on all datasets."""
+    there = {(each.regime, each.seed, dataset) for each in results if each.model == model and each.rows for dataset in each.datasets}
+    seeds = sorted({seed for _, seed, _ in there})
+    return [seed for seed in seeds if all((regime, seed, dataset) in there for regime in (one, other) for dataset in datasets)]
 
 
 def _addition(results: Sequence[Result], models: Sequence[str], other: str, datasets: Sequence[str]) -> str:
@@ -96,19 +104,19 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
     added = {model: each for model in models if (each := difference(results, model, MADDR.name, other, datasets)) is not None}
     if other == PROBE.name:  # of most detectors the score does not depend on the domain: for them this was said of the network without a probe
         added = {model: each for model, each in added.items() if each != difference(results, model, MADDR.name, UNITED.name, datasets)}
+    same = [model for model, each in added.items() if each.low <= 0 <= each.high]
+    trainings = max((len(compared_seeds(results, model, MADDR.name, other, datasets)) for model in same), default=0)
     groups = {
         "raised the mean AUROC of": [model for model, each in added.items() if each.low > 0],
         "lowered the mean AUROC of": [model for model, each in added.items() if each.high < 0],
-        f"made no difference to the mean AUROC that these {_counted(results, datasets)} can show for": [
-            model for model, each in added.items() if each.low <= 0 <= each.high
-        ],
+        f"made no difference to the mean AUROC that these {_counted(results, datasets, trainings)} can show for": same,
     }
     told = [f"{verb} {', '.join(f'{model} ({added[model]})' for model in named)}" for verb, named in groups.items() if named]
     return f"Against {AGAINST[other]}, MADDR {'; it '.join(told)}." if told else ""
 
 
-def _counted(results: Sequence[Result], datasets: Sequence[str]) -> str:
-    """Such as "375 patients"; images where it is not known whose they are."""
+def _counted(results: Sequence[Result], datasets: Sequence[str], trainings: int) -> str:
+    """Such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
     rows: Mapping[tuple, str] = {
         (row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images"
         for result in results
@@ -116,7 +124,6 @@ def _counted(results: Sequence[Result], datasets: Sequence[str]) -> str:
         if row["part"] == "test" and row["dataset"] in datasets
     }
     counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(rows.values()).count(kind))]
-    trainings = len({result.seed for result in results})
     return " and ".join(counts + ([f"{trainings} trainings"] if trainings > 1 else []))
 
 

@@ -116,6 +116,13 @@ def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence
     return row
 
 
+def seeds_of(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> str:
+    """How many seeds the cells of a row are over, such as "3"; "2–3" where they differ, since an experiment is missing."""
+    row = cells(results, model, regime, datasets, "auroc")
+    counts = sorted(len(row[dataset].values) for dataset in datasets)
+    return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+
+
 def _by_network(results: Sequence[Result]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The metrics of every seed and dataset of each (model, regime)."""
     metrics: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -283,17 +290,21 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
         _pixel_table(main, datasets),
         *(_metric_table(main, datasets, metric) for metric in METRICS if metric != "auroc"),
     ]
-    return Document(heading, _note(results), [table for table in tables if table.rows], provenance)
+    return Document(heading, _note(results, datasets), [table for table in tables if table.rows], provenance)
 
 
-def _note(results: Sequence[Result]) -> str:
-    """What ± and the intervals are over."""
+def _note(results: Sequence[Result], datasets: Sequence[str]) -> str:
+    """What ± and the intervals are over, and which rows are over fewer seeds, so that they are not comparable yet."""
     units: dict[str, str] = {}
     for result in results:
         units |= {name: values["unit"] for name, values in result.metrics["datasets"].items() if "unit" in values}
     words = ", ".join(f"{unit} ({', '.join(name for name, its in units.items() if its == unit)})" for unit in dict.fromkeys(units.values()))
     several = len({result.seed for result in results}) > 1
-    return NOTE.format(words or "images", " and over seeds" if several else "")
+    note = NOTE.format(words or "images", " and over seeds" if several else "")
+    seeds = {" ".join(name): seeds_of(results, *name, datasets) for name in _by_network(results)}
+    if not several or len(set(seeds.values())) == 1:
+        return note
+    return f"{note} Rows are over different numbers of seeds: {', '.join(f'{name} {count}' for name, count in seeds.items())}."
 
 
 def numbers_table(results: Sequence[Result], datasets: Sequence[str], heading: str) -> Table:

@@ -111,6 +111,26 @@ def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_cou
     assert "on others expect less" in highest
 
 
+@pytest.mark.parametrize(
+    ("united", "maddr", "words"),
+    [((0, 1, 2), (0,), "80 patients"), ((0, 1), (1, 2, 3), "80 patients"), ((0, 1, 2), (1, 2, 4), "80 patients and 2 trainings")],
+)
+def test_the_trainings_that_are_counted_are_those_compared(united, maddr, words):
+    """Where experiments are missing, other trainings of the study tell nothing of the difference."""
+    results = [result("memae", regime.name, 0.5, seed) for regime, seeds in ((UNITED, united), (MADDR, maddr)) for seed in seeds]
+    results += [result("gaussian", UNITED.name, 0.5, seed) for seed in range(5)]
+    (line,) = (line for line in summary(results, DATASETS) if line.startswith("Against the same network without it"))
+    assert f"these {words} can show for memae" in line
+
+
+@pytest.mark.parametrize(("seeds", "once"), [((0,), True), ((0, 1), False)])
+@pytest.mark.parametrize("maddr", [0.5, 4.0])
+def test_a_difference_of_one_training_is_said_to_be_of_one(seeds, once, maddr):
+    results = [result("memae", regime.name, shift, seed) for regime, shift in ((UNITED, 0.5), (MADDR, maddr)) for seed in seeds]
+    assert any(line.startswith("Each network was trained once: ") for line in summary(results, DATASETS)) == once
+    assert not [line for line in summary(results[: len(seeds)], DATASETS) if "trained once" in line], "nothing is compared"
+
+
 def test_one_network_per_dataset_is_compared_with_and_images_of_nobody_are_images():
     results = [result("memae", SEPARATE.name, 0.5, datasets=(name,), patients=False) for name in DATASETS]
     results.append(result("memae", MADDR.name, 0.5, patients=False))

@@ -53,6 +53,27 @@ def test_a_row_gathers_networks_and_seeds():
     assert row["pooled"].values == (0.5, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ({"separate": [(0, "liver"), (0, "lung"), (1, "liver")], "maddr": [0, 1]}, "seeds: dpa separate 1–2, dpa maddr 2."),
+        ({"united": [0, 1, 2], "maddr": [0, 2]}, "seeds: dpa united 3, dpa maddr 2."),
+        ({"united": [0, 1], "maddr": []}, None),
+        ({"united": [0, 1], "maddr": [0, 1]}, None),
+        ({"separate": [(0, "liver")], "maddr": [0]}, None),  # of one seed a dash says what is missing
+    ],
+)
+def test_rows_over_fewer_seeds_than_others_are_told(seeds, words):
+    """While a study runs, and where an experiment failed, means of different networks are over different seeds."""
+    results = []
+    for regime, each in seeds.items():
+        for seed in each:
+            one = isinstance(seed, tuple)  # of one dataset
+            results.append(result(regime, seed[0], **{seed[1]: 0.6}) if one else result(regime, seed, liver=0.6, lung=0.7))
+    note = study_document(results, DATASETS, "study", []).note
+    assert note.endswith(words) if words else "numbers of seeds" not in note
+
+
 def test_what_is_missing_is_a_dash():
     text = table_markdown([result("separate", 0, liver=0.6)], DATASETS, "study", ["made of nothing"])
     assert "| dpa | separate | 0.600 | – | – | – |" in text
@@ -112,8 +133,8 @@ def with_rows(regime, seed, shift, noise=0):
     metrics = result(regime, seed, liver=0.6, lung=0.6).metrics
     for name in DATASETS:
         labels, scores, called = np.array([(row["label"], row["score"], row["label_anomalous"]) for row in rows if row["dataset"] == name]).T
-        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool))
-        metrics["datasets"][name] |= {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
+        told = {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
+        metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | told
     metrics["pooled"]["threshold"] = 5.0
     return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows, metrics=metrics)
 
