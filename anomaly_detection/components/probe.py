@@ -1,7 +1,7 @@
 """Linear heads on a finished latent: what they read of organ and modality is what the latent holds anyway, since they train nothing but themselves.
 
 The control for MADDR's heads (Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016): a detector without the
-constraint can name domains at test time with them, too, and finds exactly what it found before.
+constraint can name domains at test time with them, too, and is otherwise what it was. A score in which the domain has no part stays as it is.
 """
 
 import numpy as np

@@ -40,7 +40,7 @@ class Verdict:
             that domain. Where no heads tell several domains apart it is among those of all, and valid of none.
         threshold: (N,) on the score.
         anomalous: (N,) bool, the score is above it.
-        guaranteed: (N,) bool, normals of that domain are called anomalous at the promised rate at most.
+        guaranteed: (N,) bool, normals of that domain are named rightly and called anomalous at the promised rate at most.
         organ, modality: (N,) class numbers that the heads name; None without heads.
         confidence: (N,) probability of that organ times that of that modality; None without heads.
         distance: (N,) of the features from those of training, see `Known`.
@@ -136,7 +136,7 @@ class Calibration:
     def apply(self, scores: Scores) -> Verdict:
         """The verdict on any images, in the domain that the heads name; each depends on its image alone.
 
-        What is guaranteed holds for normals whose domain the heads name rightly.
+        What is guaranteed: of the normals of a domain at most the promised share is named rightly and called anomalous.
         """
         if not scores.has_heads:
             return self._verdict(scores, [self.everything] * len(scores.score), None, None, np.ones(len(scores.score), bool))

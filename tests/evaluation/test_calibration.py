@@ -75,6 +75,39 @@ def test_each_way_to_tell_the_domain_has_its_own_reference():
     assert Calibration.from_plain(json.loads(json.dumps(calibration.to_plain()))) == calibration
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.2])
+@pytest.mark.parametrize("shift", [-8.0, 8.0])
+def test_false_alarms_are_as_promised_where_the_domain_that_is_named_has_a_part_in_the_score(wrong, shift):
+    """Simulated: 19 validation patients a domain promise one false alarm in 20; the score of an image whose domain is named wrongly is moved."""
+    rng = np.random.default_rng(0)
+
+    def normals(count):
+        organ = np.repeat([0, 1], count)
+        places, modality = np.arange(2 * count), np.zeros(2 * count, int)
+        named = np.where(rng.random(2 * count) < wrong, 1 - organ, organ)
+        told = np.empty((2 * count, 2, 1))
+        told[places, organ, 0] = rng.normal(size=2 * count)
+        told[places, 1 - organ, 0] = told[places, organ, 0] + shift + rng.normal(size=2 * count)
+        sure = np.where(named[:, None] == [0, 1], 0.99, 0.01)
+        latent = rng.normal(size=(2 * count, 2))
+        heads = sure, np.ones((2 * count, 1)), latent
+        scores = Scores(told[places, named, 0], latent, *heads, np.zeros(2 * count, bool), told[places, organ, 0] + 100, told)
+        return Normals(scores, organ, modality, places), named == organ
+
+    rates = []
+    for _ in range(120):
+        calibration, (test, right) = Calibration.fit(normals(30)[0], normals(19)[0], 0.05), normals(100)
+        limits = np.array([calibration.domains[pair].threshold for pair in zip(test.organ, test.modality, strict=True)])
+        calls = calibration.apply(test.scores).anomalous, calibration.apply_in(test.scores, test.organ, test.modality).anomalous
+        rates.append([np.mean(right & calls[0]), calls[1].mean(), np.mean(test.scores.score > limits)])
+    named, told, table = np.mean(rates, axis=0)
+    assert told == pytest.approx(1 / 20, abs=0.01), "in the true domain"
+    assert table == pytest.approx(1 / 20, abs=0.01), "as tables call them: the score, whoever named its domain, by normals of the true domain"
+    assert named < 0.05 + 0.01, "named rightly and called"
+    if wrong == 0:
+        assert named == pytest.approx(1 / 20, abs=0.01)
+
+
 @pytest.mark.parametrize("n", [18, 19, 20, 38, 39, 100])
 def test_nineteen_patients_are_enough_for_a_guarantee(n):
     rng = np.random.default_rng(n)
