@@ -119,8 +119,7 @@ def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence
 def seeds_of(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> str:
     """How many seeds the cells of a row are over, such as "3"; "2–3" where they differ, since an experiment is missing."""
     row = cells(results, model, regime, datasets, "auroc")
-    counts = sorted(len(row[dataset].values) for dataset in datasets)
-    return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return _range([len(row[dataset].values) for dataset in datasets])
 
 
 def _by_network(results: Sequence[Result]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -191,11 +190,16 @@ def _patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
 
 
 def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Over several trainings without an interval: theirs would be over patients alone."""
+    """Over several trainings without an interval: theirs would be over patients alone. These may know different slices, and so different patients."""
     if not metrics:
         return MISSING
     cell = Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
-    return f"{cell}; {metrics[0]['normal']} + {metrics[0]['abnormal']}"
+    return f"{cell}; {' + '.join(_range([each[label] for each in metrics]) for label in ('normal', 'abnormal'))}"
+
+
+def _range(counts: Sequence[int]) -> str:
+    """Such as "3", or "2–3"."""
+    return "–".join(str(count) for count in dict.fromkeys((min(counts), max(counts))))
 
 
 def _promise_table(results: Sequence[Result]) -> Table:

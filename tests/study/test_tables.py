@@ -194,6 +194,11 @@ def test_patients_stand_beside_images():
     only.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
     assert "| dpa | maddr | – | 0.800 [0.600, 0.900]; 12 + 9 |" in table_markdown([only], DATASETS, "study", [])
     assert "Patients" not in table_markdown([result("maddr", 0, liver=0.6)], ["liver"], "study", [])
+    others = [result("maddr", seed, liver=0.6, lung=0.7) for seed in (1, 2)]
+    for each, normal in zip(others, (12, 11), strict=True):
+        each.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": normal, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
+    several = table_markdown([only, *others], DATASETS, "study", [])
+    assert "| dpa | maddr | – | 0.800 ± 0.000; 11–12 + 9 |" in several, "a patient of whom a network knows no slice is left out"
 
 
 def test_who_tells_the_domain_of_a_test_image():
