@@ -47,7 +47,7 @@ def _promise(results: Sequence[Result]) -> str:
     alarms = [values["false_alarms"] for result in results for values in result.metrics["datasets"].values() if "false_alarms" in values]
     promised = ", ".join(dict.fromkeys(f"{100 * each['promised']:.3g} %" for each in alarms)) or "few"
     estimate = "" if all(each["guaranteed"] for each in alarms) else " (where there were few normal images to set it by, this is an estimate)"
-    return f"Each detector was set to call {promised} of normal images abnormal{estimate}. [low–high] are 95 % intervals."
+    return f"Each detector was set to call at most {promised} of the normal images of each dataset abnormal{estimate}. [low–high] are 95 % intervals."
 
 
 def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def result(model: str, regime: str, shift: float, seed: int = 0, datasets=DATASE
 def test_what_was_found_stands_beside_the_false_alarms():
     each = result("gaussian", UNITED.name, 2.0)
     first, second, *_ = summary([each], DATASETS)
-    assert first.startswith("Each detector was set to call 5 % of normal images abnormal. ")
+    assert first.startswith("Each detector was set to call at most 5 % of the normal images of each dataset abnormal. ")
     for name, spoken in (("lits", "liver CT (lits)"), ("covid_xray", "lung X-ray (covid_xray)")):
         called = {label: [row["score"] > 1.5 for row in each.rows if row["dataset"] == name and row["label"] == label] for label in (0, 1)}
         hits, alarms = (f"{100 * sum(called[label]) / 20:.0f} %" for label in (1, 0))
@@ -150,7 +150,7 @@ def test_phantoms_and_smoke_runs_say_what_they_do_not_tell():
 def test_half_a_study_is_told_as_far_as_it_goes():
     lines = summary([result("memae", SEPARATE.name, 0.5, datasets=("lits",))], DATASETS)
     assert [line.split(" (")[0] for line in lines] == [
-        "Each detector was set to call 5 % of normal images abnormal. [low–high] are 95 % intervals.",
+        "Each detector was set to call at most 5 % of the normal images of each dataset abnormal. [low–high] are 95 % intervals.",
         "memae",
     ]
     assert "covid_xray" not in lines[1]

@@ -16,7 +16,7 @@ across in a picture of 224 pixels, 0.75 % one of 22, and 36 mm of a field of vie
     subtle     what is less
 
 Which region speaks for a picture of several, that of the highest stratum rather than of the highest k, was settled after the first detectors had been
-run, without regard to what they found.
+run.
 
 On contact sheets the strata are cautious where S is mostly anatomy: vessels in CT of the lung are far brighter than an opacity, and a quarter of what
 is typical there strikes a reader at once. What is obvious does so nearly everywhere.
