@@ -97,7 +97,7 @@ class Detector:
         validation = f"{len(reference.highest)} validation {reference.unit}"
         if not reference.guaranteed:
             return f"{place}: the threshold is an estimate; {validation} guarantee nothing, it takes {needed(alpha)}"
-        named = ", if the heads name this domain" if len(self.calibration.domains) > 1 else ""
+        named = " with this domain named" if len(self.calibration.domains) > 1 else ""
         return f"{place}: at most {alpha:.3g} of new normal {reference.unit} are called anomalous{named} ({validation})"
 
     def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def promises(patients: int, heads: bool, single: bool = False, strangers: float 
 def test_heads_are_promised_a_rate_in_each_domain_that_they_name():
     assert promises(40, heads=True) == [
         *(
-            f"{place}: at most 0.05 of new normal patients are called anomalous, if the heads name this domain (40 validation patients)"
+            f"{place}: at most 0.05 of new normal patients are called anomalous with this domain named (40 validation patients)"
             for place in ("liver ct", "lung ct", "lung xray")
         ),
         "unknown: at most 0.02 of new normal patients, of all domains together (120 validation patients)",
