@@ -61,7 +61,7 @@ class Known:
         sure = None
         if val.scores.has_heads:
             doubts = [np.log(np.maximum(1 - part.scores.confidence(), _TINY)) for part in (train, val)]
-            doubt, kept = _limit(*doubts, ~val.scores.named_one_of(train.pairs()), train, val)
+            doubt, kept = _limit(*doubts, ~val.scores.named_one_of(train.pairs()) | val.scores.undecided(), train, val)
             least = float(val.scores.confidence().min())
             # an estimate never lets pass what nobody would call sure, unless a validation normal is no surer
             sure, guaranteed = min(SURE, max(1 - float(np.exp(doubt)), 0.0 if kept else min(0.5, least))), guaranteed and kept
@@ -88,7 +88,8 @@ class Known:
         """
         signs = [(NO_NUMBER, ~np.isfinite(scores.score)), (BLANK, scores.blank), (FAR, ~(self.distance(scores) <= self.max_distance))]
         if self.min_confidence is not None:
-            signs = [(NOT_SURE, scores.confidence() < self.min_confidence), (NEVER_TRAINED, ~trained), *signs]
+            unsure = (scores.confidence() < self.min_confidence) | scores.undecided()
+            signs = [(NOT_SURE, unsure), (NEVER_TRAINED, ~trained), *signs]
         return ["; ".join(reason for reason, holds in signs if holds[i]) for i in range(len(scores.score))]
 
     @classmethod

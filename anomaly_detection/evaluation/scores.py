@@ -56,11 +56,13 @@ class Scores:
 
     def without_domain(self) -> "Scores":
         """The same images, scored without use of their domains."""
-        return self if self.unused is None else replace(self, score=self.unused)
+        return self if self.unused is None else replace(self, score=self.unused, unused=None, told=None)
 
     def in_domain(self, organ: np.ndarray, modality: np.ndarray) -> "Scores":
         """The same images, scored in the domains that are told: class numbers (N,)."""
-        return self if self.told is None else replace(self, score=self.told[np.arange(len(organ)), organ, modality])
+        if self.told is None:
+            return self
+        return replace(self, score=self.told[np.arange(len(organ)), organ, modality], unused=None, told=None)
 
     @property
     def has_heads(self) -> bool:
@@ -74,6 +76,10 @@ class Scores:
     def named_one_of(self, pairs: Collection[tuple[int, int]]) -> np.ndarray:
         """(N,) bool, whether organ and modality that the heads name are one of some domains."""
         return np.array([(organ, modality) in pairs for organ, modality in zip(*self.named(), strict=True)], bool)
+
+    def undecided(self) -> np.ndarray:
+        """(N,) bool, whether the domain has a part in the score, and that is not the score in the domain that the heads name: they are too unsure."""
+        return np.zeros(len(self.score), bool) if self.told is None else self.score != self.in_domain(*self.named()).score
 
     def confidence(self) -> np.ndarray:
         """(N,) probability of the likeliest organ times that of the likeliest modality."""

@@ -155,7 +155,7 @@ class GaussianOfFeatures(Baseline):
             pixels = F.interpolate(pixels, x.shape[2:], mode="bilinear", align_corners=False)
         scores = distances.mean(dim=2)
         by_domain = None if self.domains is None else ByDomain(scores[:, EVERYTHING], scores[:, 1:].unflatten(1, self.classes))
-        return Assessment(z, distance.mean(dim=1), pixels, by_domain=by_domain)
+        return Assessment(z, scores.gather(1, place[:, None])[:, 0], pixels, by_domain=by_domain)
 
     def describe(self) -> dict[str, Any]:
         features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"

@@ -37,6 +37,8 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
     lines += (additions := [line for other in AGAINST if (line := _addition(results, models, other, datasets))])
     if additions and all(len(compared_seeds(results, model, MADDR.name, other, datasets)) < 2 for model in models for other in AGAINST):
         lines.append("Each network was trained once: these intervals are over patients alone, and another training may give another difference.")
+    if len(additions) * len(models) > 1:
+        lines.append("Of twenty such comparisons about one shows a difference by chance alone.")
     if lines and phantom:
         lines.append("These images are phantoms, rendered by a computer: this says nothing about patients.")
     return lines

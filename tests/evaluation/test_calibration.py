@@ -108,6 +108,29 @@ def test_false_alarms_are_as_promised_where_the_domain_that_is_named_has_a_part_
         assert named == pytest.approx(1 / 20, abs=0.01)
 
 
+def test_an_image_that_is_not_scored_in_the_domain_it_is_named_is_unknown():
+    """A score that depends on the domain, of heads that the baseline does not trust everywhere: there it uses none."""
+    rng = np.random.default_rng(0)
+
+    def normals(count, trusted):
+        each = simulated(rng, count, 1)
+        told = rng.normal(size=(len(each.unit), 2, 2)) + np.array([[10.0, 20.0], [30.0, 40.0]])
+        unused = rng.normal(size=len(each.unit)) + 100
+        score = np.where(trusted(np.arange(len(unused))), told[np.arange(len(unused)), each.organ, each.modality], unused)
+        return dataclasses.replace(each, scores=dataclasses.replace(each.scores, score=score, unused=unused, told=told))
+
+    calibration = Calibration.fit(normals(60, lambda i: i >= 0), normals(40, lambda i: i >= 0), 0.05)
+    test = normals(40, lambda i: i % 5 > 0)
+    unsure = np.array(["not sure" in reason for reason in calibration.apply(test.scores).unknown])
+    assert unsure[::5].all()
+    assert unsure.sum() < 24 + 6
+    told = calibration.apply_in(test.scores, test.organ, test.modality)
+    assert sum("not sure" in reason for reason in told.unknown) < 6, "the domain is told"
+    some = Calibration.fit(normals(60, lambda i: i >= 0), normals(100, lambda i: i != 7), 0.05)
+    many = Calibration.fit(normals(60, lambda i: i >= 0), normals(100, lambda i: i % 5 > 0), 0.05)
+    assert (some.known.guaranteed, many.known.guaranteed) == (True, False), "a fifth of normals is more than is promised"
+
+
 @pytest.mark.parametrize("n", [18, 19, 20, 38, 39, 100])
 def test_nineteen_patients_are_enough_for_a_guarantee(n):
     rng = np.random.default_rng(n)

@@ -109,6 +109,7 @@ def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_cou
     (highest,) = (line for line in summary(results, DATASETS) if "highest" in line)
     assert "gaussian (maddr) has the highest mean AUROC of the 4 rows" in highest
     assert "on others expect less" in highest
+    assert any("about one shows a difference by chance alone" in line for line in summary(results, DATASETS))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_the_trainings_that_are_counted_are_those_compared(united, maddr, words)
 def test_a_difference_of_one_training_is_said_to_be_of_one(seeds, once, maddr):
     results = [result("memae", regime.name, shift, seed) for regime, shift in ((UNITED, 0.5), (MADDR, maddr)) for seed in seeds]
     assert any(line.startswith("Each network was trained once: ") for line in summary(results, DATASETS)) == once
+    assert not any("by chance alone" in line for line in summary(results, DATASETS)), "it is the only comparison"
     assert not [line for line in summary(results[: len(seeds)], DATASETS) if "trained once" in line], "nothing is compared"
 
 
