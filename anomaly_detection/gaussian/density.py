@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from anomaly_detection.system.errors import UserError
+
 
 class Moments:
     """Number, sum and sum of outer products of vectors, in float64: as much memory for a million as for one."""
@@ -59,11 +61,11 @@ class Densities(nn.Module):
         """Take one Gaussian (C,), (C, C) in float64.
 
         Raises:
-            ValueError: the covariance has no inverse.
+            UserError: the covariance has no inverse.
         """
         factor, failed = torch.linalg.cholesky_ex(covariance)
         if failed or not factor.isfinite().all():
-            raise ValueError("the features of the training images do not vary, so no density of them can be told; give it more images")
+            raise UserError("the features of the training images do not vary, so no density of them can be told; give it more images, or a finer grid")
         identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
         self.mean[place] = mean
         self.whitening[place] = torch.linalg.solve_triangular(factor, identity, upper=False)

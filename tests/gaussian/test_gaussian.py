@@ -9,6 +9,7 @@ import torch
 from anomaly_detection.components.probe import Probe
 from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.loop import train, validate
 from tests.helpers import toy_images
 from tests.test_baselines import built, settings_of
@@ -77,7 +78,7 @@ def test_distances_of_normal_vectors_are_chi_squared():
 
 
 def test_what_does_not_vary_has_no_density():
-    with pytest.raises(ValueError, match="do not vary, so no density of them can be told"):
+    with pytest.raises(UserError, match="do not vary, so no density of them can be told; give it more images, or a finer grid"):
         Densities(1, 3).fit(0, torch.zeros(3).double(), torch.zeros(3, 3).double())
 
 
