@@ -13,6 +13,7 @@ from anomaly_detection.MADDR_dpa.rec_losses import SMALLEST_DEVIATION, BackboneE
 
 # Images that pass through the backbone at a time. Its first layers take 6 MB for each, of 224 pixels a side: on a CPU more leave the caches.
 CHUNK, CPU_CHUNK = 16, 4
+FINEST = 4  # pixels a side of a position of the grid, at least; the layers that are looked at by default have 8 and more
 
 
 class ChannelSums:
@@ -58,7 +59,7 @@ class FrozenFeatures(nn.Module):
         store: where features of known images are looked up; None computes them all.
 
     Raises:
-        BackboneError: the backbone, its weights or a layer cannot be had, or it takes no images of this size.
+        BackboneError: the backbone, its weights or a layer cannot be had, or it takes no images of this size; the grid is finer than they are.
     """
 
     def __init__(self, backbone: str, weights: str, layers: Sequence[str] | None, grid: int, image_size: int, image_channels: int):
@@ -75,6 +76,8 @@ class FrozenFeatures(nn.Module):
         self._fast: tuple[FrozenBackbone, ...] = ()
         self.grid = grid
         self.image_size, self.image_channels = image_size, image_channels
+        if FINEST * grid > image_size:  # beyond that it takes memory and tells nothing new
+            raise BackboneError(f"grid must be at most {image_size // FINEST} for images of {image_size} pixels, not {grid}")
         features = _tried(network, self.layers, image_channels, image_size)
         self.shapes = {layer: tuple(features[layer].shape[1:]) for layer in self.layers}
         self.channels = sum(shape[0] for shape in self.shapes.values())

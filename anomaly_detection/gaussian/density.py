@@ -65,7 +65,7 @@ class Densities(nn.Module):
         """
         factor, failed = torch.linalg.cholesky_ex(covariance)
         if failed or not factor.isfinite().all():
-            raise UserError("the features of the training images do not vary, so no density of them can be told; give it more images, or a finer grid")
+            raise UserError("the features of the training images do not vary, so no density of them can be told; give more images, or a finer grid")
         identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
         self.mean[place] = mean
         self.whitening[place] = torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -140,3 +140,9 @@ def test_images_that_the_network_cannot_take_are_refused(monkeypatch):
     monkeypatch.setattr(FrozenBackbone, "forward", forward)
     with pytest.raises(BackboneError, match=r"takes no images of 64 x 64 pixels \(Input height \(64\) should be .*\); choose another image_size"):
         features()
+
+
+@pytest.mark.parametrize(("grid", "side"), [(17, 64), (300, 64), (9, 32)])
+def test_a_grid_finer_than_the_layers_is_refused(grid, side):
+    with pytest.raises(BackboneError, match=f"grid must be at most {side // 4} for images of {side} pixels, not {grid}"):
+        features(grid, side=side)

@@ -78,7 +78,7 @@ def test_distances_of_normal_vectors_are_chi_squared():
 
 
 def test_what_does_not_vary_has_no_density():
-    with pytest.raises(UserError, match="do not vary, so no density of them can be told; give it more images, or a finer grid"):
+    with pytest.raises(UserError, match="do not vary, so no density of them can be told; give more images, or a finer grid"):
         Densities(1, 3).fit(0, torch.zeros(3).double(), torch.zeros(3, 3).double())
 
 
