@@ -22,20 +22,20 @@ def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
         images, so chosen with the masks.
     """
     lesion = masks.reshape(-1)
-    order, ends = _ranked(maps)
+    order, ends = ranked(maps)
     called = np.append(0, ends + 1)
     hits = np.append(0, np.cumsum(lesion[order])[ends])
     false, rise = np.diff(called - hits), np.diff(hits)
     return {
         "pixel_auroc": float((false * (hits[1:] + hits[:-1])).sum() / (2 * hits[-1] * (called[-1] - hits[-1]))),
         "pixel_average_precision": float((rise * (hits[1:] / called[1:])).sum() / hits[-1]),
-        "aupro": _aupro(masks, order, ends, MAX_FALSE_POSITIVE_RATE),
+        "aupro": aupro(masks, order, ends),
         "oracle_dice": float((2 * hits / (called + hits[-1])).max()),
     }
 
 
-def _ranked(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the pixels from the highest value down, and the last rank of each value: equal ones are called together.
+def ranked(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the pixels of maps (N, H, W) from the highest value down, and the last rank of each value: equal ones are called together.
 
     Maps hold millions of pixels, and sorting them is what takes time: it is done once for all metrics.
     """
@@ -44,21 +44,17 @@ def _ranked(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
 
 
-def aupro(maps: np.ndarray, masks: np.ndarray, limit: float = MAX_FALSE_POSITIVE_RATE) -> float:
+def aupro(masks: np.ndarray, order: np.ndarray, ends: np.ndarray, limit: float = MAX_FALSE_POSITIVE_RATE) -> float:
     """Area under the per-region-overlap curve up to a false positive rate, divided by it (Bergmann et al., IJCV 2021).
 
     A region is a connected lesion (8 neighbours) of one image; its overlap is the fraction of it above the threshold, and every region counts
     the same, however large. The rate is over all pixels outside lesions; between thresholds the curve is linear.
 
     Args:
-        maps, masks: as for `pixel_metrics`.
+        masks: as for `pixel_metrics`.
+        order, ends: the maps as `ranked` gives them.
         limit: the largest false positive rate.
     """
-    return _aupro(masks, *_ranked(maps), limit)
-
-
-def _aupro(masks: np.ndarray, order: np.ndarray, ends: np.ndarray, limit: float) -> float:
-    """See `aupro` and `_ranked`."""
     weight = np.zeros(masks.shape)  # of a region's pixel: 1 / (its size * number of regions)
     regions = 0
     for image, mask in enumerate(masks):
