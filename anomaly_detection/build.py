@@ -146,6 +146,9 @@ def _constraint(settings: Settings, latent_dim: int, domains: Domains, images: I
         maddr.center_weight,
         alpha,
         maddr.focal_gamma,
+        maddr.center_of,
+        maddr.center_momentum,
+        maddr.heads_train_encoder,
     )
 
 

@@ -89,7 +89,7 @@ def _single(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def center_loss(content: Tensor) -> Tensor:
+def center_loss(content: Tensor, groups: Optional[Tensor] = None) -> Tensor:
     """Compactness: mean squared distance of each content vector to the mean of the others of the batch, per feature.
 
     ``1/(n k) sum_i ||z_i - m_i||^2`` with ``m_i = 1/(n-1) sum_{j != i} z_j``, which equals ``n/(n-1)`` times the mean over the features of their
@@ -97,6 +97,7 @@ def center_loss(content: Tensor) -> Tensor:
 
     Args:
         content: (n, k).
+        groups: (n,) int64; where given, m_i is the mean of the others of the same group, and a vector that is alone in its group adds nothing.
 
     Returns:
         A scalar >= 0, in float32 at least; zero for a batch of one.
@@ -108,6 +109,12 @@ def center_loss(content: Tensor) -> Tensor:
         raise ValueError(f"content must be (batch, features), got {tuple(content.shape)}")
     n = _batch_size(content, "content")
     content = _single(content)
+    if groups is not None:
+        same = (groups[:, None] == groups[None]).to(content.dtype)
+        company = same.sum(dim=1, keepdim=True)
+        # z_i - m_i is n_g / (n_g - 1) times the distance to the mean of all of the group
+        distance = (content - same @ content / company) * company / (company - 1).clamp(min=1)
+        return (distance ** 2).mean()
     if n < 2:
         return (content * 0).sum()
     return n / (n - 1) * content.var(dim=0, unbiased=True).mean()
@@ -181,6 +188,10 @@ class MADDRConstraint(nn.Module):
         organ_weight, modality_weight, center_weight: >= 0.
         focal_alpha: as in `FocalLoss`, for both heads; or {"organ": ..., "modality": ...}.
         focal_gamma: as in `FocalLoss`.
+        center_of: "all" images have one center, as published, or each "domain", a pair of organ and modality, has one of its own.
+        center_momentum: None, or a number in [0, 1): the centers are moving averages over the batches of training, of which each step keeps this
+            share, instead of the mean of the others of the batch.
+        heads_train_encoder: whether the gradient of the heads' losses reaches the latent; without it they only watch.
 
     Raises:
         ValueError: one line that names the argument, or the head.
@@ -198,8 +209,15 @@ class MADDRConstraint(nn.Module):
         center_weight: float = 1.0,
         focal_alpha: Union[Alpha, Mapping[str, Alpha]] = 0.25,
         focal_gamma: float = 2.0,
+        center_of: str = "all",
+        center_momentum: Optional[float] = None,
+        heads_train_encoder: bool = True,
     ):
         super().__init__()
+        if center_of not in ("all", "domain"):
+            raise ValueError(f"center_of must be all or domain, got {center_of!r}")
+        if center_momentum is not None and not 0 <= center_momentum < 1:
+            raise ValueError(f"center_momentum must be None, or at least 0 and below 1, got {center_momentum}")
         if min(organ_dim, modality_dim, latent_dim - organ_dim - modality_dim) < 1:
             raise ValueError(
                 f"organ_dim {organ_dim} and modality_dim {modality_dim} must be >= 1 and leave a content part of a latent of {latent_dim}"
@@ -226,6 +244,13 @@ class MADDRConstraint(nn.Module):
                     self.focal[name].class_weights(self.classes[name])
                 except ValueError as error:
                     raise ValueError(f"focal_alpha of the head {name}: {error}") from None
+        self.center_of = center_of
+        self.center_momentum = center_momentum
+        self.heads_train_encoder = heads_train_encoder
+        if center_momentum is not None:
+            centers = num_organs * num_modalities if center_of == "domain" else 1
+            self.register_buffer("centers", torch.zeros(centers, self.sizes[2]))
+            self.register_buffer("centers_seen", torch.zeros(centers, dtype=torch.bool))
         self._seen_labels: Set[str] = set()
 
     def split(self, z: Tensor) -> Dict[str, Tensor]:
@@ -259,13 +284,34 @@ class MADDRConstraint(nn.Module):
         """
         _batch_size(z, "z")
         labels = self._check_labels(z, organ, modality)
-        terms = {name: self.focal[name](logits, labels[name]) for name, logits in self._logits(z).items()}
+        seen = z if self.heads_train_encoder else z.detach()
+        terms = {name: self.focal[name](logits, labels[name]) for name, logits in self._logits(seen).items()}
         if self.weights["center"] > 0:
-            terms["center"] = center_loss(self.split(z)["content"])
+            terms["center"] = self._center(self.split(z)["content"], labels)
         total = _single(z.new_zeros(()))
         for name, term in terms.items():
             total = total + self.weights[name] * term
         return {**terms, "total": total}
+
+    def _center(self, content: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
+        """The center term, by `center_of` and `center_momentum`."""
+        domain = labels["organ"] * self.classes["modality"] + labels["modality"] if self.center_of == "domain" else None
+        if self.center_momentum is None:
+            return center_loss(content, domain)
+        domain = torch.zeros_like(labels["organ"]) if domain is None else domain
+        if self.training:
+            self._move_centers(content.detach(), domain)
+        return ((content - self.centers.to(content.dtype)[domain]) ** 2).mean()
+
+    @torch.no_grad()
+    def _move_centers(self, content: Tensor, domain: Tensor) -> None:
+        """Towards the means of a batch; a center that is met for the first time becomes its mean."""
+        of_center = (domain == torch.arange(len(self.centers), device=domain.device)[:, None]).to(content.dtype)
+        count = of_center.sum(dim=1, keepdim=True)
+        mean = (of_center @ content / count.clamp(min=1)).to(self.centers.dtype)
+        keep = torch.where(self.centers_seen[:, None], torch.full_like(mean, self.center_momentum), torch.zeros_like(mean))
+        self.centers.copy_(torch.where(count > 0, keep * self.centers + (1 - keep) * mean, self.centers))
+        self.centers_seen.copy_(self.centers_seen | (count[:, 0] > 0))
 
     @torch.no_grad()
     def variances(self, z: Tensor) -> Dict[str, Tensor]:

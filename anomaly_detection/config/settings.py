@@ -22,6 +22,9 @@ class MaddrSettings:
     center_weight: float = 0.1
     focal_alpha: float | Literal["inverse_frequency"] | None = 0.25
     focal_gamma: float = 2.0
+    center_of: Literal["all", "domain"] = "all"
+    center_momentum: float | None = None
+    heads_train_encoder: bool = True
 
     def __post_init__(self):
         _require(not (self.enabled and self.probe), "enabled and probe are one or the other: with the constraint its heads name domains")
@@ -29,6 +32,8 @@ class MaddrSettings:
             _require(getattr(self, key) >= 1, f"{key} must be at least 1, not {getattr(self, key)}")
         for key in ("organ_weight", "modality_weight", "center_weight", "focal_gamma"):
             _require(getattr(self, key) >= 0, f"{key} must not be negative, got {getattr(self, key)}")
+        momentum = self.center_momentum
+        _require(momentum is None or 0 <= momentum < 1, f"center_momentum must be null, or at least 0 and below 1, not {momentum}")
         _require(not isinstance(self.focal_alpha, float) or 0 < self.focal_alpha < 1, f"focal_alpha must be between 0 and 1, not {self.focal_alpha}")
 
 
@@ -67,6 +72,7 @@ class Settings:
     lr_step: int | None = None
     lr_gamma: float = 0.8
     mixup: MixupSettings | None = None
+    balanced: bool = False
     bf16: bool = True
     feature_cache_mib: int = 2048
     memory_mib: int = 4096

@@ -1,5 +1,7 @@
 """In which order training meets its images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,3 +52,34 @@ class ShuffledIndices:
             self.position += len(part)
             count -= len(part)
         return torch.cat(parts)
+
+
+class BalancedIndices:
+    """An endless stream of indices in which groups of images take turns, however large they are: of a small one every image is met more often.
+
+    Each group is a `ShuffledIndices` stream; `position` continues the stream exactly.
+
+    Args:
+        groups: (N,) the group of each image, such as the name of its dataset.
+        seed, position, window: as in `ShuffledIndices`.
+    """
+
+    def __init__(self, groups: Sequence[str], seed: int, position: int = 0, window: int | None = None):
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+        each = np.array([numbers[name] for name in groups])
+        self.places = [torch.from_numpy(np.flatnonzero(each == number)) for number in range(len(numbers))]
+        share = None if window is None else max(1, window // len(self.places))
+        self.streams = [ShuffledIndices(len(places), seed, window=share) for places in self.places]
+        self.seed = seed
+        self.position = position
+
+    def take(self, count: int) -> Tensor:
+        """The next `count` indices, int64."""
+        turns = (self.position + torch.arange(count)) % len(self.streams)
+        taken = torch.empty(count, dtype=torch.int64)
+        for number, (stream, places) in enumerate(zip(self.streams, self.places, strict=True)):
+            mine = turns == number
+            stream.position = (self.position - number + len(self.streams) - 1) // len(self.streams)
+            taken[mine] = places[stream.take(int(mine.sum()))] if bool(mine.any()) else places[:0]
+        self.position += count
+        return taken

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Batch, ImageSet
-from anomaly_detection.data.order import ShuffledIndices
+from anomaly_detection.data.order import BalancedIndices, ShuffledIndices
 from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, check_share, rank, share
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -91,7 +91,8 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
     phases = baseline.phases()
     for phase in phases:  # the first as the last, before hours of training
         check_share(phase.batch_size // phase.chunks)
-    indices = ShuffledIndices(len(images), settings.seed, progress.position, images.window)
+    place = settings.seed, progress.position, images.window
+    indices = BalancedIndices(images.datasets, *place) if settings.balanced else ShuffledIndices(len(images), *place)
     while progress.phase < len(phases):
         phase = phases[progress.phase]
         mixup = settings.mixup if progress.phase == len(phases) - 1 else None
@@ -115,7 +116,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         progress.phase, progress.iteration, progress._states = progress.phase + 1, 0, None
 
 
-def _next_batch(images: ImageSet, indices: ShuffledIndices, phase: Phase, mixes_at: int | None) -> Batch:
+def _next_batch(images: ImageSet, indices: ShuffledIndices | BalancedIndices, phase: Phase, mixes_at: int | None) -> Batch:
     """This process's share of the next batch of a phase; mixed where `mixes_at` is the iteration."""
     index = indices.take(phase.batch_size)
     batch = images.batch(share(index))

@@ -51,6 +51,67 @@ def test_center_loss_is_the_leave_one_out_loop(n):
     assert center_loss(z).item() == pytest.approx(loop / (n * 5), rel=1e-6)
 
 
+def test_center_loss_of_groups_is_the_leave_one_out_loop_within_each():
+    z = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    groups = [4, 0, 4, 0, 0, 7, 4, 4, 0]  # 7 is alone
+    total = 0.0
+    for i, group in enumerate(groups):
+        others = [z[j] for j in range(9) if j != i and groups[j] == group]
+        if others:
+            total += ((z[i] - sum(others) / len(others)) ** 2).sum().item()
+    assert center_loss(z, torch.tensor(groups)).item() == pytest.approx(total / (9 * 5), rel=1e-12)
+    assert center_loss(z, torch.zeros(9, dtype=torch.int64)).item() == pytest.approx(center_loss(z).item(), rel=1e-12)
+
+
+def test_each_domain_may_have_a_center():
+    z, organ, modality = torch.randn(8, 30), torch.tensor([0, 0, 1, 1, 0, 1, 1, 0]), torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
+    maddr = MADDRConstraint(30, center_of="domain")
+    assert maddr(z, organ, modality)["center"].item() == pytest.approx(center_loss(z[:, 20:], 2 * organ + modality).item())
+
+
+def test_centers_may_be_moving_averages():
+    """Against a loop over three batches; domain (1, 0) is missing in the second."""
+    torch.manual_seed(0)
+    maddr = MADDRConstraint(24, 2, 2, center_of="domain", center_momentum=0.75)
+    batches = [(torch.randn(6, 24), torch.tensor(organ), torch.tensor(modality)) for organ, modality in (
+        ([0, 0, 1, 1, 1, 0], [0, 1, 0, 1, 0, 0]), ([0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0]), ([1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0])
+    )]  # fmt: skip
+    centers: dict = {}
+    for z, organ, modality in batches:
+        pairs = list(zip(organ.tolist(), modality.tolist(), strict=True))
+        for pair in set(pairs):
+            mean = torch.stack([row[4:].double() for row, each in zip(z, pairs, strict=True) if each == pair]).mean(dim=0)
+            centers[pair] = 0.75 * centers[pair] + 0.25 * mean if pair in centers else mean
+        expected = sum(((row[4:].double() - centers[pair]) ** 2).sum().item() for row, pair in zip(z, pairs, strict=True)) / (6 * 20)
+        assert maddr(z, organ, modality)["center"].item() == pytest.approx(expected, rel=1e-5)
+    before = maddr.centers.clone()
+    maddr.eval()(*batches[0])
+    assert torch.equal(maddr.centers, before), "only training moves them"
+
+
+def test_a_moving_center_draws_the_content_and_is_no_parameter():
+    maddr = MADDRConstraint(24, 2, 2, center_momentum=0.9)
+    z = torch.randn(4, 24, requires_grad=True)
+    label = torch.zeros(4, dtype=torch.int64)
+    maddr(z, label, label)["center"].backward()
+    assert torch.allclose(z.grad[:, 4:], 2 * (z - z.mean(dim=0))[:, 4:].detach() / (4 * 20), atol=1e-6)
+    assert len(list(maddr.parameters())) == 4
+
+
+def test_heads_that_only_watch_leave_the_latent_alone():
+    z, label = torch.randn(4, 30, requires_grad=True), torch.tensor([0, 1, 0, 1])
+    maddr = MADDRConstraint(30, center_weight=0, heads_train_encoder=False)
+    maddr(z, label, label)["total"].backward()
+    assert z.grad is None
+    assert all(parameter.grad.abs().sum() > 0 for parameter in maddr.parameters())
+
+
+@pytest.mark.parametrize("options", [{"center_of": "organ"}, {"center_momentum": 1.0}, {"center_momentum": -0.1}])
+def test_centers_of_another_kind_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        MADDRConstraint(30, **options)
+
+
 def test_center_loss_properties():
     z = rand(8, 6)
     value = center_loss(z).item()

@@ -2,7 +2,7 @@ from collections import Counter
 
 import torch
 
-from anomaly_detection.data.order import ShuffledIndices
+from anomaly_detection.data.order import BalancedIndices, ShuffledIndices
 
 
 def test_every_image_is_seen_equally_often():
@@ -36,3 +36,23 @@ def test_a_window_shuffles_within_blocks_that_lie_together():
     assert (epochs[0][1:] - epochs[0][:-1]).abs().float().mean() > 64, "neighbours must be mixed"
     continued = ShuffledIndices(size, seed=0, position=100, window=window)
     assert torch.equal(continued.take(50), epochs[0][100:150])
+
+
+def test_balanced_groups_take_turns():
+    groups = ["a"] * 40 + ["b"] * 10 + ["c"] * 4
+    drawn = [groups[place] for place in BalancedIndices(groups, seed=0).take(120).tolist()]
+    assert drawn == ["a", "b", "c"] * 40
+    seen = Counter(BalancedIndices(groups, seed=0).take(120).tolist())
+    assert [seen[place] for place in range(40)] == [1] * 40, "each of the largest group once"
+    assert [seen[place] for place in range(40, 50)] == [4] * 10
+    assert [seen[place] for place in range(50, 54)] == [10] * 4
+
+
+def test_the_balanced_stream_does_not_depend_on_how_it_is_cut():
+    groups = list("abbacabcccaab")
+    whole = BalancedIndices(groups, seed=5).take(50).tolist()
+    parts = BalancedIndices(groups, seed=5)
+    assert [place for count in (1, 7, 2, 30, 10) for place in parts.take(count).tolist()] == whole
+    assert parts.position == 50
+    for position in range(0, 50, 7):
+        assert BalancedIndices(groups, seed=5, position=position).take(50 - position).tolist() == whole[position:]
