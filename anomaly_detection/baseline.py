@@ -176,6 +176,10 @@ class Baseline(nn.Module, ABC):
         What is taken of them here is found by `Batch.index` later, where it is not None.
         """
 
+    def conclude(self, batches: Iterable[Batch]) -> None:
+        """Called once after training, in evaluation mode with the best weights, with all training images in order: for statistics of what it makes
+        of them. Buffers that this fills are part of the trained network."""
+
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
         """(B,), the loss by which the last phase keeps its best weights; labels and constraint have no part in it.
 

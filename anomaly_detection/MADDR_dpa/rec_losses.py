@@ -114,7 +114,7 @@ def center_loss(content: Tensor, groups: Optional[Tensor] = None) -> Tensor:
         company = same.sum(dim=1, keepdim=True)
         # z_i - m_i is n_g / (n_g - 1) times the distance to the mean of all of the group
         distance = (content - same @ content / company) * company / (company - 1).clamp(min=1)
-        return (distance ** 2).mean()
+        return (distance**2).mean()
     if n < 2:
         return (content * 0).sum()
     return n / (n - 1) * content.var(dim=0, unbiased=True).mean()

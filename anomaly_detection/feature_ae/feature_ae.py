@@ -1,26 +1,31 @@
 """A feature autoencoder as a baseline: it reconstructs frozen features of an image, not its pixels.
 
 Source: Shi et al., Unsupervised anomaly segmentation via deep feature reconstruction, Neurocomputing 2021; Meissen et al., Unsupervised Anomaly
-Localization with Structural Feature-Autoencoders, 2022; dropout before the bottleneck after Guo et al., Dinomaly, CVPR 2025.
+Localization with Structural Feature-Autoencoders, 2022; dropout before the bottleneck after Guo et al., Dinomaly, CVPR 2025. The score of residuals
+by their density is this project's.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.components.backbones import told
+from anomaly_detection.components.density import DomainDensities
 from anomaly_detection.components.feature_cache import TargetCache
-from anomaly_detection.components.features import ChannelSums, FrozenFeatures
+from anomaly_detection.components.features import ChannelSums, FrozenFeatures, doubled
 from anomaly_detection.feature_ae.networks import Decoder, Encoder
 
 # The learning rate's cycle, as `torch.optim.lr_scheduler.OneCycleLR` has it: the share that rises, and how far below the top it begins and ends.
 RISE, BEGINNING, END = 0.3, 25.0, 25.0e4
+
+SHRINKAGE, CERTAINTY = 0.01, 0.5  # of the densities of residuals; see configs/gaussian/base.yaml
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class FeatureAESettings:
     dropout: float = 0.3
     mse_weight: float = 0.5
     weight_decay: float = 0.0001
+    score: Literal["angle", "residual_density"] = "angle"
 
     def __post_init__(self):
         for key, least in (("latent_dim", 1), ("width", 1), ("grid", 2)):
@@ -53,6 +59,10 @@ class FeatureAE(Baseline):
 
     The training loss is ``mean (1 - cos(f, g)) + mse_weight mean (f - g)^2``; MADDR constrains the latent. The learning rate follows one cycle: up to
     ``settings.lr``, then down to almost nothing.
+
+    With ``score: residual_density`` the anomaly score is instead how unlike the residuals ``f / |f| - g / |g|`` of normal images those of an image
+    are: their squared Mahalanobis distance, mean over positions, under a Gaussian of the residuals of training images, that of the domain which is
+    named (see `DomainDensities`). Training is the same.
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `FeatureAESettings`.
@@ -75,7 +85,12 @@ class FeatureAE(Baseline):
         shape = self.frozen.channels, options.grid, options.width, options.latent_dim
         self.encoder = Encoder(*shape, options.dropout)
         self.decoder = Decoder(*shape)
+        self.densities = DomainDensities(self.frozen.channels, CERTAINTY) if options.score == "residual_density" else None
         self.targets: TargetCache | None = None
+
+    def expect_domains(self, organs: int, modalities: int) -> None:
+        if self.densities is not None:
+            self.densities.expect_domains(organs, modalities)
 
     # --- training
 
@@ -114,24 +129,52 @@ class FeatureAE(Baseline):
         minimise(loss, optimizer)
         return {"loss": loss.detach(), "angle": angle.detach(), "mse": mse.detach(), **log}
 
+    @torch.no_grad()
+    def conclude(self, batches: Iterable[Batch]) -> None:
+        """Take the densities of the residuals, if the score is of these."""
+        if self.densities is None:
+            return
+        moments = self.densities.moments()
+        for batch in batches:
+            features = self.frozen(batch.image)
+            moments.add(doubled(_residual(features, self.decoder(self.encoder(features)))), batch.organ, batch.modality)
+        self.densities.fit(moments, SHRINKAGE)
+
+    def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
+        """1 - cos, whatever the score is."""
+        if self.densities is None:
+            return assessment.score
+        return _angle(features := self.frozen(x), self.decoder(self.encoder(features))).mean(dim=(1, 2))
+
     # --- use
 
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
-        """The map is 1 - cos of each position, resized to the images; the score is its mean over the positions."""
+        """The map is 1 - cos of each position, or its squared distance, resized to the images; the score is its mean over the positions."""
         features = self.frozen(x)
         z = self.encoder(features)
-        angle = _angle(features, self.decoder(z))
-        pixels = F.interpolate(angle[:, None], x.shape[2:], mode="bilinear", align_corners=False) if with_map else None
-        return Assessment(z, angle.mean(dim=(1, 2)), pixels)
+        made = self.decoder(z)
+        if self.densities is None:
+            positions, by_domain = _angle(features, made), None
+            score = positions.mean(dim=(1, 2))
+        else:
+            positions, score, by_domain = self.densities(_residual(features, made), z, self.namer if self.names_domains else None)
+        pixels = F.interpolate(positions[:, None], x.shape[2:], mode="bilinear", align_corners=False) if with_map else None
+        return Assessment(z, score, pixels, by_domain=by_domain)
 
     def describe(self) -> dict[str, Any]:
         features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"
-        return {"features": features, "grid": self.options.grid, "width": self.options.width, "dropout": self.options.dropout}
+        options = self.options
+        return {"features": features, "grid": options.grid, "width": options.width, "dropout": options.dropout, "score": options.score}
 
 
 def _angle(features: Tensor, made: Tensor) -> Tensor:
     """1 - cos, (B, H, W), of vectors (B, C, H, W)."""
     return 1 - F.cosine_similarity(features, made, dim=1)
+
+
+def _residual(features: Tensor, made: Tensor) -> Tensor:
+    """The difference of directions, (B, C, H, W), of vectors (B, C, H, W)."""
+    return F.normalize(features, dim=1) - F.normalize(made, dim=1)
 
 
 def one_cycle(step: int, steps: int) -> float:

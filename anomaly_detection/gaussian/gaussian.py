@@ -4,7 +4,6 @@ Source: Rippel et al., Modeling the Distribution of Normal Data in Pre-Trained D
 2020. PaDiM has a Gaussian for each position; here all positions share one: medical images are not aligned, and so many more vectors estimate it.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from anomaly_detection.baseline import Assessment, Baseline, Batch, ByDomain, Phase, minimise
+from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.components.backbones import told
+from anomaly_detection.components.density import DomainDensities, Moments, standardised
 from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.components.features import ChannelSums, FrozenFeatures, doubled
-from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
-
-EVERYTHING = 0  # the place of the Gaussian of all images among the distances; behind it stand those of the pairs of organ and modality
 
 
 @dataclass(frozen=True)
@@ -74,35 +71,27 @@ class GaussianOfFeatures(Baseline):
             raise ValueError(f"latent_dim {options.latent_dim} must not be above the {channels} channels of {' '.join(self.frozen.layers)}")
         self.encoder = nn.Linear(channels, options.latent_dim)
         self.decoder = nn.Linear(options.latent_dim, channels)
-        self.density = Densities(1, channels)
-        self.domains: Densities | None = None
+        self.densities = DomainDensities(channels, options.certainty)
         self.targets: TargetCache | None = None
 
     def expect_domains(self, organs: int, modalities: int) -> None:
-        self.classes = organs, modalities
-        if organs * modalities > 1:
-            self.domains = Densities(organs * modalities, self.frozen.channels)
+        self.densities.expect_domains(organs, modalities)
 
     # --- training
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[Batch]) -> None:
         """Take the statistics, the Gaussians and the principal components, in one pass."""
-        sums, pooled, pairs = ChannelSums(), Moments(), defaultdict(Moments)
+        sums, pooled, moments = ChannelSums(), Moments(), self.densities.moments()
         for batch in batches:
             features = self.frozen.raw(batch.image)
             sums.add(features)
             grid = doubled(self.frozen.on_grid(features))
             pooled.add(grid.mean(dim=(2, 3)))
-            places = self._places(batch.organ, batch.modality).to(grid.device) if self.domains else torch.full((len(grid),), EVERYTHING)
-            for place in places.unique().tolist():
-                pairs[place].add(_rows(grid[places == place]).flatten(0, 1))
+            moments.add(grid, batch.organ, batch.modality)
         self.frozen.standardise_by(sums)
         mean, deviation = sums.statistics()
-        for place, moments in {**pairs, EVERYTHING: sum(pairs.values(), Moments())}.items():
-            center, covariance = standardised(moments.gaussian(), mean, deviation)
-            densities, number = (self.density, 0) if place == EVERYTHING else (self.domains, place - 1)
-            densities.fit(number, center, shrunk(covariance, self.options.shrinkage))
+        self.densities.fit(moments, self.options.shrinkage, mean, deviation)
         self._project(*standardised(pooled.gaussian(), mean, deviation))
 
     def _project(self, mean: Tensor, covariance: Tensor) -> None:
@@ -146,47 +135,13 @@ class GaussianOfFeatures(Baseline):
         """The map is the squared distance of each patch, resized to the images; the score is its mean over the patches."""
         features = self.frozen(x)
         z = self.encoder(self._pooled(features))
-        distances = self._distances(_rows(features))
-        place = torch.zeros_like(distances[:, 0, 0], dtype=torch.int64) if self.domains is None or not self.names_domains else self._named(z)
-        distance = distances.gather(1, place[:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
-        pixels = None
-        if with_map:
-            pixels = distance.unflatten(1, (self.options.grid, self.options.grid))[:, None]
-            pixels = F.interpolate(pixels, x.shape[2:], mode="bilinear", align_corners=False)
-        scores = distances.mean(dim=2)
-        by_domain = None if self.domains is None else ByDomain(scores[:, EVERYTHING], scores[:, 1:].unflatten(1, self.classes))
-        return Assessment(z, scores.gather(1, place[:, None])[:, 0], pixels, by_domain=by_domain)
+        said = self.densities(features, z, self.namer if self.names_domains else None)
+        pixels = F.interpolate(said.map[:, None], x.shape[2:], mode="bilinear", align_corners=False) if with_map else None
+        return Assessment(z, said.score, pixels, by_domain=said.by_domain)
 
     def describe(self) -> dict[str, Any]:
         features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"
         return {"features": features, "grid": self.options.grid, "shrinkage": self.options.shrinkage}
 
-    # --- parts
-
-    def _places(self, organ: Tensor, modality: Tensor) -> Tensor:
-        """(B,), of the Gaussians of pairs of organ and modality."""
-        return 1 + organ * self.classes[1] + modality
-
-    def _distances(self, rows: Tensor) -> Tensor:
-        """(B, 1 + pairs, P) of vectors (B, P, C), under the Gaussian of all images and those of the pairs; that of all images for an unknown pair."""
-        everything = self.density.distances(rows)
-        if self.domains is None:
-            return everything
-        known = self.domains.known[None, :, None]
-        return torch.cat([everything, torch.where(known, self.domains.distances(rows), everything)], dim=1)
-
-    def _named(self, z: Tensor) -> Tensor:
-        """(B,), the place of the Gaussian of the pair that is named."""
-        heads = self.namer.predict(z)
-        (organ_p, organ), (modality_p, modality) = (heads[name].max(dim=1) for name in ("organ", "modality"))
-        place = self._places(organ, modality)
-        sure = (organ_p * modality_p >= self.options.certainty) & self.domains.known[place - 1]
-        return torch.where(sure, place, torch.full_like(place, EVERYTHING))
-
     def _pooled(self, features: Tensor) -> Tensor:
         return features.mean(dim=(2, 3))
-
-
-def _rows(features: Tensor) -> Tensor:
-    """(B, C, g, g) -> (B, positions, C)."""
-    return features.flatten(2).transpose(1, 2)

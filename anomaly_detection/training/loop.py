@@ -216,6 +216,8 @@ def train(
     if not phases:
         best = _best(baseline, 0, broadcast_object(validate(baseline, val_set) if rank() == 0 else None))
     baseline.load_state_dict(best.pop("model"))
+    baseline.eval().conclude(train_set.batches(EVALUATION_BATCH))
+    broadcast(baseline)
     _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
     if log is not None:
         log.close()

@@ -111,6 +111,36 @@ def test_it_learns_to_reconstruct_features(tmp_path):
     assert validate(baseline, held_out)["val_loss"] < 0.5 * before
 
 
+def test_residuals_are_judged_by_the_density_of_those_of_training_images(tmp_path):
+    """One domain; the loop is over the directions in float64. Training does not depend on what is scored."""
+    images = toy_images(12, side=32)
+    scored = {}
+    for score in ("angle", "residual_density"):
+        settings = settings_of("feature_ae")
+        settings = replace(settings, iterations=30, val_iter=10, baseline=replace(settings.baseline, score=score))
+        baseline = built(settings)
+        train(baseline, images, toy_images(6, seed=1, side=32), settings, tmp_path / score)
+        scored[score] = baseline.eval()
+    angle, density = scored.values()
+    assert all(torch.equal(value, density.state_dict()[name]) for name, value in angle.state_dict().items())
+
+    def residuals(x):
+        features, made = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors(density, x))
+        return (features - made).transpose(0, 2, 3, 1)
+
+    rows = np.concatenate([residuals(batch.image).reshape(-1, density.frozen.channels) for batch in images.batches(5)])
+    center, covariance = rows.mean(axis=0), np.cov(rows.T, bias=True)
+    covariance = 0.99 * covariance + 0.01 * np.trace(covariance) / len(center) * np.eye(len(center))
+    x = toy_images(4, seed=2, side=32).batch(torch.arange(4)).image
+    offset = residuals(x) - center
+    expected = np.einsum("bijc,cd,bijd->bij", offset, np.linalg.inv(covariance), offset)
+    with torch.no_grad():
+        told = density.assess(x, with_map=True)
+        np.testing.assert_allclose(told.by_domain.unused.numpy(), expected.mean(axis=(1, 2)), rtol=2e-3)
+        np.testing.assert_allclose(density.validation_loss(x, told).numpy(), angle.assess(x, with_map=False).score.numpy(), rtol=1e-5)
+    assert told.map.shape == (4, 1, 32, 32)
+
+
 def test_another_schedule_is_refused():
     with pytest.raises(ValueError, match="lr_step must be null: the learning rate of this model follows one cycle"):
         built(settings_of("feature_ae", lr_step=100))

@@ -7,79 +7,10 @@ import pytest
 import torch
 
 from anomaly_detection.components.probe import Probe
-from anomaly_detection.gaussian.density import Densities, Moments, shrunk, standardised
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.loop import train, validate
 from tests.helpers import toy_images
 from tests.test_baselines import built, settings_of
-
-
-def cloud(count: int, channels: int, seed: int = 0) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    return random.normal(size=(count, channels)) @ random.normal(size=(channels, channels)) + 10 * random.normal(size=channels)
-
-
-@pytest.mark.parametrize("cut", [1, 7, 1000])
-def test_streamed_moments_are_those_of_numpy(cut):
-    rows = cloud(1000, 6)
-    moments = Moments()
-    for part in torch.from_numpy(rows).split(cut):
-        moments.add(part)
-    mean, covariance = moments.gaussian()
-    np.testing.assert_allclose(mean, rows.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(covariance, np.cov(rows.T, bias=True), rtol=1e-9, atol=1e-10)
-
-
-def test_moments_add_up_and_follow_a_standardisation():
-    rows, others = cloud(50, 4), cloud(30, 4, seed=1)
-    both = Moments()
-    for part in (rows, others):
-        moments = Moments()
-        moments.add(torch.from_numpy(part))
-        both = both + moments
-    every = np.concatenate([rows, others])
-    shift, scale = np.array([1.0, -2.0, 0.0, 30.0]), np.array([0.5, 2.0, 1.0, 9.0])
-    mean, covariance = standardised(both.gaussian(), torch.from_numpy(shift), torch.from_numpy(scale))
-    np.testing.assert_allclose(mean, ((every - shift) / scale).mean(axis=0), rtol=1e-10)
-    np.testing.assert_allclose(covariance, np.cov(((every - shift) / scale).T, bias=True), rtol=1e-8)
-
-
-def test_shrinking_keeps_the_trace_and_lifts_the_smallest_direction():
-    covariance = np.diag([4.0, 2.0, 0.0])
-    found = shrunk(torch.from_numpy(covariance), 0.1).numpy()
-    np.testing.assert_allclose(np.diag(found), [0.9 * 4 + 0.2, 0.9 * 2 + 0.2, 0.2])
-    assert np.trace(found) == pytest.approx(6)
-
-
-def test_known_distances_of_a_gaussian():
-    densities = Densities(3, 2)
-    densities.fit(1, torch.tensor([1.0, 2.0]).double(), torch.tensor([[4.0, 0.0], [0.0, 0.25]]).double())
-    angle = torch.tensor(0.3).double()
-    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-    densities.fit(2, torch.zeros(2).double(), turn @ torch.diag(torch.tensor([9.0, 1.0]).double()) @ turn.T)
-    turned = (turn @ torch.tensor([3.0, 2.0]).double()).float()
-    rows = torch.stack([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0]), torch.tensor([1.0, 3.0]), turned])
-    distances = densities.distances(rows[None])
-    torch.testing.assert_close(distances[0, 1, :3], torch.tensor([0.0, 1.0, 4.0]))
-    assert distances[0, 2, 3].item() == pytest.approx(1 + 4, rel=1e-5)
-    assert not distances[0, 0].any(), "one that is not known"
-
-
-def test_distances_of_normal_vectors_are_chi_squared():
-    rows = cloud(20000, 5).astype(np.float32)
-    moments = Moments()
-    moments.add(torch.from_numpy(rows).double())
-    densities = Densities(1, 5)
-    densities.fit(0, *moments.gaussian())
-    distances = densities.distances(torch.from_numpy(rows)[None])[0, 0]
-    assert distances.mean().item() == pytest.approx(5, rel=1e-3)  # exactly the number of dimensions
-    assert distances.var().item() == pytest.approx(10, rel=0.05)
-
-
-def test_what_does_not_vary_has_no_density():
-    with pytest.raises(UserError, match="do not vary, so no density of them can be told; give more images, or a finer grid"):
-        Densities(1, 3).fit(0, torch.zeros(3).double(), torch.zeros(3, 3).double())
 
 
 def prepared(maddr: bool, **own):
@@ -213,7 +144,7 @@ def test_training_teaches_the_heads_and_leaves_the_gaussians_alone(tmp_path):
     baseline = built(settings, maddr=True)
     train(baseline, images, toy_images(12, seed=1, side=32), settings, tmp_path)
     fresh, _ = prepared(maddr=True)
-    for name in ("density.whitening", "domains.whitening", "frozen.mean"):
+    for name in ("densities.everything.whitening", "densities.pairs.whitening", "frozen.mean"):
         torch.testing.assert_close(baseline.state_dict()[name], fresh.state_dict()[name], rtol=1e-3, atol=1e-3)
     result = validate(baseline, toy_images(24, seed=2, side=32))
     assert result["val_organ_accuracy"] == result["val_modality_accuracy"] == 1
