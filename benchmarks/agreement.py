@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         losses = []
         for rival in (Plain(case, train, paths, arguments.device), Project(case, train, arguments.device)):
             stream = steps(rival.baseline, train.to(arguments.device), rival.settings, Progress())
-            for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {case.loss}"):
+            for _ in tqdm(range(arguments.steps), desc=f"{type(rival).__name__} {case.loss}", disable=None):
                 next(stream)
             losses.append(_loss(rival.baseline, val.to(arguments.device)))
         row = {"loss": case.loss, "size": case.size, "batch": case.batch, "steps": arguments.steps}

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
     peak = Peak(arguments.device)
     wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
-    show((row(case, arguments, peak) for case in tqdm(wanted, unit="case")), arguments.json)
+    show((row(case, arguments, peak) for case in tqdm(wanted, unit="case", disable=None)), arguments.json)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from tqdm import tqdm
 
 from anomaly_detection.data.arrays import HASH_BYTES, KeptImages, cache_folder, pixel_hash, release, take
 from anomaly_detection.data.dataset import to_bytes, to_floats
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +117,8 @@ def _find(path: Path, count: int) -> np.ndarray | None:
 def _write(path: Path, images: np.ndarray, features_of: Callable[[Tensor], Tensor], device: torch.device) -> None:
     logger.debug("computing the features of %d images into %s", len(images), path)
     label = "features of " + "-".join(path.name.split("-")[:3])
-    hidden = "TQDM_DISABLE" in os.environ or None  # None: where nobody looks, in a file
     with whole_file(path) as partial, open(partial, "wb") as file, torch.no_grad():
-        for start in tqdm(range(0, len(images), BATCH), desc=label, unit_scale=BATCH, unit="image", leave=False, disable=hidden):
+        for start in progress_bar(range(0, len(images), BATCH), desc=label, unit_scale=BATCH, unit="image", leave=False):
             x = to_floats(torch.from_numpy(np.array(images[start : start + BATCH])).to(device))
             rows = features_of(x).clamp(-LARGEST, LARGEST).half().cpu().numpy()
             if start == 0:

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
-from tqdm import tqdm
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def _build(
         # written in order rather than through a memory map, on which a full disk would be a bus error
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         images = _in_order(pool, preprocessing.read, paths)
-        bar = tqdm(images, desc=label, total=len(paths), unit="image", leave=False, disable=None, dynamic_ncols=True)
+        bar = progress_bar(images, desc=label, total=len(paths), unit="image", leave=False)
         for place, image in enumerate(bar):
             pixels = image.tobytes()
             file.write(pixels)

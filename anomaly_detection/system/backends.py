@@ -8,6 +8,7 @@ from typing import Any
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
 from anomaly_detection.system.processes import processors
+from anomaly_detection.system.progress import HIDDEN
 
 # name: the module that it needs, and what pip calls the package
 BACKENDS = {"loky": None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
@@ -42,13 +43,14 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
 
     options = {"inner_max_num_threads": max(1, processors() // at_a_time)} if backend == "loky" else {}
     return_as = "list" if backend == "ray" else "generator_unordered"
-    os.environ["TQDM_DISABLE"] = "1"  # the workers inherit it: their bars would write over each other
+    before = os.environ.get(HIDDEN)
+    os.environ[HIDDEN] = "1"  # the workers inherit it: their bars would write over each other
     try:
         _join_cluster(backend)
         with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
             yield from joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
     finally:
-        del os.environ["TQDM_DISABLE"]
+        os.environ.pop(HIDDEN) if before is None else os.environ.update({HIDDEN: before})
 
 
 def _call(function: Callable, *arguments) -> Any:

@@ -11,10 +11,9 @@ from multiprocessing import get_context
 from statistics import mean
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.progress import progress_bar
 
 Result = TypeVar("Result")
 
@@ -36,7 +35,7 @@ def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | N
         UserError: a process was killed, as happens where memory runs out.
     """
     workers = max(1, min(workers or processors(), len(jobs)))
-    with tqdm(total=len(jobs), desc=label, unit=unit, disable=None, dynamic_ncols=True) as bar:
+    with progress_bar(total=len(jobs), desc=label, unit=unit) as bar:
         for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh):
             bar.update()
             yield result

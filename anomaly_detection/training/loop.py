@@ -2,8 +2,6 @@
 
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from anomaly_detection.data.order import BalancedIndices, ShuffledIndices
 from anomaly_detection.system.distributed import all_gather_object, broadcast, broadcast_object, check_share, rank, share
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.progress import progress_bar
 from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256
 SAMPLE_IMAGES = 8
-SECONDS_BETWEEN_LINES = 60
 
 
 @dataclass
@@ -175,10 +173,10 @@ def train(
 
     log = TrainingLog(folder, settings.tensorboard, rows) if rank() == 0 else None
     means, stopped = Means(), False
-    bar, lines = _bar(phases, progress), _Lines()
+    bar = _bar(phases, progress)
     for phase, iteration, losses in steps(baseline, train_set, settings, progress):
         means.add(losses)
-        bar.set_description(f"training {phase.name}", refresh=False)
+        bar.set_description_str(f"training {phase.name}", refresh=False)
         bar.update()
 
         ends, last = iteration == phase.iterations, progress.phase == len(phases) - 1
@@ -196,8 +194,7 @@ def train(
                 stopped = patience is not None and (iteration - best["iteration"]) / settings.val_iter > patience
             if log is not None:
                 log.add(row)
-            bar.set_postfix(_shown(row))
-            lines.tell(row, phase.iterations)
+            bar.set_postfix(_shown(row), refresh=False)
         if rank() == 0 and (ends or iteration % settings.sample_iter == 0):
             save_samples(baseline, val_set, folder / "samples" / f"{phase.name}_{iteration:06d}.png")
         if stopped:
@@ -292,22 +289,7 @@ def _best(baseline: Baseline, iteration: int, validation: dict[str, float]) -> d
 
 def _bar(phases: list[Phase], progress: Progress) -> tqdm:
     total, done = (sum(phase.iterations for phase in some) for some in (phases, phases[: progress.phase]))
-    hidden = rank() > 0 or "TQDM_DISABLE" in os.environ or None  # None: where nobody looks, in a file
-    return tqdm(total=total, initial=done + progress.iteration, unit="it", dynamic_ncols=True, disable=hidden)
-
-
-class _Lines:
-    """Where training stands, for who reads a file of it instead of the bar: a line now and then."""
-
-    def __init__(self):
-        self._wanted = rank() == 0 and "TQDM_DISABLE" not in os.environ and not sys.stderr.isatty()
-        self._last = time.monotonic()
-
-    def tell(self, row: Mapping[str, Any], iterations: int) -> None:
-        if self._wanted and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            numbers = ", ".join(f"{name} {value}" for name, value in _shown(row).items())
-            logger.info("%s %d/%d: %s", row["phase"], row["iteration"], iterations, numbers)
-            self._last = time.monotonic()
+    return progress_bar(total=total, initial=done + progress.iteration, unit="it", shown=rank() == 0)
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,45 @@
+"""How far some work is: a bar on a terminal; in a file, where a bar would be thousands of carriage returns, a line now and then."""
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 60
+HIDDEN = "TQDM_DISABLE"  # in the environment, so that worker processes inherit it
+
+
+def progress_bar(iterable: Iterable | None = None, *, shown: bool = True, **options: Any) -> tqdm:
+    """A progress bar, as tqdm takes and gives it; lines of the log where stderr is no terminal.
+
+    Args:
+        iterable: what is gone through; None: whoever has the bar calls `update`.
+        shown: False: neither bar nor lines, as in all processes but one that work together. So does the environment variable `HIDDEN`.
+        options: desc, total, unit, unit_scale, initial, leave: as tqdm has them.
+    """
+    hidden = not shown or os.environ.get(HIDDEN, "0") not in ("", "0")
+    if hidden or sys.stderr.isatty():
+        return tqdm(iterable, dynamic_ncols=True, disable=hidden, **options)
+    return _Lines(iterable, **options)
+
+
+class _Lines(tqdm):
+    """The text of a bar as lines of the log."""
+
+    monitor_interval = 0  # no thread: processes are forked meanwhile
+
+    def __init__(self, iterable: Iterable | None, **options: Any):
+        text = "{desc}: {n_fmt} of {total_fmt} {unit}, {remaining} left{postfix}"
+        seconds = dict.fromkeys(("mininterval", "maxinterval", "delay"), SECONDS_BETWEEN_LINES)
+        super().__init__(iterable, **{**options, "file": io.StringIO(), "bar_format": text, "leave": False}, **seconds)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Called by tqdm when there is something to show; an empty text would clear it."""
+        if msg is None:
+            logger.info("%s", self)
