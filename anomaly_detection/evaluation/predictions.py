@@ -24,6 +24,7 @@ from anomaly_detection.evaluation.outputs import OVERLAYS, TABLE, Names, is_own,
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, 
     with (
         whole_file(output / TABLE) as partial,
         open(partial, "w", newline="", encoding="utf-8") as table,
-        tqdm(total=len(files), desc="predicting", unit="file", disable=None, dynamic_ncols=True) as bar,
+        progress_bar(total=len(files), desc="predicting", unit="file") as bar,
     ):
         writer = csv.DictWriter(table, (*COLUMNS, "overlay"), restval="")
         writer.writeheader()
