@@ -42,4 +42,4 @@ class _Lines(tqdm):
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Called by tqdm when there is something to show; an empty text would clear it."""
         if msg is None:
-            logger.info("%s", self)
+            logger.info(str(self))
