@@ -21,6 +21,7 @@ Model-Agnostic Framework for Universal Anomaly Detection of Multi-organ and Mult
 Deep Features for One-Class Classification, IEEE TIP 2019. Focal loss: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
 """
 
+import sys
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping as MappingABC
@@ -913,7 +914,7 @@ def _vgg19(weights: str) -> "OrderedDict[str, nn.Module]":
 
 def _vgg19_download() -> Mapping[str, Tensor]:
     try:
-        return torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", progress=True, check_hash=True)
+        return torch.hub.load_state_dict_from_url(VGG19_URL, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:
         raise BackboneError(
             f"the pretrained VGG19 cannot be had ({str(error).splitlines()[0]}); the choices: connect to the internet once, put {VGG19_URL} (550 MB) "

@@ -5,6 +5,7 @@ Each standardises images as it was trained, whoever asks it for features.
 
 import difflib
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,7 +131,7 @@ def _of_torchvision(name: str, layers_of: Callable[[nn.Module], "OrderedDict[str
 
 def _downloaded(name: str, weights: Any) -> Mapping[str, Tensor]:
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise BackboneError(
