@@ -171,7 +171,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     trained = load_trained(path, choose_device(device))
     if trained.calibration is None:
         raise UserError(
-            f"{path}: its scores are not calibrated yet; `python -m anomaly_detection evaluate` with the folder of the experiment does it "
+            f"{path}: its scores are not calibrated yet; `maddr evaluate` with the folder of the experiment does it "
             "(what an older version calibrated does not count)"
         )
     windows = differences(trained.preprocessing).get("window")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from anomaly_detection.config.paths import SHIPPED
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 
@@ -19,7 +20,7 @@ RECIPES = ("dpa", "ganomaly", "memae", "f_anogan")
 RECORD = ".maddr_port.json"
 ADAPTED = (r"(DOMAINS = ){.*}(.*)", r"(.*MADDRConstraint\()[^)]*(\).*)")  # lines that the page asks users to adapt: what stays is in groups
 
-_PAGE = Path(__file__).resolve().parent.parent / "docs" / "porting.md"
+PAGE = SHIPPED / "docs" / "porting.md"
 _LOSSES = Path(__file__).resolve().parent / "MADDR_dpa" / "rec_losses.py"
 
 
@@ -94,9 +95,9 @@ def read_recipes() -> dict[str, Recipe]:
         UserError: the page is not there.
     """
     try:
-        page = _PAGE.read_text(encoding="utf-8")
+        page = PAGE.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{_PAGE}: the page with the recipes is not there; run this in a clone of the project") from None
+        raise UserError(f"{PAGE}: the page with the recipes is not there; install the package again") from None
     return {recipe.name: recipe for recipe in parse_recipes(page)}
 
 

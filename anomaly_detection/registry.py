@@ -52,7 +52,8 @@ def find_baseline(name: str) -> "type[Baseline]":
     try:
         baseline = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
-        raise UserError(f"no model {name!r}: {error}; the module must lie where Python imports from, as PYTHONPATH says") from None
+        advice = "the module must lie where Python imports from: in the working folder, or as PYTHONPATH says"
+        raise UserError(f"no model {name!r}: {error}; {advice}") from None
     if not (isinstance(baseline, type) and issubclass(baseline, Baseline)):
         raise UserError(f"no model {name!r}: it is no subclass of anomaly_detection.baseline.Baseline")
     return baseline

@@ -2,7 +2,7 @@
 
 Nothing else needs to know of it; where this module can be imported, `--models` takes it:
 
-    python run_experiments.py --models examples.autoencoder:Autoencoder --set iterations=1000 --set baseline.width=32
+    maddr study --models examples.autoencoder:Autoencoder --set iterations=1000 --set baseline.width=32
 """
 
 from dataclasses import dataclass

@@ -60,7 +60,7 @@ def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, caps
     for name, line in zip(("liver_ct", "lung_ct"), told, strict=False):
         low, high = metrics[name]["intervals"]["auroc"]
         assert line.startswith(f"{name}: AUROC {metrics[name]['auroc']:.3f} [{low:.3f}, {high:.3f}]")
-    assert told[2:] == [f"results in {run}", f"next: python -m anomaly_detection report {run} draws the figures"]
+    assert told[2:] == [f"results in {run}", f"next: maddr report {run} draws the figures"]
     assert main(["report", str(run)]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again == ["toy united liver_ct+lung_ct seed 0", *told[:2], f"figures in {run / 'figures'}"]
@@ -70,8 +70,8 @@ def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, caps
 def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
-    assert f"next: python -m anomaly_detection evaluate {run}" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"seed_0: not evaluated yet; python -m anomaly_detection evaluate .*seed_0 does it"):
+    assert f"next: maddr evaluate {run}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"seed_0: not evaluated yet; `maddr evaluate .*seed_0` does it"):
         main(["report", str(run)])
     with pytest.raises(UserError, match=r"study\.json: no such file; name the folder of a study, results/NAME, or of an experiment"):
         main(["report", str(tmp_path / "a")])
@@ -136,7 +136,7 @@ def test_devices():
         choose_device("tpu9")
 
 
-COMMANDS = ("phantom", "prepare", "check", "study", "train", "train_eval", "evaluate", "predict", "export", "report")
+COMMANDS = ("init", "phantom", "prepare", "check", "study", "train", "train_eval", "evaluate", "predict", "export", "report", "port")
 HELP = [["-m", "anomaly_detection"], ["run_experiments.py"], *(["-m", "anomaly_detection", name] for name in COMMANDS)]
 
 
@@ -158,7 +158,7 @@ def test_the_help_lists_every_command():
     folder = Path(__file__).parents[1] / "anomaly_detection" / "commands"
     declared = {path.stem for path in folder.glob("*.py") if "\ndef add(" in path.read_text(encoding="utf-8")}
     assert {module.__name__.rpartition(".")[2] for module in __main__.COMMANDS} == declared
-    assert declared >= set(COMMANDS)
+    assert declared == set(COMMANDS)
 
 
 def test_the_version(capsys):
@@ -174,3 +174,19 @@ def test_an_unknown_model_is_told_before_torch_is_imported():
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: no model 'no_such_model'; the choices are gaussian")
     assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+
+
+def test_importing_the_package_loads_nothing_large():
+    program = "import sys, anomaly_detection; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "yaml", "tqdm"}
+
+
+def test_advice_names_the_command_that_every_install_has():
+    """`maddr COMMAND`, in messages, help and docstrings; what was typed is `prog`'s to show."""
+    typed = {"anomaly_detection/__main__.py": 2}  # the two ways to start it
+    root = Path(__file__).parents[1]
+    for path in (root / "anomaly_detection").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        count = text.count("python -m anomaly_detection") + text.count("run_experiments")
+        assert count == typed.get(path.relative_to(root).as_posix(), 0), path

@@ -130,7 +130,7 @@ def test_a_recipe_that_cannot_be_read_is_an_error(old, new):
 
 
 def test_the_page_out_of_reach_is_told(monkeypatch, clones):
-    monkeypatch.setattr(porting, "_PAGE", Path("nowhere/docs/porting.md"))
+    monkeypatch.setattr(porting, "PAGE", Path("nowhere/docs/porting.md"))
     refused("memae", clones("memae"), words="the page with the recipes is not there")
 
 
@@ -412,7 +412,7 @@ def test_a_later_page_neither_ports_again_nor_keeps_from_undoing(clones, monkeyp
     before = tree(root)
     port("ganomaly", root)
     (tmp_path / "porting.md").write_text(PAGE.replace("0.1 * self.maddr(", "0.2 * self.maddr("), encoding="utf-8")
-    monkeypatch.setattr(porting, "_PAGE", tmp_path / "porting.md")
+    monkeypatch.setattr(porting, "PAGE", tmp_path / "porting.md")
     ported = tree(root)
     port("ganomaly", root)
     assert tree(root) == ported

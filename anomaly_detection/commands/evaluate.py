@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
     with locked_folder(experiment, source):
         metrics = evaluate_experiment(experiment, source, device)
     print("\n".join([*told_metrics(metrics), f"results in {experiment.folder}"]))
-    print(f"next: python -m anomaly_detection report {experiment.folder} draws the figures")
+    print(f"next: maddr report {experiment.folder} draws the figures")

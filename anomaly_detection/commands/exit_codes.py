@@ -1,32 +1,47 @@
-"""How a command ends: errors told in one line, and the exit code."""
+"""How a command begins and ends: what it prints to and imports from; errors told in one line, and the exit code."""
 
 import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 
+from anomaly_detection.commands.verbosity import begin_logging
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
+
+logger = logging.getLogger(__name__)
 
 
 def run(main: Callable[[list[str] | None], int]) -> None:
     """Run a command and leave the process: 0 well, 1 something failed, 2 the user can mend it, 130 interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    begin_logging()
     for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8, and consoles that know few characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _import_from_working_folder()
     keep_memory()
     try:
         sys.exit(main(None))
     except UserError as error:
+        logger.debug("raised here:", exc_info=error)
         sys.exit(_told(str(error)))
     except OSError as error:
+        logger.debug("raised here:", exc_info=error)
         sys.exit(
             _told(f"{error.filename or 'a file'}: {error.strerror or error}; nothing that was saved is lost, run the same command again to continue")
         )
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _import_from_working_folder() -> None:
+    """Let --models my_module:MyBaseline name a file of the working folder however the command was started: `python -m` does so, a console command
+    looks beside itself. Behind everything else, so that no random.py there is taken for Python's."""
+    folder = os.getcwd()
+    if folder not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.append(folder)
 
 
 def _told(message: str) -> int:

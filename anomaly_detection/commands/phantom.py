@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.lesions == "strata":
             raise UserError("--lesions strata: downloads hold lesions as a clinic sees them; leave it out, or leave --as-downloads out")
         write_downloads(out, seed=arguments.seed)
-        print(f"phantoms written to {out}; try: python -m anomaly_detection prepare lits {out / 'lits'} --data-root {out / 'data'}")
+        print(f"phantoms written to {out}; try: maddr prepare lits {out / 'lits'} --data-root {out / 'data'}")
     else:
         write_phantoms(out, seed=arguments.seed, lesions=arguments.lesions or "strata")
-        print(f"phantoms written to {out}; try: python -m anomaly_detection study --data-root {out}")
+        print(f"phantoms written to {out}; try: maddr study --data-root {out}")

@@ -35,4 +35,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{clone}: {recipe.name} is taken back")
     else:
         print(f"{clone}: {recipe.size()}, and {recipe.destination}. Then: {recipe.then}")
-        print("docs/porting.md says how to see that it works; --undo takes it back")
+        print(f"{porting.PAGE} says how to see that it works; --undo takes it back")

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly_detection.commands.verbosity import add_verbosity
 from anomaly_detection.data.formats.sources import FORMATS
 from anomaly_detection.data.prepare.options import DOWNLOADS, LITS_TRAIN_IMAGES, STORED_SIZE, Choice, Shares
 from anomaly_detection.system.errors import UserError
@@ -82,6 +83,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-images", type=int, metavar="N", help=text)
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    add_verbosity(parser)
 
 
 def _add_max_slices(parser: argparse.ArgumentParser, of_what: str) -> None:

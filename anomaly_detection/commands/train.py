@@ -47,4 +47,4 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
         metrics = evaluate_experiment(experiment, source, device_here) if then_evaluate else None
     print("\n".join([*([] if metrics is None else told_metrics(metrics)), f"results in {experiment.folder}"]))
     following = "evaluate" if metrics is None else "report"
-    print(f"next: python -m anomaly_detection {following} {experiment.folder}" + ("" if metrics is None else " draws the figures"))
+    print(f"next: maddr {following} {experiment.folder}" + ("" if metrics is None else " draws the figures"))

@@ -1,4 +1,5 @@
-"""Which of the files that a user edits is read: of catalogs and split files that of the data root before that of the project."""
+"""Which of the files that a user edits is read: of catalogs and split files that of the data root first; then that of the working folder, where
+`maddr init` writes them; then the one that came with the package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,21 +7,34 @@ from pathlib import Path
 from anomaly_detection.config.layers import read_layers
 
 
-def _find_project(package: Path, folder: Path) -> Path:
-    """Where configs/ and folds/ lie: beside the package in a clone; of an installed package in the working folder if it has configs of its own,
-    otherwise in the package, into which setup.py maps them."""
-    places = [place for place in (package.parent, folder) if (place / "configs" / "common.yaml").is_file()]
-    return places[0] if places else package / "shipped"
+def _find_shipped(package: Path) -> Path:
+    """Where configs/, folds/, examples/ and docs/ lie as they came: in an installed package, into which setup.py maps them, or beside it."""
+    mapped = package / "shipped"
+    return mapped if mapped.is_dir() else package.parent
 
 
-PROJECT = _find_project(Path(__file__).resolve().parents[1], Path.cwd())
+def _find_project(shipped: Path, folder: Path) -> Path:
+    """Whose configs/ and folds/ are read: those of the working folder if it has configs, else the shipped ones."""
+    return folder if (folder / "configs" / "common.yaml").is_file() else shipped
+
+
+SHIPPED = _find_shipped(Path(__file__).resolve().parents[1])
+PROJECT = _find_project(SHIPPED, Path.cwd())
 CONFIGS = PROJECT / "configs"
 
 
 def named_config(path: Path) -> Path:
     """A config as a command names it: the file, or, where there is none, that of the project: configs/memae/lits.yaml is had from any folder."""
-    shipped = PROJECT / path
-    return shipped if not path.exists() and path.parts[:1] == (CONFIGS.name,) and shipped.exists() else path
+    if path.exists() or path.parts[:1] != (CONFIGS.name,):
+        return path
+    return next((place / path for place in (PROJECT, SHIPPED) if (place / path).exists()), path)
+
+
+def configs_of(folder: str, configs: Path = CONFIGS) -> Path:
+    """The configs/ to read those of a model from: the project's, or the shipped one where the project's has no such folder: nobody who deletes the
+    folder of a model means to train it with the settings that all models share."""
+    shipped = SHIPPED / "configs"
+    return shipped if not (configs / folder).is_dir() and (shipped / folder).is_dir() else configs
 
 
 def find_catalog(data_root: Path, project_root: Path = PROJECT) -> Path:

@@ -166,7 +166,7 @@ def missing_images(missing: Sequence[SplitEntry], listed: int, spec: DatasetSpec
     """What is said where images of a dataset, of so many that are listed, are not there: how many, the first, and what mends it."""
     folder, first = Path(data_root) / spec.root, missing[0]
     words = spec.name if spec.name in DOWNLOADS else f"folder {spec.name}"
-    command = f"`python -m anomaly_detection prepare {words} ... --data-root {data_root}`"
+    command = f"`maddr prepare {words} ... --data-root {data_root}`"
     if near := _nearly(folder / first.image):
         advice = f"{near} is there: correct the list (did a spreadsheet take zeros away?), or let {command} write it again"
     elif (folder / MANIFEST).is_file():

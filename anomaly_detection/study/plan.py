@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomaly_detection.config.layers import Layer, read_layers, to_plain
-from anomaly_detection.config.paths import CONFIGS, find_config
+from anomaly_detection.config.paths import CONFIGS, SHIPPED, configs_of, find_config
 from anomaly_detection.data.catalog import DatasetSpec, is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.datasets import other_version, phantom_catalog
@@ -63,9 +63,10 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
                 logger.warning("%s: numbers of the two are not comparable", text)
             return StudyData(root, _chosen(available, names), is_phantom(root))
         if unlisted:
-            raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {source.splits.folds} as folds/README.md says")
+            page = SHIPPED / "folds" / "README.md"
+            raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {root / 'folds'} as {page} says")
         if data_root is not None:
-            raise UserError(f"{root}: none of the datasets of datasets.yaml lies there; see the README on adding a dataset")
+            raise UserError(f"{root}: none of the datasets of datasets.yaml lies there; `maddr prepare` makes them (maddr prepare --help)")
     if not phantom:
         downloads = "; ".join(f"{name}: {text}" for name, text in DOWNLOADS.items())
         logger.info("no dataset under %s: the study runs on phantoms. The real ones, for `prepare`: %s", root, downloads)
@@ -148,13 +149,13 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
 
 def _config(model: str, datasets: Sequence[str]) -> list[Layer]:
     """The layers of the model's config for these datasets; common.yaml of a model that has none."""
-    path = find_config(CONFIGS, folder_of(model), datasets)
+    path = find_config(configs_of(folder_of(model), CONFIGS), folder_of(model), datasets)
     return read_layers(path) if path.exists() else [*read_layers(CONFIGS / "common.yaml"), Layer(f"--models {model}", {"model": model})]
 
 
 def _preset(model: str, name: str) -> list[Layer]:
     """The layers of phantom.yaml or quick.yaml, where the model has one."""
-    path = CONFIGS / folder_of(model) / f"{name}.yaml"
+    path = configs_of(folder_of(model), CONFIGS) / folder_of(model) / f"{name}.yaml"
     return read_layers(path) if path.exists() else []
 
 

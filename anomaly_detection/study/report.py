@@ -256,7 +256,7 @@ def draw_experiment(experiment: Experiment) -> list[Path]:
         UserError: it is not finished.
     """
     if finished_metrics(experiment) is None:
-        advice = f"python -m anomaly_detection evaluate {experiment.folder} does it (what an older version wrote does not count)"
+        advice = f"`maddr evaluate {experiment.folder}` does it (what an older version wrote does not count)"
         raise UserError(f"{experiment.folder}: not evaluated yet; {advice}")
     return _draw((experiment.folder, _parts(experiment)))
 

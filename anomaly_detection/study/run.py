@@ -34,6 +34,7 @@ from anomaly_detection.study.summary import summary
 from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import Pace
+from anomaly_detection.system.progress import is_quiet
 from anomaly_detection.training.log import tensorboard_writer
 from anomaly_detection.training.loop import check_constraint
 
@@ -101,7 +102,8 @@ def run_study(
     if elsewhere:
         print(f"other shards have {len(elsewhere)} experiments to do; the last to end draws the figures")
     elif document is not None:
-        print(to_markdown(document))
+        if not is_quiet():
+            print(to_markdown(document))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:
         print(f"failed: {line}")
@@ -113,7 +115,7 @@ def run_study(
 def show(tables: Tables) -> None:
     """Write the tables as far as they are known, and print the one of AUROCs."""
     try:
-        if tables.write() is not None:
+        if tables.write() is not None and not is_quiet():
             print(f"\n{to_text(tables.short())}\n", flush=True)
     except UserError as error:  # results of another process or of an earlier command, which must not cost this study
         logger.warning("no tables yet: %s", error)

@@ -15,15 +15,20 @@ SECONDS_BETWEEN_LINES = 60
 HIDDEN = "TQDM_DISABLE"  # in the environment, so that worker processes inherit it
 
 
+def is_quiet() -> bool:
+    """Whether warnings and results alone are to be told: what `--quiet` says to the package's logger."""
+    return logging.getLogger("anomaly_detection").level > logging.INFO
+
+
 def progress_bar(iterable: Iterable | None = None, *, shown: bool = True, **options: Any) -> tqdm:
     """A progress bar, as tqdm takes and gives it; lines of the log where stderr is no terminal.
 
     Args:
         iterable: what is gone through; None: whoever has the bar calls `update`.
-        shown: False: neither bar nor lines, as in all processes but one that work together. So does the environment variable `HIDDEN`.
+        shown: False: neither bar nor lines, as in all processes but one that work together, where it is quiet, and where `HIDDEN` is set.
         options: desc, total, unit, unit_scale, initial, leave: as tqdm has them.
     """
-    hidden = not shown or os.environ.get(HIDDEN, "0") not in ("", "0")
+    hidden = not shown or is_quiet() or os.environ.get(HIDDEN, "0") not in ("", "0")
     if hidden or sys.stderr.isatty():
         return tqdm(iterable, dynamic_ncols=True, disable=hidden, **options)
     return _Lines(iterable, **options)

@@ -53,7 +53,7 @@ def test_missing_and_damaged_files(data_root, tmp_path, capsys):
         check(data_root, tmp_path)
     told = capsys.readouterr().out
     assert f"1 of 20 images of lung_ct are missing, the first is {data_root / 'lung_ct' / 'normal' / 'train_1.png'}; put" in told
-    assert f"`python -m anomaly_detection prepare folder lung_ct ... --data-root {data_root}`" in told
+    assert f"`maddr prepare folder lung_ct ... --data-root {data_root}`" in told
     assert "train_2.png: cannot be read as an image" in told
 
 

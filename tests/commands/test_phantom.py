@@ -17,7 +17,7 @@ def test_the_command_it_names_leaves_the_splits_of_the_project_alone(monkeypatch
     project = Path(__file__).resolve().parents[2] / "folds"
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     assert main(["phantom", str(tmp_path / "downloads"), "--as-downloads"]) == 0
-    words = shlex.split(capsys.readouterr().out.partition("python -m anomaly_detection ")[2])
+    words = shlex.split(capsys.readouterr().out.partition("try: maddr ")[2])
     try:
         assert main([*words, "--workers", "2"]) == 0
         assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before

@@ -321,7 +321,7 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
     older = {**content["calibration"], "scores": {**content["calibration"]["scores"], "domains": of_an_older_version}}
     for calibration in (older, {"map_scale": 1.0}, None):
         save_checkpoint(run / "checkpoint.pt", content | {"calibration": calibration})
-        with pytest.raises(UserError, match=r"not calibrated yet; `python -m anomaly_detection evaluate`"):
+        with pytest.raises(UserError, match=r"not calibrated yet; `maddr evaluate`"):
             load(run, "cpu")
     content = load_checkpoint(run / "checkpoint.pt")
     told = trained_calibration.pop("scores")

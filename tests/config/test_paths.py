@@ -1,8 +1,5 @@
 """Which file is read."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -49,42 +46,36 @@ def test_without_a_config_for_mixtures_all_run_on_base(tmp_path):
 CLONE = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Where an ordinary install of the package lies."""
-    pytest.importorskip("setuptools")
-    site = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)], cwd=CLONE, check=True, capture_output=True)
-    return site
-
-
-def test_an_installed_package_has_all_configs_and_folds(installed):
-    shipped = installed / "anomaly_detection" / "shipped"
-    for folder in ("configs", "folds"):
-        originals = [path.relative_to(CLONE) for path in (CLONE / folder).rglob("*") if path.is_file()]
-        assert originals
-        assert all((shipped / path).read_bytes() == (CLONE / path).read_bytes() for path in originals)
-
-
-def test_an_installed_package_reads_its_configs_from_any_folder(installed, tmp_path):
-    program = "from pathlib import Path; from anomaly_detection.config.paths import *; from anomaly_detection.config.paths import CONFIGS; "
-    program += "print(CONFIGS, find_folds(Path()), find_catalog(Path()), named_config(Path('configs/memae/lits.yaml')), sep='\\n')"
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    shipped = installed / "anomaly_detection" / "shipped"
-    expected = [shipped / name for name in ("configs", "folds", "configs/datasets.yaml", "configs/memae/lits.yaml")]
-    assert done.stdout.splitlines() == [str(path) for path in expected], done.stderr
-
-
-def test_configs_of_the_working_folder_go_before_those_of_an_installed_package(tmp_path):
-    package, folder = tmp_path / "site" / "anomaly_detection", tmp_path / "work"
+def configs_in(folder: Path) -> Path:
     (folder / "configs").mkdir(parents=True)
-    assert paths._find_project(package, folder) == package / "shipped", "a folder of that name is not enough"
     (folder / "configs" / "common.yaml").touch()
-    assert paths._find_project(package, folder) == folder
-    (tmp_path / "site" / "configs").mkdir(parents=True)
-    (tmp_path / "site" / "configs" / "common.yaml").touch()
-    assert paths._find_project(package, folder) == tmp_path / "site", "a clone reads its own"
+    return folder
+
+
+def test_what_came_along_lies_in_an_installed_package_and_beside_it_in_a_clone(tmp_path):
+    clone = configs_in(tmp_path / "clone") / "anomaly_detection"
+    assert paths._find_shipped(clone) == tmp_path / "clone"
+    installed = configs_in(tmp_path / "site") / "anomaly_detection"  # configs of another package
+    (installed / "shipped").mkdir(parents=True)
+    assert paths._find_shipped(installed) == installed / "shipped"
+
+
+def test_configs_of_the_working_folder_go_before_those_that_came_along(tmp_path):
+    work, shipped = tmp_path / "work", tmp_path / "shipped"
+    (work / "configs").mkdir(parents=True)
+    assert paths._find_project(shipped, work) == shipped, "a folder of that name is not enough"
+    (work / "configs" / "common.yaml").touch()
+    assert paths._find_project(shipped, work) == work
+
+
+def test_a_model_whose_folder_was_deleted_has_the_configs_that_came_along(tmp_path, monkeypatch):
+    work, shipped = tmp_path / "work", tmp_path / "shipped"
+    monkeypatch.setattr(paths, "SHIPPED", shipped)
+    for folder in (work / "configs" / "memae", shipped / "configs" / "memae", shipped / "configs" / "ganomaly"):
+        folder.mkdir(parents=True)
+    assert paths.configs_of("memae", work / "configs") == work / "configs"
+    assert paths.configs_of("ganomaly", work / "configs") == shipped / "configs"
+    assert paths.configs_of("mine.Model", work / "configs") == work / "configs", "nobody brought any: the keys that all share"
 
 
 @pytest.mark.parametrize(
