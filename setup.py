@@ -25,14 +25,13 @@ setup(
     long_description=read("README.md"),
     long_description_content_type="text/markdown",
     author="The MADDR developers",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["anomaly detection", "medical imaging", "unsupervised learning", "CT", "X-ray", "MRI", "DICOM", "NIfTI", "PyTorch"],
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Operating System :: OS Independent",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
@@ -49,7 +48,7 @@ setup(
     python_requires=">=3.10",
     install_requires=requirements,
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.6", "setuptools>=70.1", *onnx],
+        "test": ["pytest>=8.0", "ruff>=0.6", "setuptools>=77", *onnx],
         "onnx": onnx,
         "dask": ["dask[distributed]>=2024.1"],  # --backend dask, ray: experiments on several machines
         "ray": ["ray>=2.9"],

@@ -22,7 +22,7 @@ SHIPPED = ("configs", "folds", "examples", "docs")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder of installed packages with this one alone: what pip unpacks of the wheel."""
-    pytest.importorskip("setuptools", "70.1")
+    pytest.importorskip("setuptools", "77")
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "egg").mkdir()
     options = f"egg_info --egg-base {folder}/egg build --build-base {folder}/build bdist_wheel --bdist-dir {folder}/bdist --dist-dir {folder}/dist"
@@ -62,7 +62,7 @@ def test_its_metadata(site):
     (path,) = site.glob("*.dist-info/METADATA")
     metadata = email.message_from_string(path.read_text(encoding="utf-8"))
     assert metadata["Version"] == anomaly_detection.__version__
-    assert metadata["License"] == "Apache-2.0"
+    assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert metadata.get_payload() == (CLONE / "README.md").read_text(encoding="utf-8")
     assert "Programming Language :: Python :: 3.10" in metadata.get_all("Classifier")
