@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -87,6 +88,47 @@ def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, caps
     assert json.loads((mixed / "metrics.json").read_text())["validation"]["val_organ_accuracy"] >= 0
     assert "maddr.heads.organ.weight" in load_checkpoint(mixed / "checkpoint.pt")["model"]
     assert not [name for name in load_checkpoint(separate / "checkpoint.pt")["model"] if "maddr" in name]
+
+
+def leave_normal_alone(data_root: Path, *datasets: str) -> None:
+    """Take the abnormal images of some datasets out of the lists."""
+    file = data_root / "folds" / "train_test_split" / "anomaly" / "test"
+    file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines() if line.split()[1] not in datasets), encoding="utf-8")
+
+
+@pytest.mark.parametrize("alone", [("lung_ct",), ("liver_ct", "lung_ct", "lung_xray")])
+def test_what_has_no_abnormal_images_is_trained_on_and_said_to_tell_false_alarms_alone(toy_model, twinned, alone, capsys, caplog):
+    """Beside whole datasets, and where there are no others."""
+    leave_normal_alone(twinned, *alone)
+    assert study(twinned, "--seeds", "0", "1") == 0
+    told = capsys.readouterr().out
+    results = twinned.parent / "results"
+    with open(results / "table.csv", encoding="utf-8") as file:
+        numbers = list(csv.DictReader(file))
+    assert not [each for each in numbers if "nan" in each.values()]
+    assert {each["metric"] for each in numbers if each["dataset"] in alone} == {"specificity"}
+    others = {"liver_ct", "lung_ct", "lung_xray"} - set(alone)
+    assert {each["dataset"] for each in numbers if each["metric"] == "auroc"} == (others | {"mean", "pooled"} if others else set())
+    text = (results / "table.md").read_text()
+    assert not re.search(r"\bnan\b", text + told)
+    assert f"{', '.join(alone)}: no abnormal test images: false alarms can be measured, sensitivity and AUROC cannot." in text
+    assert "False alarms in the true domain" in text
+    assert ("twin rate" in text) == bool(others)
+    assert ("False alarms: the share of normal test images" in told) == (not others)
+    assert ("Against the same network without it, MADDR" in told) == bool(others)
+    assert "no abnormal test images" in told.rpartition("called abnormal: ")[2]
+    assert f"{', '.join(alone)}: no abnormal test images" in caplog.text
+    metrics = read_json(results / "toy" / "maddr" / "liver_ct+lung_ct+lung_xray" / "seed_0" / "metrics.json")
+    assert "NaN" not in json.dumps(metrics)
+
+
+def test_a_test_part_without_normal_images_is_refused_before_training(toy_model, data_root, capsys, monkeypatch):
+    file = data_root / "folds" / "train_test_split" / "normal" / "test"
+    file.write_text("".join(f"{line}\n" for line in file.read_text().splitlines() if "lung_ct" not in line), encoding="utf-8")
+    code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--results", str(data_root.parent / "r"))
+    assert code == 2
+    assert f"{file}: lists no image of lung_ct; add some, a line each: image lung_ct; without normal test images nothing is known" in error
+    assert not (data_root.parent / "r").exists()
 
 
 def test_what_is_finished_is_not_done_again(toy_model, data_root, monkeypatch):

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
     from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
-    from anomaly_detection.data.splits import Splits, linked_outside
+    from anomaly_detection.data.splits import NO_ABNORMAL, Splits, linked_outside
     from anomaly_detection.system.files import whole_file
 
     root = arguments.data_root
@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name} ({spec.organ}, {spec.modality})")
         for group in groups:
             print(f"  {group.line()}")
+        if groups and not any(group.kind == "anomaly" for group in groups):
+            print(f"  {NO_ABNORMAL}")
         images = known_of(spec, root, groups)
         if count := sum(image.patient is None for image in images):
             print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")

@@ -54,7 +54,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--organ", required=True, help="what the images show; datasets with the same word share the class")
     parser.add_argument("--modality", required=True, help="how they were taken; likewise")
     parser.add_argument("--normal", type=Path, required=True, metavar="DIR", help="folder or zip archive of the normal images")
-    parser.add_argument("--abnormal", type=Path, required=True, metavar="DIR", help="of the abnormal ones")
+    text = "of the abnormal ones, which are for testing alone; without them false alarms are measured, sensitivity and AUROC are not"
+    parser.add_argument("--abnormal", type=Path, metavar="DIR", help=text)
     parser.add_argument("--masks", type=Path, metavar="DIR", help="masks of the abnormal ones, of the same names, not 0 where the lesion is")
     text = "values shown, of DICOM, NIfTI and pictures with more than 8 bits: level and width (Hounsfield units for CT), or auto"
     text = f"{text} (0.5th to 99.5th percentile of each file)"
@@ -163,6 +164,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
+    from anomaly_detection.data.splits import NO_ABNORMAL
 
     for line in done.skipped[:SHOWN]:
         logger.warning("skipped: %s", line)
@@ -170,12 +172,14 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
         logger.warning("skipped: %d files in all, which %s lists", len(done.skipped), data_root / spec.root / RECORD)
     for reason, count in done.left_out.items():
         logger.info("in no split: %d %s", count, reason)
-    counts = ", ".join(f"{count} {kind} {part}" for (kind, part), count in done.counts.items())
+    counts = ", ".join(f"{count} {kind} {part}" for (kind, part), count in done.counts.items() if count)
     print(f"{spec.name}: {counts}; {patients_in_words(done.rows)}; in {data_root / spec.root}")
     if not done.images_made and not done.splits_written:
         print("nothing to do: these images and split files are there already")
     elif not done.images_made:
         print("the images were there already; the split files are new")
+    if not done.counts["anomaly", "test"]:
+        print(NO_ABNORMAL)
     for line in remarks(done.rows):
         logger.warning("warning: %s", line)
     if line := patient_warning(done.rows):

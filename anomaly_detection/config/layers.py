@@ -10,7 +10,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -209,11 +209,15 @@ def _convert_dataclass(schema: type, value: Any, name: str, origins: Mapping[str
 
 
 def _meant(key: str, schema: type) -> str:
-    """What may be meant by a key that is not there: that of a group, one that is spelled nearly so, or any."""
+    """What may be meant by a key that is not there: that of a group, one that is spelled nearly so, here or in a group, or any."""
     fields = _fields(schema)
-    groups = [f"{name}.{key}" for name, hint in fields.items() if (inner := _nested_schema(hint)) and key in _fields(inner)]
-    near = groups or difflib.get_close_matches(key, fields, 1, 0.7)
+    inside = {inner: f"{name}.{inner}" for name, hint in fields.items() if (group := _nested_schema(hint)) for inner in _fields(group)}
+    near = [inside[key]] if key in inside else _near(key, fields) or [inside[inner] for inner in _near(key, inside)]
     return f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(fields)}"
+
+
+def _near(key: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(key, names, 1, 0.7)
 
 
 def _convert_union(hint: Any, options: tuple, value: Any, name: str, origins: Mapping[str, str]) -> Any:

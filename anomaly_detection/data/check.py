@@ -17,7 +17,7 @@ from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.leaks import Listed, leaks, listed_images
 from anomaly_detection.data.manifest import MANIFEST, pixels_hash
 from anomaly_detection.data.masks import mask_path, read_mask
-from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, aliases, missing_images
+from anomaly_detection.data.splits import NEEDED, Kind, Part, SplitEntry, aliases, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import map_jobs
 
@@ -92,7 +92,7 @@ def known_of(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> lis
 
 def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images: Sequence[Listed]) -> Iterator[str]:
     """A line for each thing that makes results on these images wrong or impossible."""
-    for kind, part in SPLITS:
+    for kind, part in NEEDED:
         if not any((group.kind, group.part) == (kind, part) for group in groups):
             yield f"no image is listed in {kind}/{part}"
     missing = [image.entry for image in images if image.file is None]

@@ -188,7 +188,7 @@ class DataSource:
     def load(self, datasets: Sequence[str], part: Part, preprocessing: Mapping[str, Preprocessing], memory_mib: int = 4096) -> ImageSet:
         """The images of some datasets in one part of the data, dataset after dataset in order of their labels.
 
-        train and val are normal images alone; test is the normal images, then the abnormal ones, of each dataset.
+        train and val are normal images alone; test is the normal images, then the abnormal ones, if there are any, of each dataset.
 
         Args:
             datasets: their names.
@@ -197,8 +197,8 @@ class DataSource:
             memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
         Raises:
-            UserError: an unknown dataset, a dataset without images in a split, images that are missing or unreadable, or a file that several lines of
-                the split files mean, see `aliases`.
+            UserError: an unknown dataset, a dataset without images in a split that needs some, images that are missing or unreadable, or a file that
+                several lines of the split files mean, see `aliases`.
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
@@ -266,7 +266,8 @@ class DataSource:
             self._check_files()
             self._files_checked = True
         kinds = [kind for kind, its_part in SPLITS if its_part == part]
-        return [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
+        groups = [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
+        return [group for group in groups if group[2]]
 
     def _check_files(self) -> None:
         """Refuse lines of all datasets that mean one file; say which files lie elsewhere."""

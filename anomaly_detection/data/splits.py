@@ -21,8 +21,11 @@ from anomaly_detection.system.files import read_text
 Kind = Literal["normal", "anomaly"]
 Part = Literal["train", "val", "test"]
 
-# what a complete dataset has images in: normal ones to train on, to validate with and to test, abnormal ones for the test alone
-SPLITS: tuple[tuple[Kind, Part], ...] = (("normal", "train"), ("normal", "val"), ("normal", "test"), ("anomaly", "test"))
+# what a dataset must have images in: normal ones to train on, to set thresholds by, and to see how often a healthy patient is called ill
+NEEDED: tuple[tuple[Kind, Part], ...] = (("normal", "train"), ("normal", "val"), ("normal", "test"))
+# what it may have images in: abnormal ones are for the test alone, and without any nothing is said of what would be found
+SPLITS: tuple[tuple[Kind, Part], ...] = (*NEEDED, ("anomaly", "test"))
+NO_ABNORMAL = "no abnormal test images: false alarms can be measured, sensitivity and AUROC cannot"
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,24 @@ class Splits:
                 raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} stands at {first.where} already; take one line out")
 
     def select(self, dataset: str, kind: Kind, part: Part) -> list[SplitEntry]:
-        """The images of one dataset in one split file, in the order of its lines; at least one.
+        """The images of one dataset in one split file, in the order of its lines; at least one where they are `NEEDED`.
 
         Raises:
-            UserError: the file is missing or lists no image of the dataset.
+            UserError: the file is missing or lists no image of the dataset, and must.
         """
-        found = [entry for entry in self.entries if (entry.dataset, entry.kind, entry.part) == (dataset, kind, part)]
+        listed = [entry for entry in self.entries if (entry.dataset, entry.kind, entry.part) == (dataset, kind, part)]
+        if not listed and (kind, part) in NEEDED:
+            raise UserError(self._nothing_listed(dataset, kind, part))
+        return listed
+
+    def _nothing_listed(self, dataset: str, kind: Kind, part: Part) -> str:
         file = self._file(kind, part)
-        if not found and not file.is_file():
-            raise UserError(f"{file}: no such split file; list the {kind} images for {part} in it, a line each: image {dataset}")
-        if not found:
-            raise UserError(f"{file}: lists no image of {dataset}; add some, a line each: image {dataset}")
-        return found
+        line = f"a line each: image {dataset}"
+        if part == "test":
+            line += "; without normal test images nothing is known of false alarms (a few of those to train on will do, of other patients)"
+        if file.is_file():
+            return f"{file}: lists no image of {dataset}; add some, {line}"
+        return f"{file}: no such split file; list the {kind} images for {part} in it, {line}"
 
     def _file(self, kind: Kind, part: Part) -> Path:
         return self.folds / "train_test_split" / kind / part

@@ -2,8 +2,8 @@
 
 Images of one patient are alike, so it is patients that are drawn with replacement, each with all its images; where nobody knows the patient, the
 image stands alone. Patients with normal images only, with abnormal ones only and with both are drawn apart (stratified), so that every sample has
-both classes. A sample is a row of weights; all samples are measured at once from cumulative sums, since a thousand calls of scikit-learn for each
-cell of a table would take minutes. `tests/evaluation/test_bootstrap.py` holds them against scikit-learn.
+the classes that the images have. A sample is a row of weights; all samples are measured at once from cumulative sums, since a thousand calls of
+scikit-learn for each cell of a table would take minutes. `tests/evaluation/test_bootstrap.py` holds them against scikit-learn.
 
 Percentiles of so few patients are too narrow (for 13 patients with images of both classes they hold the true AUROC in 86 % of cases, not 95 %):
 drawn are n - 1 of n (McCarthy and Snowden, 1985: the variance is that of n, unbiased), and the interval is the value ± t standard errors on the
@@ -18,6 +18,7 @@ from scipy.special import expit, logit
 from scipy.stats import beta
 from scipy.stats import t as student
 
+from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.normals import numbered, unit_word
 
 SAMPLES = 1000
@@ -68,6 +69,9 @@ def freedom(labels: np.ndarray, patients: Patients) -> int:
 
 def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     """The metrics of `image_metrics` for each row of counts or weights (B, N), as (B,) each."""
+    if not has_both(labels):
+        share = counts @ called.astype(float) / counts.sum(axis=1)
+        return {"sensitivity": share} if labels.any() else {"specificity": 1 - share}
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # images with one score are called together
     abnormal = np.cumsum(counts[:, order] * labels[order], axis=1)[:, ends]

@@ -12,7 +12,7 @@ from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
 from anomaly_detection.data.masks import load_masks
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.data.splits import Part
+from anomaly_detection.data.splits import NO_ABNORMAL, Part
 from anomaly_detection.data.twins import load_twins
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
@@ -93,6 +93,7 @@ def evaluate(
     rows = [row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains)]
     metrics = metrics_of(rows, calibration, domains)
     _warn_of_few(metrics, alpha)
+    _warn_of_normals_alone(metrics)
     for name in masks:
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
     pairs = _look_at_twins(baseline, source, preprocessing, test, test_scores.score, maps, masks)
@@ -154,6 +155,12 @@ def _warn_of_few(metrics: Mapping[str, Any], alpha: float) -> None:
         counts = ", ".join(f"{name} only {each['units']} ({each['unit']})" for name, each in few.items())
         advice = "thresholds are estimates there"
         logger.warning("few validation normals: %s; it takes %d to guarantee a false-alarm rate of %.3g, so %s", counts, needed(alpha), alpha, advice)
+
+
+def _warn_of_normals_alone(metrics: Mapping[str, Any]) -> None:
+    """Say what is not measured where nothing abnormal is tested."""
+    if names := [name for name, each in metrics["datasets"].items() if not each["abnormal"]]:
+        logger.warning("%s: %s", ", ".join(names), NO_ABNORMAL)
 
 
 def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing], images: ImageSet) -> Masks:

@@ -45,7 +45,8 @@ def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Se
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise UserError(f"{folder / 'details.npz'}: missing or damaged; evaluate the run again") from None
     log = read_log(folder)
-    figures = {"roc": draw_roc(rows, metrics), "scores": draw_histograms(rows, metrics)}
+    figures = {"roc": draw_roc(rows, metrics)} if any("auroc" in values for values in metrics["datasets"].values()) else {}
+    figures["scores"] = draw_histograms(rows, metrics)
     pairs = read_twin_rows(folder / "twins.csv")
     for name in dict.fromkeys(pair["dataset"] for pair in pairs if pair["diameter_mm"] is not None):
         figures[f"contrast_detail_{name}"] = draw_contrast_detail(rows, [pair for pair in pairs if pair["dataset"] == name], name)
@@ -69,10 +70,12 @@ def read_log(folder: Path) -> Rows:
 
 
 def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
-    """A curve for each dataset, with its AUROC."""
+    """A curve for each dataset that has one, with its AUROC."""
     figure = Figure((4.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, values in metrics["datasets"].items():
+        if "auroc" not in values:
+            continue
         test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
         false, true, _ = roc_curve([row["label"] for row in test], [row["score"] for row in test])
         low, high = values["intervals"]["auroc"]
@@ -93,7 +96,8 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
         edges = np.linspace(scores.min(), np.nextafter(scores.max(), np.inf), 31)
         for label, text, colour in ((0, "normal", NORMAL), (1, "abnormal", ABNORMAL)):
             own = scores[[row["label"] == label for row in test]]
-            axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
+            if len(own):
+                axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
         axes.axvline(metrics["datasets"][name]["threshold"], color="black", linestyle="--", label="threshold")
         axes.set(title=name, xlabel="anomaly score", yticks=[])
         axes.legend(fontsize=7)

@@ -53,18 +53,27 @@ def call_metrics(labels: np.ndarray, called: np.ndarray) -> dict[str, float]:
     }
 
 
+def has_both(labels: np.ndarray) -> bool:
+    """Whether there are normal and abnormal images (N,), without which nothing can be said of how well the two are told apart."""
+    return len(np.unique(labels)) == 2
+
+
 def image_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray) -> dict[str, float]:
     """All metrics of test images.
 
     Args:
-        labels: (N,) 0 normal, 1 abnormal; both must occur.
+        labels: (N,) 0 normal, 1 abnormal.
         scores: (N,).
         called: (N,) bool, what is called abnormal, by thresholds that were fixed without test data.
 
     Returns:
         auroc, average_precision; f1, accuracy, sensitivity, specificity of the calls; the same as `oracle_*` at `oracle_threshold`, which is
-        chosen on the test labels; and the numbers of normal and abnormal images.
+        chosen on the test labels; and the numbers of normal and abnormal images. Where all images are of one class, of these only what does
+        not need the other: the specificity of normal images, the sensitivity of abnormal ones.
     """
+    counts = {"normal": int((labels == 0).sum()), "abnormal": int((labels == 1).sum())}
+    if not has_both(labels):
+        return {"sensitivity": float(called.mean())} | counts if counts["abnormal"] else {"specificity": float(1 - called.mean())} | counts
     best = oracle_threshold(labels, scores)
     values = {
         "auroc": roc_auc_score(labels, scores),
@@ -73,4 +82,4 @@ def image_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray) ->
         "oracle_threshold": best,
         **{f"oracle_{name}": value for name, value in call_metrics(labels, scores > best).items()},
     }
-    return {name: float(value) for name, value in values.items()} | {"normal": int((labels == 0).sum()), "abnormal": int((labels == 1).sum())}
+    return {name: float(value) for name, value in values.items()} | counts

@@ -1,7 +1,7 @@
 """A line for every validation and test image, and the metrics that follow from these lines alone."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from anomaly_detection.data.dataset import Domains, ImageSet
 from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.bootstrap import metric_intervals, share_interval, unit_of
 from anomaly_detection.evaluation.calibration import Calibration, Verdict
-from anomaly_detection.evaluation.metrics import image_metrics
+from anomaly_detection.evaluation.metrics import has_both, image_metrics
 from anomaly_detection.evaluation.pooling import patient_metrics
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
@@ -133,7 +133,8 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
         ways, named_rightly, the share of its test images whose organ and modality the heads both name, "threshold", "patients"
         (`patient_metrics`, where they are known), and what was promised of normals beside what is observed: "false_alarms" (in the true domain)
         and "unknown", each promised for the normals of its "datasets" together; unknown_normal and
-        unknown_abnormal are the shares of its test images that the network does not know.
+        unknown_abnormal are the shares of its test images that the network does not know. Of a dataset without abnormal test images nothing is
+        there that needs any, and the pool is without it, see `pool`.
     """
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     test = [row for row in rows if row["part"] == "test"]
@@ -143,12 +144,25 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
         (domain,) = {(row["organ"], row["modality"]) for row in rows if row["dataset"] == name}
         values["false_alarms"]["datasets"] = _calibrated_on([row for row in rows if (row["organ"], row["modality"]) == domain])
         values["unknown"]["datasets"] = _calibrated_on(rows)
+    test = pool(test)
     pooled = [row["plain_score"] > calibration.everything.threshold for row in test]
     metrics["pooled"] = {**_metrics(test, "plain_score", pooled), "threshold": calibration.everything.threshold}
     if rows[0]["predicted_organ"]:
         metrics["pooled_calibrated"] = _metrics(test, "calibrated_score", [row["anomalous"] for row in test])
     metrics["pooled_label_calibrated"] = _metrics(test, "label_calibrated_score", [row["label_anomalous"] for row in test])
     return metrics
+
+
+def pool(test: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Test rows that are measured together: those of datasets with images of both classes, or all, where none has both.
+
+    The normal images of a dataset that has no abnormal ones would tell datasets apart, not health from illness.
+    """
+    labels: dict[str, set[int]] = {}
+    for row in test:
+        labels.setdefault(row["dataset"], set()).add(row["label"])
+    both = [row for row in test if len(labels[row["dataset"]]) == 2]
+    return both or list(test)
 
 
 def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
@@ -167,21 +181,24 @@ def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, d
         "unknown": unknown | _observed(normals, [row["unknown_domain"] for row in normals]),
     }
     for kind, label in (("normal", 0), ("abnormal", 1)):
-        values[f"unknown_{kind}"] = float(np.mean([row["unknown_domain"] for row in test if row["label"] == label]))
+        if flags := [row["unknown_domain"] for row in test if row["label"] == label]:
+            values[f"unknown_{kind}"] = float(np.mean(flags))
     labels, scores, recognised = (np.array(column) for column in zip(*((r["label"], r["score"], not r["unknown_domain"]) for r in test), strict=True))
     pooled = patient_metrics(_patients(test), labels, scores, recognised)
     return values | ({"patients": pooled} if pooled else {})
 
 
 def _by_domain(test: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """AUROC by who tells the domain of an image, and how often the heads name it rightly."""
+    """AUROC by who tells the domain of an image, where there are normal and abnormal ones, and how often the heads name it rightly."""
     columns = {"auroc_unused": "plain_score", "auroc_known": "label_calibrated_score"}
     values = {}
     if test[0]["predicted_organ"]:
         columns["auroc_named"] = "calibrated_score"
         right = [(row["predicted_organ"], row["predicted_modality"]) == (row["organ"], row["modality"]) for row in test]
         values["named_rightly"] = float(np.mean(right))
-    labels = [row["label"] for row in test]
+    labels = np.array([row["label"] for row in test])
+    if not has_both(labels):
+        return values
     return values | {name: float(roc_auc_score(labels, [row[column] for row in test])) for name, column in columns.items()}
 
 

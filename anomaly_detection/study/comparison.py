@@ -9,6 +9,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import difference_interval, freedom, metric_samples, over_seeds, seeds_interval
+from anomaly_detection.evaluation.metrics import has_both
+from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
 
 _DRAWN: dict[bytes, np.ndarray] = {}  # 8 KB each
@@ -48,11 +50,12 @@ def scored(rows: Sequence[Mapping], dataset: str | None = None, score: str = "sc
 
     Args:
         rows: of one network.
-        dataset: its name; None: all.
+        dataset: its name; None: those that are measured together, see `pool`.
         score: column of the scores.
         called: column of what is called abnormal, or a threshold on the scores.
     """
-    chosen = [row for row in rows if row["part"] == "test" and dataset in (None, row["dataset"])]
+    test = [row for row in rows if row["part"] == "test"]
+    chosen = pool(test) if dataset is None else [row for row in test if row["dataset"] == dataset]
     images = sorted(chosen, key=lambda row: (row["dataset"], row["image"]))
     labels, scores = (np.array([row[name] for row in images]) for name in ("label", score))
     calls = np.array([row[called] for row in images], bool) if isinstance(called, str) else scores > called
@@ -79,7 +82,7 @@ def twin_intervals_over_seeds(trainings: Sequence[Mapping[str, Drawn]]) -> dict[
 
 
 def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]]) -> dict[str, Difference]:
-    """AUROC of `one` minus that of `other`, by dataset, and "mean" over the datasets.
+    """AUROC of `one` minus that of `other`, by dataset, and "mean" over these datasets: those with normal and abnormal images; empty where none is.
 
     Every bootstrap sample takes the same patients for both, and the same seeds (paired).
 
@@ -90,10 +93,14 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
     values, drawn, degrees = [], [], []
     for number, dataset in enumerate(one):
         pairs = list(zip(one[dataset], other[dataset], strict=True))
+        if not has_both(pairs[0][0].labels):
+            continue
         values.append([float(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores)) for a, b in pairs])
         drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
         by_dataset[dataset] = _difference(values[-1], drawn[-1], degrees[-1])
+    if not by_dataset:
+        return {}
     of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
     # Satterthwaite: the freedom of a sum of variances, of which each dataset's has its own
     together = of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)

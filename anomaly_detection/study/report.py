@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from filelock import FileLock
 
@@ -19,7 +18,7 @@ from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_html, to_markdown, write_csv
-from anomaly_detection.study.tables import Cell, Result, cells, numbers_table, seeds_of, study_document, with_joint_intervals
+from anomaly_detection.study.tables import Result, numbers_table, short_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
@@ -109,17 +108,8 @@ class Tables:
         return document
 
     def short(self) -> Table:
-        """The mean AUROCs of `rows` alone, for a terminal."""
-        named = dict.fromkeys((result.model, result.regime) for result in self.rows)
-        several = len({result.seed for result in self.rows}) > 1
-        lines = []
-        for name in named:
-            row = cells(self.rows, *name, self._study.datasets, "auroc")
-            lines.append([*name, *(Cell((mean(each.values),)) if each.values else each for key, each in row.items() if key != "pooled")])
-            if several:  # rows that are over fewer than others are not comparable with them yet
-                lines[-1].append(seeds_of(self.rows, *name, self._study.datasets))
-        title = "AUROC: how often an abnormal image scores higher than a normal one (1: always, 0.5: as by chance)"
-        return Table(title, ["model", "regime", *self._study.datasets, "mean", *(["seeds"] if several else [])], lines)
+        """What `rows` say, for a terminal."""
+        return short_table(self.rows, self._study.datasets)
 
     def experiments(self) -> list[Experiment]:
         """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.
@@ -277,6 +267,7 @@ def _parts(experiment: Experiment) -> list[int] | None:
 
 def _section(experiment: Experiment, paths: Sequence[Path]) -> str:
     values = finished_metrics(experiment)["datasets"]
-    told = ", ".join(f"{name} {each['auroc']:.3f}" for name, each in values.items())
+    told = ", ".join(f"{name} {each['auroc']:.3f}" for name, each in values.items() if "auroc" in each)
     pictures = "".join(f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">' for path in paths)
-    return f"<details><summary>{html.escape(experiment.name)}: AUROC {html.escape(told)}</summary>{pictures}</details>\n"
+    title = f"{experiment.name}: AUROC {told}" if told else experiment.name
+    return f"<details><summary>{html.escape(title)}</summary>{pictures}</details>\n"

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from anomaly_detection.data.splits import NO_ABNORMAL
 from anomaly_detection.study.comparison import Difference, differences, scored
-from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
-from anomaly_detection.study.tables import Cell, Result, cells
+from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, UNITED
+from anomaly_detection.study.tables import Cell, Result, cells, normal_alone
 
 TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
 AGAINST = {
@@ -28,10 +29,12 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
     """
     if quick:
         return ["This was a smoke run (--quick): it shows that everything runs, and its numbers mean nothing."]
-    models = list(dict.fromkeys(result.model for result in results if result.regime in TOLD))
+    models = list(dict.fromkeys(result.model for result in results))
     lines = [_detection(results, model, datasets) for model in models]
     if lines:
         lines.insert(0, _promise(results))
+    if alone := normal_alone(results, datasets):
+        lines.append(f"{', '.join(_spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
     if len(models) > 1:
         lines += _highest(results, models, datasets)
     lines += (additions := [line for other in AGAINST if (line := _addition(results, models, other, datasets))])
@@ -53,15 +56,15 @@ def _promise(results: Sequence[Result]) -> str:
 
 
 def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -> str:
-    regime = next(name for name in TOLD if any((each.model, each.regime) == (model, name) for each in results))
+    regime = next(name for name in (*TOLD, *REGIMES) if any((each.model, each.regime) == (model, name) for each in results))
     shares = {name: cells(results, model, regime, datasets, name) for name in ("sensitivity", "specificity")}
     parts = []
     for dataset in datasets:
         hits, passes = (shares[name][dataset] for name in shares)
-        if hits.values:
-            alarms = Cell(tuple(1 - value for value in passes.values), passes.interval and [1 - each for each in reversed(passes.interval)])
-            parts.append(f"{_spoken(results, dataset)} {_share(hits)} of abnormal and {_share(alarms)} of normal images")
-    return f"{model} ({WAYS[regime] if len(datasets) > 1 else 'one network'}) called abnormal: {'; '.join(parts)}."
+        told = [f"{_share(cell)} of {kind}" for kind, cell in (("abnormal", hits), ("normal", passes.complement())) if cell.values]
+        if told:
+            parts.append(f"{_spoken(results, dataset)} {' and '.join(told)} images")
+    return f"{model} ({WAYS.get(regime, regime) if len(datasets) > 1 else 'one network'}) called abnormal: {'; '.join(parts)}."
 
 
 def _spoken(results: Sequence[Result], dataset: str) -> str:
@@ -83,7 +86,7 @@ def _highest(results: Sequence[Result], models: Sequence[str], datasets: Sequenc
 
 
 def difference(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> Difference | None:
-    """Mean AUROC of a model in one regime minus that in another, of the seeds that have both on all datasets; None where there are none."""
+    """Mean AUROC of a model in one regime minus that in another, of the seeds that have both on all datasets; None where nothing is compared."""
     seeds = compared_seeds(results, model, one, other, datasets)
     if not seeds:
         return None
@@ -91,7 +94,7 @@ def difference(results: Sequence[Result], model: str, one: str, other: str, data
     for result in results:
         if result.model == model and result.regime in (one, other) and result.seed in seeds:
             networks |= {(result.regime, result.seed, dataset): scored(result.rows, dataset) for dataset in result.datasets}
-    return differences(*({dataset: [networks[regime, seed, dataset] for seed in seeds] for dataset in datasets} for regime in (one, other)))["mean"]
+    return differences(*({d: [networks[regime, seed, d] for seed in seeds] for d in datasets} for regime in (one, other))).get("mean")
 
 
 def compared_seeds(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> list[int]:
@@ -119,11 +122,12 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
 
 def _counted(results: Sequence[Result], datasets: Sequence[str], trainings: int) -> str:
     """Such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
+    alone = normal_alone(results, datasets)  # they have no part in what is compared
     rows: Mapping[tuple, str] = {
         (row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images"
         for result in results
         for row in result.rows
-        if row["part"] == "test" and row["dataset"] in datasets
+        if row["part"] == "test" and row["dataset"] in datasets and row["dataset"] not in alone
     }
     counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(rows.values()).count(kind))]
     return " and ".join(counts + ([f"{trainings} trainings"] if trainings > 1 else []))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
+from anomaly_detection.data.splits import NO_ABNORMAL
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
@@ -48,6 +49,14 @@ class Cell:
         text = f"{mean(self.values):.3f}" + (f" ± {stdev(self.values):.3f}" if len(self.values) > 1 else "")
         return text + (" [{:.3f}, {:.3f}]".format(*self.interval) if self.interval else "")
 
+    def average(self) -> "Cell":
+        """The mean over seeds alone."""
+        return Cell((mean(self.values),)) if self.values else self
+
+    def complement(self) -> "Cell":
+        """Of a share the share of the others."""
+        return Cell(tuple(1 - value for value in self.values), self.interval and [1 - each for each in reversed(self.interval)])
+
     @classmethod
     def of(cls, metrics: Sequence[Mapping[str, Any]], name: str) -> "Cell":
         """From the metrics of each seed, as `with_joint_intervals` leaves them; seeds that lack it are left out."""
@@ -83,15 +92,20 @@ def _joint_intervals(group: Sequence[Result]) -> dict[str, dict[str, list[float]
     for name in group[0].datasets:
         metrics = [result.metrics["datasets"][name] for result in group]
         trainings = [scored(result.rows, name, called=each["threshold"]) for result, each in zip(group, metrics, strict=True)]
-        intervals[name] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
+        intervals[name] = intervals_over_seeds(trainings, _by_metric(metrics))
         intervals[name] |= _twin_intervals(group, name)
     for key, (score, called) in POOLED.items():
         metrics = [result.metrics[key] for result in group if key in result.metrics]
         if len(metrics) == len(group):
             calls = [called or each["threshold"] for each in metrics]
             trainings = [scored(result.rows, None, score, each) for result, each in zip(group, calls, strict=True)]
-            intervals[key] = intervals_over_seeds(trainings, {metric: [each[metric] for each in metrics] for metric in METRICS})
+            intervals[key] = intervals_over_seeds(trainings, _by_metric(metrics))
     return intervals
+
+
+def _by_metric(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What all seeds have, by metric."""
+    return {metric: [each[metric] for each in metrics] for metric in METRICS if all(metric in each for each in metrics)}
 
 
 def _twin_intervals(group: Sequence[Result], dataset: str) -> dict[str, list[float]]:
@@ -105,20 +119,29 @@ def _twin_intervals(group: Sequence[Result], dataset: str) -> dict[str, list[flo
 
 
 def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str], metric: str) -> dict[str, Cell]:
-    """A row: {dataset: Cell}, "mean" over the datasets (only of seeds that have all of them), and "pooled" where one network saw them all."""
+    """A row: {dataset: Cell}, "mean" over the datasets (only of seeds that have all of them), and "pooled" where one network saw them all.
+
+    A dataset whose test images are all normal has no part in the mean of what they cannot tell.
+    """
     chosen = [result for result in results if (result.model, result.regime) == (model, regime)]
     seeds = sorted({result.seed for result in chosen})
     by_seed = {seed: {d: r.metrics["datasets"][d] for r in chosen if r.seed == seed for d in r.datasets} for seed in seeds}
     row = {dataset: Cell.of([metrics[dataset] for metrics in by_seed.values() if dataset in metrics], metric) for dataset in datasets}
+    silent = [d for d in normal_alone(chosen, datasets) if not row[d].values]
     complete = [[metrics[d][metric] for d in datasets if metric in metrics.get(d, {})] for metrics in by_seed.values()]
-    row["mean"] = Cell(tuple(mean(values) for values in complete if len(values) == len(datasets)))
+    row["mean"] = Cell(tuple(mean(values) for values in complete if values and len(values) == len(datasets) - len(silent)))
     row["pooled"] = Cell.of([r.metrics["pooled"] for r in chosen if len(r.datasets) == len(datasets) > 1], metric)
     return row
 
 
+def normal_alone(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
+    """The datasets without abnormal test images, as metrics count them."""
+    return [name for name in datasets if any(result.metrics["datasets"].get(name, {}).get("abnormal") == 0 for result in results)]
+
+
 def seeds_of(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> str:
     """How many seeds the cells of a row are over, such as "3"; "2–3" where they differ, since an experiment is missing."""
-    row = cells(results, model, regime, datasets, "auroc")
+    row = cells(results, model, regime, datasets, "specificity")
     return _range([len(row[dataset].values) for dataset in datasets])
 
 
@@ -131,8 +154,27 @@ def _by_network(results: Sequence[Result]) -> dict[tuple[str, str], list[dict[st
 
 
 def _metric_table(results: Sequence[Result], datasets: Sequence[str], metric: str) -> Table:
+    """Without rows where nothing is known of the metric."""
     rows = [[*name, *cells(results, *name, datasets, metric).values()] for name in _by_network(results)]
-    return Table(metric, ["model", "regime", *datasets, "mean", "pooled"], rows)
+    told = any(cell.values for row in rows for cell in row[2:])
+    return Table(metric, ["model", "regime", *datasets, "mean", "pooled"], rows if told else [])
+
+
+def short_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+    """Mean AUROCs alone, for a terminal; false alarms where no dataset has abnormal test images."""
+    metric, shown = "auroc", Cell.average
+    title = "AUROC: how often an abnormal image scores higher than a normal one (1: always, 0.5: as by chance)"
+    if normal_alone(results, datasets) == list(datasets):
+        metric, shown = "specificity", Cell.complement
+        title = "False alarms: the share of normal test images that are called abnormal"
+    several = len({result.seed for result in results}) > 1
+    lines = []
+    for name in _by_network(results):
+        row = cells(results, *name, datasets, metric)
+        lines.append([*name, *(shown(each) for key, each in row.items() if key != "pooled")])
+        if several:  # rows that are over fewer than others are not comparable with them yet
+            lines[-1].append(seeds_of(results, *name, datasets))
+    return Table(title, ["model", "regime", *datasets, "mean", *(["seeds"] if several else [])], lines)
 
 
 def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
@@ -263,7 +305,8 @@ def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Tab
             seeds = sorted(set(scores[MADDR.name]) & set(scores[other]))
             if seeds:
                 one, two = ({d: [scores[regime][seed][d] for seed in seeds] for d in datasets} for regime in (MADDR.name, other))
-                rows.append([model, f"{MADDR.name} - {other}", len(seeds), *differences(one, two).values()])
+                if added := differences(one, two):
+                    rows.append([model, f"{MADDR.name} - {other}", len(seeds), *(added.get(name, MISSING) for name in (*datasets, "mean"))])
     return Table("MADDR against the others (difference of auroc, paired)", ["model", "difference", "seeds", *datasets, "mean"], rows)
 
 
@@ -281,7 +324,7 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
 
     `oracle_*` marks thresholds chosen on the test labels; all others were fixed on validation normals.
     """
-    main = [result for result in results if not REGIMES[result.regime].ablation]
+    main = [result for result in results if not REGIMES[result.regime].ablation] or results
     tables = [
         _metric_table(main, datasets, "auroc"),
         _difference_table(main, datasets),
@@ -305,6 +348,10 @@ def _note(results: Sequence[Result], datasets: Sequence[str]) -> str:
     words = ", ".join(f"{unit} ({', '.join(name for name, its in units.items() if its == unit)})" for unit in dict.fromkeys(units.values()))
     several = len({result.seed for result in results}) > 1
     note = NOTE.format(words or "images", " and over seeds" if several else "")
+    if alone := normal_alone(results, datasets):
+        note += f" {', '.join(alone)}: {NO_ABNORMAL}."
+        if others := [name for name in datasets if name not in alone]:
+            note += f" `mean` of what these lack, and `pooled`, are over {', '.join(others)}."
     seeds = {" ".join(name): seeds_of(results, *name, datasets) for name in _by_network(results)}
     if not several or len(set(seeds.values())) == 1:
         return note

@@ -321,7 +321,7 @@ def test_covid_ct_in_archives_in_an_archive_and_unpacked_beside_them(covid, opti
 
 def test_what_is_needed_is_said_in_words(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(UserError, match=r"n: no such folder or zip archive; what is needed is a folder or zip archive of images: PNG"):
+    with pytest.raises(UserError, match=r"n: no such folder or zip archive; what is needed is a folder or zip archive of images \(PNG"):
         prepare(tmp_path)
 
 
@@ -330,3 +330,17 @@ def test_an_error_in_an_archive_names_its_member(root):
     with pytest.raises(UserError, match=r"q\.zip: in/broken\.png: cannot be read") as caught:
         prepare(root)
     assert str(caught.value).count(str(root)) == str(caught.value).count("broken.png"), "no copy is named"
+
+
+def test_normal_images_alone(root, capsys):
+    """No folder of abnormal ones is needed; the lists are then in order for check, and say so."""
+    words = ["prepare", "folder", "x", "--organ", "liver", "--modality", "ct", "--normal", root / "n", "--data-root", root / "data", "--size", "16"]
+    main([str(word) for word in (*words, "--workers", "1")])
+    said = capsys.readouterr().out
+    assert "x: 4 normal train, 1 normal val, 1 normal test; 6 patients" in said
+    assert "no abnormal test images: false alarms can be measured, sensitivity and AUROC cannot" in said
+    assert sorted(listed(root)) == sorted(images(root)) == [f"normal/h{number}.png" for number in range(6)]
+    assert main(["check", "--data-root", str(root / "data"), "--output", str(root / "sheets")]) == 0
+    assert "no abnormal test images" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--masks .*: masks mark the lesions of abnormal images, of which there are none; give --abnormal, too"):
+        main([str(word) for word in (*words, "--masks", root / "a")])

@@ -154,6 +154,7 @@ def test_a_missing_model_is_blamed_on_the_file(tmp_path: Path):
         ("width=1", "width: no such key; did you mean inner.width?"),
         ("limits=1", "did you mean limit?"),
         ("kin=wide", "did you mean kind?"),
+        ("widht=1", "did you mean inner.width?"),
         ("inner.latent=1", "the keys there are width, weights"),
     ],
 )

@@ -213,9 +213,9 @@ def test_mistakes_are_told_in_one_line(data_root, source):
     shutil.rmtree(data_root / "lung_xray")
     text = refusal(lambda: load(source, DATASETS, "val"))
     assert all(part in text for part in ["4 of 4 images of lung_xray", str(data_root / "lung_xray" / "normal" / "val_0.png")]), text
-    (data_root / "folds" / "train_test_split" / "anomaly" / "test").unlink()
+    (data_root / "folds" / "train_test_split" / "normal" / "test").unlink()
     text = refusal(lambda: load(DataSource(data_root), ["lung_ct"], "test"))
-    assert all(part in text for part in [str(Path("anomaly") / "test"), "no such split file"]), text
+    assert all(part in text for part in [str(Path("normal") / "test"), "no such split file"]), text
 
 
 def test_images_beyond_the_memory_are_left_in_their_files_and_are_the_same(source):
@@ -274,3 +274,10 @@ def test_each_dataset_has_its_preprocessing(data_root):
     images = source.load(["lung_ct"], "val", by_dataset)
     expected = [by_dataset["lung_ct"].read(data_root / "lung_ct" / name) for name in images.names]
     assert np.array_equal(images.images.numpy(), expected)
+
+
+def test_without_abnormal_images_the_test_part_is_the_normal_ones(data_root):
+    (data_root / "folds" / "train_test_split" / "anomaly" / "test").unlink()
+    images = load(DataSource(data_root), DATASETS, "test")
+    assert images.names == [f"normal/test_{i}.png" for i in range(4)] * 3
+    assert images.label.tolist() == [0] * 12

@@ -84,6 +84,9 @@ def test_a_missing_and_an_empty_split_are_told_when_asked_for(tmp_path):
     assert all(part in text for part in [str(path.with_name("val")), "no such split file", "image lits"]), text
     text = message(lambda: splits.select("covid_ct", "normal", "train"))
     assert all(part in text for part in [str(path), "no image of covid_ct", "image covid_ct"]), text
+    text = message(lambda: splits.select("lits", "normal", "test"))
+    assert all(part in text for part in [str(path.with_name("test")), "no such split file", "nothing is known of false alarms"]), text
+    assert splits.select("lits", "anomaly", "test") == []
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):

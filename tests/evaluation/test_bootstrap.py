@@ -39,6 +39,15 @@ PATIENTS = ["a"] * 3 + ["b"] * 2 + ["c"] * 9 + ["d"] * 4 + ["e"] * 2 + ["f"] * 6
 LABELS = np.array([0] * 3 + [0] * 2 + [0] * 9 + [1] * 4 + [1] * 2 + [0, 1] * 3 + [1, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize(("label", "metric"), [(0, "specificity"), (1, "sensitivity")])
+def test_of_one_class_only_its_own_share_is_measured(label, metric):
+    """The interval is that of the share of images that are called, or are not, over the same patients."""
+    labels, called = np.full(len(PATIENTS), label), np.arange(len(PATIENTS)) % 4 == 0
+    intervals = metric_intervals(labels, np.arange(len(PATIENTS)) * 1.0, called, PATIENTS)
+    assert set(intervals) == {metric}
+    assert intervals[metric] == pytest.approx(share_interval(called if label else ~called, PATIENTS))
+
+
 @pytest.mark.parametrize("decimals", [9, 1])  # 1: many ties
 def test_every_sample_is_measured_as_scikit_learn_does(decimals):
     labels, scores = scored(30, 40, 0.7, 1, decimals)

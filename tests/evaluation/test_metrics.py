@@ -68,3 +68,9 @@ def test_nothing_called_abnormal_is_no_error():
 def test_every_metric_of_the_tables_is_there():
     labels, scores = scored()
     assert set(METRICS) <= set(image_metrics(labels, scores, scores > 0))
+
+
+@pytest.mark.parametrize(("label", "known", "counts"), [(0, {"specificity": 3 / 4}, (4, 0)), (1, {"sensitivity": 1 / 4}, (0, 4))])
+def test_one_class_alone_tells_what_needs_no_other(label, known, counts):
+    values = image_metrics(np.full(4, label), np.arange(4.0), np.array([False, False, True, False]))
+    assert values == known | {"normal": counts[0], "abnormal": counts[1]}

@@ -141,6 +141,25 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
     assert low <= 0.75 <= high
 
 
+def test_normal_images_alone_tell_of_false_alarms_and_are_in_no_pool_with_others():
+    whole, others = make_rows("a", "liver", 0), make_rows("b", "lung", 100)
+    alone = [row for row in others if row["label"] == 0]
+    mixed, before = (metrics_of([*whole, *rows], CALIBRATION, DOMAINS) for rows in (alone, others))
+    values = mixed["datasets"]["b"]
+    assert (values["specificity"], values["normal"], values["abnormal"]) == (0.5, 2, 0)
+    assert values["false_alarms"] == before["datasets"]["b"]["false_alarms"]
+    assert values["unknown"] == before["datasets"]["b"]["unknown"]
+    assert values["unknown_normal"] == 0.5
+    needing = ("auroc", "average_precision", "f1", "accuracy", "sensitivity", "auroc_named", "auroc_known", "unknown_abnormal", "patients")
+    assert not {name for name in (*needing, *(f"oracle_{name}" for name in needing)) if name in values}
+    assert set(values["intervals"]) == {"specificity"}
+    assert mixed["datasets"]["a"] == before["datasets"]["a"]
+    labels, scores = ([row[key] for row in whole if row["part"] == "test"] for key in ("label", "plain_score"))
+    assert mixed["pooled"]["auroc"] == roc_auc_score(labels, scores), "of the dataset with both alone"
+    none = metrics_of([{**row, "dataset": name} for name in "ab" for row in alone], CALIBRATION, DOMAINS)
+    assert (none["pooled"]["normal"], none["pooled"]["abnormal"], set(none["pooled"]["intervals"])) == (4, 0, {"specificity"})
+
+
 @pytest.mark.parametrize("way", ["far above", "far below", "turned round"])
 def test_what_a_dataset_is_measured_by_is_one_score(way):
     """Where the domain has a part in a score, that in the true domain (label_*) may be anything: calls, false alarms and patients follow `score`,

@@ -48,13 +48,23 @@ def test_images_are_paired_by_name():
             ("b", "x", "val", 9.0),
             ("b", "x", "test", 2.0),
             ("a", "y", "test", 7.0),
+            ("c", "y", "test", 8.0),
+            ("b", "normals alone", "test", 9.0),
         )
     ]
     found = scored(rows, "x")
     assert (found.labels.tolist(), found.scores.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
     assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "x/P", "x/P"))
     everything = scored(rows, None, "other", -2.5)
-    assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0], [True, True, False, False])
+    assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0, -8.0], [True, True, False, False, False])
+
+
+def test_what_has_no_abnormal_images_has_no_difference_and_no_part_in_the_mean():
+    alone = Scored(np.zeros(9, int), np.arange(9.0), np.zeros(9, bool), (None,) * 9)
+    one, two = {"a": [example(0, 1.5)], "b": [alone]}, {"a": [example(1, 0.2)], "b": [alone]}
+    assert set(differences(one, two)) == {"a", "mean"}
+    assert differences(one, two)["mean"].value == differences({"a": one["a"]}, {"a": two["a"]})["mean"].value
+    assert differences({"b": [alone]}, {"b": [alone]}) == {}
 
 
 def test_a_difference_over_few_patients_and_seeds_is_uncertain():

@@ -191,3 +191,15 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     assert json.loads((folder / "metrics.json").read_text()) == metrics, "what an older version scored is scored anew"
     with pytest.raises(UserError, match=r"study\.json: no such file"):
         main(["report", str(tmp_path)])
+
+
+def test_figures_of_normal_images_alone():
+    """The curve of a dataset that has none is left out; its scores are all normal."""
+    rows, metrics = rows_of()
+    first, second = metrics["datasets"]
+    rows = [row for row in rows if row["dataset"] == first or row["label"] == 0]
+    metrics["datasets"][second] = {"threshold": 1.5}
+    (axes,) = draw_roc(rows, metrics).axes
+    assert [line.get_label() for line in axes.lines][:-1] == [f"{first} 0.700 [0.600, 0.800]"]
+    words = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in draw_histograms(rows, metrics).axes]
+    assert words == [["normal (20)", "abnormal (20)", "threshold"], ["normal (20)", "threshold"]]

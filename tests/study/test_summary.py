@@ -156,3 +156,26 @@ def test_half_a_study_is_told_as_far_as_it_goes():
         "memae",
     ]
     assert "covid_xray" not in lines[1]
+
+
+def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
+    results = [result("memae", regime.name, shift) for regime, shift in ((UNITED, 0.5), (MADDR, 2.0))]
+    for each in results:
+        values = each.metrics["datasets"]["covid_xray"]
+        each.rows[:] = [row for row in each.rows if row["dataset"] == "lits" or row["label"] == 0]
+        for name in ("auroc", "sensitivity"):
+            del values[name]
+        values |= {"normal": 20, "abnormal": 0}
+    lines = summary(results, DATASETS)
+    (called,) = (line for line in lines if "called abnormal" in line)
+    alarms = np.mean([row["score"] > 1.5 for row in results[1].rows if row["dataset"] == "covid_xray"])
+    assert called.endswith(f"lung X-ray (covid_xray) {100 * alarms:.0f} % [2–19] of normal images.")
+    assert "lung X-ray (covid_xray): no abnormal test images: false alarms can be measured, sensitivity and AUROC cannot." in lines
+    aurocs = [
+        roc_auc_score([row["label"] for row in rows], [row["score"] for row in rows])
+        for rows in ([row for row in each.rows if row["dataset"] == "lits"] for each in results)
+    ]
+    assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS).value == pytest.approx(aurocs[1] - aurocs[0])
+    for each in results:
+        each.rows[:] = [row for row in each.rows if row["label"] == 0]
+    assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS) is None

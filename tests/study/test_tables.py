@@ -9,7 +9,7 @@ from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
-from anomaly_detection.study.tables import Result, cells, numbers_table, study_document, with_joint_intervals
+from anomaly_detection.study.tables import Result, cells, numbers_table, short_table, study_document, with_joint_intervals
 
 DATASETS = ("liver", "lung")
 
@@ -336,3 +336,35 @@ def test_differences_need_both_on_the_same_seed():
     assert float(both.split("| +")[1].split()[0]) == pytest.approx(half, abs=0.001)
     others = table_markdown([with_rows("united", 0, 0), with_rows("maddr", 1, 6)], DATASETS, "", [])
     assert not [line for line in others.splitlines() if "maddr - " in line]
+
+
+def without_abnormal(each: Result, name: str) -> Result:
+    """The same of a dataset that has no abnormal test images."""
+    values = {"specificity": each.metrics["datasets"][name]["specificity"], "normal": 9, "abnormal": 0}
+    return dataclasses.replace(each, metrics={**each.metrics, "datasets": {**each.metrics["datasets"], name: values}})
+
+
+def test_a_dataset_without_abnormal_images_has_no_part_in_means_of_what_needs_them(tmp_path):
+    results = [without_abnormal(result("maddr", seed, liver=0.9, lung=0.7), "lung") for seed in (0, 1)]
+    row = cells(results, "dpa", "maddr", DATASETS, "auroc")
+    assert (row["lung"].values, row["mean"].values) == ((), (0.9, 0.9))
+    assert cells(results, "dpa", "maddr", DATASETS, "specificity")["mean"].values == pytest.approx((0.8, 0.8))
+    assert cells([results[0], result("maddr", 1, lung=0.7)], "dpa", "maddr", DATASETS, "auroc")["mean"].values == (), "that one lacks an experiment"
+    document = study_document(results, DATASETS, "study", [])
+    assert "lung: no abnormal test images: false alarms can be measured, sensitivity and AUROC cannot." in document.note
+    assert "`mean` of what these lack, and `pooled`, are over liver." in document.note
+    assert "numbers of seeds" not in document.note
+    (auroc,) = (table for table in document.tables if table.title == "auroc")
+    assert list(map(str, auroc.rows[0])) == ["dpa", "maddr", "0.900 ± 0.000", "–", "0.900 ± 0.000", "0.500 ± 0.000"]
+    lines = written_csv(tmp_path, results, DATASETS)
+    assert {line["metric"] for line in lines if line["dataset"] == "lung"} == {"specificity"}
+    assert "nan" not in (tmp_path / "table.csv").read_text()
+
+
+def test_where_nothing_abnormal_is_tested_the_short_table_is_of_false_alarms():
+    each = without_abnormal(without_abnormal(result("united", 0, liver=0.9, lung=0.6), "lung"), "liver")
+    table = short_table([dataclasses.replace(each, metrics={**each.metrics, "pooled": {"specificity": 0.5}})], DATASETS)
+    assert table.title.startswith("False alarms")
+    assert list(map(str, table.rows[0])) == ["dpa", "united", "0.100", "0.400", "0.250"]
+    assert not [table for table in study_document([each], DATASETS, "study", []).tables if table.title == "auroc" and not table.rows]
+    assert short_table(RESULTS, DATASETS).title.startswith("AUROC")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from anomaly_detection.data.formats.window import spread
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.options import Shares
-from anomaly_detection.data.splits import SPLITS, Kind, Part
+from anomaly_detection.data.splits import NEEDED, SPLITS, Kind, Part
 from anomaly_detection.system.errors import UserError
 
 
@@ -36,7 +36,7 @@ def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, publ
             that it does not name are left out, so are those of its test list whose patient it also trains on or validates with.
 
     Raises:
-        UserError: there are too few patients, or a split is empty.
+        UserError: there are too few patients, or a split is empty: that of abnormal images may be, where there are none at all.
     """
     left_out: Counter = Counter()
     usable = _without_contradictions(rows, left_out)
@@ -59,8 +59,9 @@ def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, publ
         kept = _thin_out(splits["normal", "train"], patient, shares.train_images)
         left_out["normal images beyond the number to train on"] += len(splits["normal", "train"]) - len(kept)
         splits["normal", "train"] = kept
-    for (kind, part), images in splits.items():
-        if not images:
+    needed = SPLITS if any(row.abnormal for row in rows) else NEEDED
+    for kind, part in needed:
+        if not splits[kind, part]:
             reasons = "".join(f"; left out: {count} {reason}" for reason, count in (+left_out).items())
             raise UserError(f"no {kind} image is left for {part}; more patients, or other shares, are needed{reasons}")
     return Assignment(splits, +left_out)

@@ -75,7 +75,7 @@ class NiftiJob:
 
 def plan(
     normal: Sequence[SourceFile],
-    abnormal: Sequence[SourceFile],
+    abnormal: Sequence[SourceFile] | None,
     masks: Sequence[SourceFile],
     window: WindowChoice,
     patient: str | None,
@@ -87,7 +87,7 @@ def plan(
     `settle_patients`.
 
     Args:
-        normal, abnormal: what lies in the two folders.
+        normal, abnormal: what lies in the two folders; None where there is no folder of abnormal images.
         masks: of abnormal images, at the same path below their folder; a suffix of another format does not matter.
         window: see `WindowChoice`.
         patient: a regular expression.
@@ -101,6 +101,8 @@ def plan(
     marks = [file for file in masks if kind_of(file) is not None]
     other = [file for file in masks if file not in marks]
     for files, ill in ((normal, False), (abnormal, True)):
+        if files is None:
+            continue
         kinds = [(file, kind) for file in files if (kind := kind_of(file)) is not None]
         images = [file for file, _ in kinds]
         other += sorted(set(files) - set(images))

@@ -75,10 +75,10 @@ def of_covid_xray(src: Path, catalog: Catalog) -> Work:
 
 
 class FolderSources(NamedTuple):
-    """Folders or zip archives of the normal images, of the abnormal ones, and of the masks of these, if there are any."""
+    """Folders or zip archives of the normal images, of the abnormal ones, and of the masks of these; None where there are none."""
 
     normal: Path
-    abnormal: Path
+    abnormal: Path | None
     masks: Path | None
 
 
@@ -97,13 +97,14 @@ def of_folder(
     """
     name, organ, modality = words
     spec = replace(catalog_entry(catalog, name, organ, modality), window=plain_window(window))
-    wanted = f"a folder or zip archive of images: {FORMATS}"
-    normal, abnormal = _list(sources.normal, wanted), _list(sources.abnormal, wanted)
-    masks = _list(sources.masks, wanted) if sources.masks else []
+    if sources.masks and not sources.abnormal:
+        raise UserError(f"--masks {sources.masks}: masks mark the lesions of abnormal images, of which there are none; give --abnormal, too")
+    wanted = f"a folder or zip archive of images ({FORMATS})"
+    normal, abnormal, masks = (_list(source, wanted) if source else [] for source in sources)
     _refuse_both(sources, normal, abnormal)
     of_masks = {_place(file) for file in masks}  # the folder of masks often lies in that of the images
     normal, abnormal = ([file for file in files if _place(file) not in of_masks] for files in (normal, abnormal))
-    jobs, other = folder.plan(normal, abnormal, masks, window, patient, max_slices)
+    jobs, other = folder.plan(normal, abnormal if sources.abnormal else None, masks, window, patient, max_slices)
     other = [file for file in other if file.name != PHANTOM]
     if other:
         logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], FORMATS)

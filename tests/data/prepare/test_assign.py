@@ -122,10 +122,25 @@ def test_a_published_split_is_followed_but_for_leaks():
 def test_too_few_patients_and_empty_splits_are_told():
     with pytest.raises(UserError, match="2 patients with normal images are too few"):
         assign_splits(many(2, "n"), Shares(), True)
-    with pytest.raises(UserError, match="no anomaly image is left for test"):
-        assign_splits(many(5, "n"), Shares(), True)
+    ill_and_trained_on = rows(*((str(number), kind) for number in range(3) for kind in "na"))
+    published = {"0_0": "train", "1_2": "val", "2_4": "test", "0_1": "test"}  # of the abnormal images one that is of a patient of the training
+    with pytest.raises(UserError, match="no anomaly image is left for test; .*; left out: .* patients who are in training"):
+        assign_splits(ill_and_trained_on, Shares(), True, published)
     both = rows(("x", "n", "both"), ("y", "a", "both"))
     with pytest.raises(UserError, match="no anomaly image is left for test; .*; left out: 2 images that are there both as normal and as abnormal"):
         assign_splits(many(5, "n") + both, Shares(), True)
     with pytest.raises(ValueError, match="shares above 0"):
         Shares(train=0.9, val=0.1)
+
+
+def test_normal_images_alone_are_shared_out_and_none_is_abnormal():
+    made = many(10, "n")
+    splits, left_out = assign_splits(made, Shares(), True)
+    assert {key: len(images) for key, images in splits.items()} == {
+        ("normal", "train"): 7,
+        ("normal", "val"): 1,
+        ("normal", "test"): 2,
+        ("anomaly", "test"): 0,
+    }
+    assert sorted(image for images in splits.values() for image in images) == [row.image for row in made]
+    assert not left_out
