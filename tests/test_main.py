@@ -1,14 +1,17 @@
 """python -m anomaly_detection, and what the commands share."""
 
+import csv
 import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import anomaly_detection
 from anomaly_detection import __main__, registry
@@ -52,28 +55,72 @@ def test_settings_that_no_network_can_have_leave_no_folder_that_refuses_better_o
 
 
 def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, capsys):
-    """What the commands print is what metrics.json holds."""
+    """Training, evaluation and report of one network end as a study does: with its table and its sentences, of what scores.csv holds."""
     assert main(["train_eval", str(config), "--results", str(tmp_path / "b"), "--data-root", str(data_root)]) == 0
     told = capsys.readouterr().out.splitlines()
     (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
-    metrics = json.loads((run / "metrics.json").read_text())["datasets"]
-    for name, line in zip(("liver_ct", "lung_ct"), told, strict=False):
-        low, high = metrics[name]["intervals"]["auroc"]
-        assert line.startswith(f"{name}: AUROC {metrics[name]['auroc']:.3f} [{low:.3f}, {high:.3f}]")
-    assert told[2:] == [f"results in {run}", f"next: maddr report {run} draws the figures"]
-    assert main(["report", str(run)]) == 0
-    again = capsys.readouterr().out.splitlines()
-    assert again == ["toy united liver_ct+lung_ct seed 0", *told[:2], f"figures in {run / 'figures'}"]
+    with open(run / "scores.csv", encoding="utf-8") as file:
+        test = [row for row in csv.DictReader(file) if row["part"] == "test"]
+    aurocs = {
+        name: roc_auc_score(*zip(*((int(row["label"]), float(row["score"])) for row in test if row["dataset"] == name), strict=True))
+        for name in ("liver_ct", "lung_ct")
+    }
+    assert told[0].startswith("AUROC: how often an abnormal image scores higher")
+    assert told[1].split() == ["model", "regime", "liver_ct", "lung_ct", "mean"]
+    assert told[2].split() == ["toy", "united", *(f"{value:.3f}" for value in (*aurocs.values(), sum(aurocs.values()) / 2))]
+    called = [row for row in test if row["dataset"] == "liver_ct" and row["label"] == "1" and float(row["score"]) > float(row["label_threshold"])]
+    assert f"toy (one network without MADDR) called abnormal: liver CT (liver_ct) {100 * len(called) / 4:.0f} %" in told[5]
+    assert told[-3:] == [
+        f"tables in {run / 'table.md'} and {run / 'table.csv'}",
+        f"results in {run}",
+        f"next: maddr report {run} draws the figures",
+    ]
+    table = (run / "table.md").read_text()
+    assert f"| toy | united | {aurocs['liver_ct']:.3f} [" in table
+    assert not (run / "report.html").exists()
+    (run / "table.md").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == told
+    for folder in (run, tmp_path / "b"):
+        assert main(["report", str(folder)]) == 0
+        again = capsys.readouterr().out.splitlines()
+        files = f"tables in {folder / 'table.md'} and {folder / 'table.csv'}, with figures in {folder / 'report.html'}"
+        assert again == [*told[:-3], files]
+        assert (folder / "report.html").exists()
+        assert (folder / "table.md").read_text() == table
+        assert not (folder / "study.json").exists(), "what is trained there later belongs in its tables, too"
     assert (run / "figures" / "roc.png").exists()
+
+
+def test_a_report_of_single_trainings_has_them_all(config, data_root, tmp_path, capsys, monkeypatch):
+    """One network of two datasets and another of one of them, and a third of images in another place."""
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)  # figures take their time
+    results, common = tmp_path / "b", ["train_eval", str(config), "--results", str(tmp_path / "b")]
+    for options in ([], ["--set", "datasets=[lung_ct]"]):
+        assert main([*common, "--data-root", str(data_root), *options]) == 0
+    capsys.readouterr()
+    assert main(["report", str(results)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].split() == ["model", "regime", "liver_ct", "lung_ct", "mean"]
+    assert [line.split()[1] for line in told[2:4]] == ["separate", "united"]
+    assert told[2].split()[2] == "–"
+    shutil.copytree(data_root, tmp_path / "elsewhere")
+    assert main([*common, "--data-root", str(tmp_path / "elsewhere"), "--set", "seed=1"]) == 0
+    with pytest.raises(UserError, match=r"its experiments saw images of several folders, .*; name one of these: --data-root"):
+        main(["report", str(results)])
+    assert main(["report", str(results), "--data-root", str(data_root)]) == 0, "a copy has the same images"
+    assert "seeds" in capsys.readouterr().out
 
 
 def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
     assert f"next: maddr evaluate {run}" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"seed_0: not evaluated yet; `maddr evaluate .*seed_0` does it"):
+    with pytest.raises(UserError, match=r"seed_0: nothing to report: not evaluated yet; maddr evaluate .*seed_0 does it"):
         main(["report", str(run)])
     with pytest.raises(UserError, match=r"study\.json: no such file; name the folder of a study, results/NAME, or of an experiment"):
+        main(["report", str(tmp_path / "a" / "toy")])
+    with pytest.raises(UserError, match="nothing to report: no experiment has ended"):
         main(["report", str(tmp_path / "a")])
     study = {"heading": "x", "datasets": ["liver_ct", "lung_ct"], "data_root": str(data_root)}
     (tmp_path / "a" / "study.json").write_text(json.dumps(study))

@@ -22,7 +22,8 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: the experiment is not trained, or was trained on other data.
     """
     from anomaly_detection.data.dataset import DataSource
-    from anomaly_detection.study.experiment import evaluate_experiment, load_experiment, locked_folder, told_metrics
+    from anomaly_detection.study.experiment import evaluate_experiment, load_experiment, locked_folder
+    from anomaly_detection.study.report import tell_results
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.files import read_json
 
@@ -31,6 +32,6 @@ def run(arguments: argparse.Namespace) -> None:
     data_root = arguments.data_root or Path(read_json(arguments.folder / "provenance.json")["data_root"])
     source = DataSource(data_root)
     with locked_folder(experiment, source):
-        metrics = evaluate_experiment(experiment, source, device)
-    print("\n".join([*told_metrics(metrics), f"results in {experiment.folder}"]))
+        evaluate_experiment(experiment, source, device)
+    print("\n".join([*(tell_results(experiment.folder, data_root) or ()), f"results in {experiment.folder}"]))
     print(f"next: maddr report {experiment.folder} draws the figures")

@@ -81,15 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
     number, count = arguments.shard
     experiments = planned[number - 1 :: count]
     if not arguments.dry_run:
-        study = Study(_heading(name, data.phantom, arguments.quick), tuple(data.datasets), data.root, arguments.quick)
+        study = Study.of(list(data.datasets), data.root, data.phantom, arguments.quick)
         return run_study(study, results, planned, experiments, data, Workers(device, arguments.jobs, arguments.backend))
     for experiment in experiments:
         print(f"{state_of(experiment):12} {experiment.name}")
     if not data.there:
         print(f"phantoms are rendered into {data.root} before the first of them")
     return 0
-
-
-def _heading(name: str, phantom: bool, quick: bool) -> str:
-    data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else name
-    return f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")

@@ -30,7 +30,8 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.config.paths import named_config
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
-    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, told_metrics, train_experiment
+    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, train_experiment
+    from anomaly_detection.study.report import tell_results
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.distributed import process_group, rank
     from anomaly_detection.training.loop import check_constraint
@@ -44,7 +45,10 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
         train_experiment(experiment, source, device_here)
         if rank() > 0:
             return
-        metrics = evaluate_experiment(experiment, source, device_here) if then_evaluate else None
-    print("\n".join([*([] if metrics is None else told_metrics(metrics)), f"results in {experiment.folder}"]))
-    following = "evaluate" if metrics is None else "report"
-    print(f"next: maddr {following} {experiment.folder}" + ("" if metrics is None else " draws the figures"))
+        if then_evaluate:
+            evaluate_experiment(experiment, source, device_here)
+    if then_evaluate:
+        print("\n".join(tell_results(experiment.folder, source.data_root) or ()))
+    print(f"results in {experiment.folder}")
+    following = ("report", " draws the figures") if then_evaluate else ("evaluate", "")
+    print(f"next: maddr {following[0]} {experiment.folder}{following[1]}")

@@ -185,15 +185,6 @@ def is_finished(experiment: Experiment, source: DataSource) -> bool:
     return metrics is not None and same_twins(metrics, experiment, source)
 
 
-def told_metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """The AUROC of each dataset with its interval, a line each, as a command ends with them."""
-    lines = []
-    for name, values in metrics["datasets"].items():
-        interval = values.get("intervals", {}).get("auroc")
-        lines.append(f"{name}: AUROC {values['auroc']:.3f}" + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval)))
-    return lines
-
-
 def check_settings(experiment: Experiment) -> None:
     """Refuse a folder that was begun with other settings: its results would be mixed with this experiment's.
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from anomaly_detection.config.layers import read_yaml
+from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.rows import read_scores
@@ -17,7 +19,8 @@ from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.render import Document, Table, to_html, to_markdown, write_csv
+from anomaly_detection.study.render import Document, Table, to_html, to_markdown, to_text, write_csv
+from anomaly_detection.study.summary import summary
 from anomaly_detection.study.tables import Result, numbers_table, short_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file, write_json
@@ -38,7 +41,7 @@ li { font-size: 13px; }
 
 @dataclass(frozen=True)
 class Study:
-    """What its tables are about; study.json in the results folder.
+    """What its tables are about; study.json in the results folder of `run_experiments.py`.
 
     Attributes:
         heading: of the tables; says what data they are from.
@@ -58,17 +61,52 @@ class Study:
         write_json(results / "study.json", facts)
 
     @classmethod
-    def read(cls, results: Path) -> "Study":
-        """From study.json; raises UserError where there is none."""
-        values = read_json(results / "study.json")
-        return cls(values["heading"], tuple(values["datasets"]), Path(values["data_root"]), values.get("quick", False))
+    def of(cls, datasets: Sequence[str], data_root: Path, phantom: bool, quick: bool = False) -> "Study":
+        """Of some datasets, under the heading that says what they are."""
+        data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else data_root.resolve().name
+        heading = f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
+        return cls(heading, tuple(datasets), data_root, quick)
+
+    @classmethod
+    def read(cls, results: Path, data_root: Path | None = None) -> "Study":
+        """From study.json; where there is none, of what the experiments say that lie in the folder, or of which it is.
+
+        Args:
+            results: the folder of a study, of single trainings, or of an experiment.
+            data_root: where the images are now; None: where they were.
+
+        Raises:
+            UserError: there are no experiments, or they saw images of several folders, and no data root says which.
+        """
+        if (results / "study.json").exists():
+            values = read_json(results / "study.json")
+            return cls(values["heading"], tuple(values["datasets"]), data_root or Path(values["data_root"]), values.get("quick", False))
+        folders = experiment_folders(results)
+        if not folders:
+            advice = "name the folder of a study, results/NAME, or of an experiment, .../seed_0"
+            raise UserError(f"{results / 'study.json'}: no such file; {advice}")
+        origins = [origin for folder in folders if "regime" in (origin := read_json(folder / "provenance.json"))]
+        if not origins:
+            load_experiment(folders[0])  # says what to do with what an older version wrote
+        roots = sorted({origin["data_root"] for origin in origins}) if data_root is None else [str(data_root)]
+        if len(roots) > 1:
+            raise UserError(f"{results}: its experiments saw images of several folders, {', '.join(roots)}; name one of these: --data-root")
+        chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
+        return cls.of(list(dict.fromkeys(name for names in chosen for name in names)), Path(roots[0]), is_phantom(Path(roots[0])))
+
+
+def experiment_folders(results: Path) -> list[Path]:
+    """The folder itself where it is an experiment's, else those of all experiments that were begun in a folder of results."""
+    if (results / "provenance.json").exists():
+        return [results]
+    return sorted(path.parent for path in results.glob("*/*/*/seed_*/provenance.json"))
 
 
 class Tables:
     """The tables of a study, written again after each of its experiments: what has not changed since is not read and not computed again.
 
     Args:
-        results: the folder of the study.
+        results: the folder of the study, or of an experiment, whose tables they are then alone.
         study: what they are about.
         source: of its images.
 
@@ -84,7 +122,7 @@ class Tables:
         self._joint: dict[tuple, tuple[list[Result], list[Result]]] = {}
 
     def write(self, figures: bool = False) -> Document | None:
-        """Write table.md, table.csv and study.json from all finished experiments; what the first holds, None where none is finished.
+        """Write table.md and table.csv from all finished experiments; what the first holds, None where none is finished.
 
         Several processes may do this at once: one writes, the others wait.
 
@@ -102,7 +140,6 @@ class Tables:
             with whole_file(self._results / "table.md") as partial:
                 partial.write_text(to_markdown(document), encoding="utf-8")
             write_csv(numbers_table(self.rows, study.datasets, study.heading), self._results / "table.csv")
-            study.write(self._results)
         if figures:
             write_report(self._results, finished, document)
         return document
@@ -111,13 +148,17 @@ class Tables:
         """What `rows` say, for a terminal."""
         return short_table(self.rows, self._study.datasets)
 
+    def words(self) -> list[str]:
+        """What `rows` say in sentences, see `summary`."""
+        return summary(self.rows, self._study.datasets, is_phantom(self._study.data_root), self._study.quick)
+
     def experiments(self) -> list[Experiment]:
         """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.
 
         They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
         with a version of this package that is not to be had now, stays out, and is told once.
         """
-        paths = sorted(self._results.glob("*/*/*/seed_*/metrics.json"))
+        paths = [path for folder in experiment_folders(self._results) if (path := folder / "metrics.json").exists()]
         for path in paths:
             written = path.stat().st_mtime_ns
             if path not in self._finished or self._finished[path][0] != written:
@@ -150,9 +191,22 @@ class Tables:
         return [next(joint[result.model, result.regime, result.datasets]) for result in results]
 
 
-def write_study(results: Path, study: Study, source: DataSource) -> Document | None:
-    """Write table.md, table.csv, report.html and study.json from all finished experiments; what the first holds, None where none is finished."""
-    return Tables(results, study, source).write(figures=True)
+def tell_results(results: Path, data_root: Path | None = None, figures: bool = False) -> list[str] | None:
+    """Write the tables of a folder of results, as `Study.read` knows them; the lines that a command ends with, None where nothing is finished.
+
+    Args:
+        results: the folder of a study, of single trainings, or of an experiment.
+        data_root: where the images are now; None: where they were.
+        figures: also report.html.
+    """
+    study = Study.read(results, data_root)
+    tables = Tables(results, study, DataSource(study.data_root))
+    if tables.write(figures) is None:
+        return None
+    if (results / "study.json").exists():
+        study.write(results)  # the images may lie elsewhere now
+    written = f"tables in {results / 'table.md'} and {results / 'table.csv'}" + (f", with figures in {results / 'report.html'}" if figures else "")
+    return [to_text(tables.short()), "", *tables.words(), "", written]
 
 
 def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Experiment | None:
@@ -237,18 +291,6 @@ def write_report(results: Path, experiments: Sequence[Experiment], document: Doc
     with whole_file(results / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
     return results / "report.html"
-
-
-def draw_experiment(experiment: Experiment) -> list[Path]:
-    """Draw the figures of a finished experiment; their paths.
-
-    Raises:
-        UserError: it is not finished.
-    """
-    if finished_metrics(experiment) is None:
-        advice = f"`maddr evaluate {experiment.folder}` does it (what an older version wrote does not count)"
-        raise UserError(f"{experiment.folder}: not evaluated yet; {advice}")
-    return _draw((experiment.folder, _parts(experiment)))
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:

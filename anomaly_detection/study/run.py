@@ -30,7 +30,6 @@ from anomaly_detection.study.experiment import (
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.render import to_markdown, to_text
 from anomaly_detection.study.report import Study, Tables
-from anomaly_detection.study.summary import summary
 from anomaly_detection.system.backends import run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import Pace
@@ -108,7 +107,7 @@ def run_study(
     for line in failed:
         print(f"failed: {line}")
     if document is not None and not elsewhere:
-        print("", *summary(tables.rows, study.datasets, is_phantom(study.data_root), study.quick), sep="\n")
+        print("", *tables.words(), sep="\n")
     return 1 if failed else 0
 
 

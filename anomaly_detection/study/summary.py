@@ -34,7 +34,7 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
     if lines:
         lines.insert(0, _promise(results))
     if alone := normal_alone(results, datasets):
-        lines.append(f"{', '.join(_spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
+        lines.append(f"{', '.join(spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
     if len(models) > 1:
         lines += _highest(results, models, datasets)
     lines += (additions := [line for other in AGAINST if (line := _addition(results, models, other, datasets))])
@@ -63,11 +63,11 @@ def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -
         hits, passes = (shares[name][dataset] for name in shares)
         told = [f"{_share(cell)} of {kind}" for kind, cell in (("abnormal", hits), ("normal", passes.complement())) if cell.values]
         if told:
-            parts.append(f"{_spoken(results, dataset)} {' and '.join(told)} images")
+            parts.append(f"{spoken(results, dataset)} {' and '.join(told)} images")
     return f"{model} ({WAYS.get(regime, regime) if len(datasets) > 1 else 'one network'}) called abnormal: {'; '.join(parts)}."
 
 
-def _spoken(results: Sequence[Result], dataset: str) -> str:
+def spoken(results: Sequence[Result], dataset: str) -> str:
     """A dataset by what it shows, such as "liver CT (lits)"."""
     row = next((row for result in results for row in result.rows if row["dataset"] == dataset), {})
     words = [row["organ"], MODALITIES.get(row["modality"], row["modality"])] if "organ" in row else []
