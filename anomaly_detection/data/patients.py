@@ -22,6 +22,16 @@ def patients_of(folder: Path) -> dict[str, str]:
     return {row.image: row.patient for row in read_manifest(path)} if path.is_file() else {}
 
 
+def counts_files(folder: Path) -> bool:
+    """Whether in the folder of a dataset that `prepare` made files count as patients, since nothing told whose they are.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    path = folder / MANIFEST
+    return path.is_file() and any(row.patient_from == "file" for row in read_manifest(path))
+
+
 def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = None, pattern: str | None = None) -> str | None:
     """Whose an image is; None where that cannot be told.
 

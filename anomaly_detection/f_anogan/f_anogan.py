@@ -60,6 +60,7 @@ class FAnoGAN(Baseline):
     """
 
     Settings = FAnoGANSettings
+    paper = "Schlegl et al., f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks, Medical Image Analysis 54, 2019"
 
     def __init__(self, settings: Any):
         super().__init__(settings)

@@ -73,6 +73,7 @@ class FeatureAE(Baseline):
     """
 
     Settings = FeatureAESettings
+    paper = "Shi et al., Unsupervised anomaly segmentation via deep feature reconstruction, Neurocomputing 2021; Meissen et al., 2022"
 
     def __init__(self, settings: Any):
         super().__init__(settings)

@@ -59,6 +59,7 @@ class GANomaly(Baseline):
     """
 
     Settings = GANomalySettings
+    paper = "Akcay et al., GANomaly: Semi-Supervised Anomaly Detection via Adversarial Training, ACCV 2018"
 
     def __init__(self, settings: Any):
         super().__init__(settings)

@@ -59,6 +59,7 @@ class GaussianOfFeatures(Baseline):
     """
 
     Settings = GaussianSettings
+    paper = "Rippel et al., Modeling the Distribution of Normal Data in Pre-Trained Deep Features for Anomaly Detection, ICPR 2020"
 
     def __init__(self, settings: Any):
         super().__init__(settings)

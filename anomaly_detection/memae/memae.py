@@ -54,6 +54,7 @@ class MemAE(Baseline):
     """
 
     Settings = MemAESettings
+    paper = "Gong et al., Memorizing Normality to Detect Anomaly: Memory-augmented Deep Autoencoder, ICCV 2019"
 
     def __init__(self, settings: Any):
         super().__init__(settings)

@@ -32,10 +32,11 @@ from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.registry import build_settings, folder_of
+from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE, UNITED, regime_of
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, whole_file, write_json
+from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
@@ -55,8 +56,8 @@ class Experiment:
     Attributes:
         settings: everything that the result depends on beside the data.
         regime: the name of one of the `REGIMES`.
-        folder: receives config.yaml, provenance.json, checkpoint.pt, log.csv, samples/, scores.csv, patients.csv, twins.csv (of data that
-            have twins), details.npz, metrics.json.
+        folder: receives config.yaml, provenance.json, checkpoint.pt, model_card.md, log.csv, samples/, scores.csv, patients.csv, twins.csv (of
+            data that have twins), details.npz, metrics.json; what is told of it alone, table.md, table.csv, report.html and figures/.
     """
 
     settings: Settings
@@ -165,6 +166,24 @@ def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.
         with whole_file(experiment.folder / "log.csv") as partial:
             partial.write_bytes((plain.folder / "log.csv").read_bytes())
     save_checkpoint(experiment.folder / "checkpoint.pt", {**facts, "model": baseline.state_dict(), "training": training})
+    _write_card(experiment, source, baseline.describe())
+
+
+def _write_card(experiment: Experiment, source: DataSource, described: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
+    """The model card of a trained network, with what was measured where it was."""
+    folder, settings = experiment.folder, experiment.settings
+    subject = Subject(
+        experiment.name,
+        settings,
+        experiment.regime,
+        described,
+        read_json(folder / "provenance.json"),
+        short_hash(folder / "config.yaml"),
+        (folder / "log.csv").exists(),
+        preprocessing_of(settings, source),
+        metrics,
+    )
+    write_card(folder, subject, source)
 
 
 def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
@@ -271,6 +290,8 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     shared = _shared_file(experiment, device) if any(phase.shared for phase in baseline.phases()) else None
     with nullcontext() if shared is None else FirstPhases(shared) as first_phases:
         train(baseline, train_set, val_set, settings, experiment.folder, facts, first_phases)
+    if rank() == 0 and finished_metrics(experiment) is None:
+        _write_card(experiment, source, baseline.describe())
 
 
 def _look_up_features(
@@ -336,6 +357,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     with whole_file(folder / "details.npz") as partial, open(partial, "wb") as file:
         np.savez_compressed(file, **outcome.details, map_scale=outcome.map_scale)
     add_calibration(folder, outcome.calibration, outcome.map_scale)
+    _write_card(experiment, source, metrics["baseline"], metrics)
     write_json(folder / "metrics.json", metrics)
     return metrics
 

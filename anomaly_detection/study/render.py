@@ -33,10 +33,15 @@ def to_markdown(document: Document) -> str:
     """The text of a Markdown file."""
     blocks = [f"# {document.heading}", document.note]
     for table in document.tables:
-        lines = (table.header, ["---"] * len(table.header), *table.rows)
-        blocks += [f"## {table.title}", "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)]
+        blocks += [f"## {table.title}", to_table(table)]
     blocks += ["## Provenance", "\n".join(f"- {line}" for line in document.provenance)] if document.provenance else []
     return "\n\n".join(blocks) + "\n"
+
+
+def to_table(table: Table) -> str:
+    """Header and rows as Markdown."""
+    lines = (table.header, ["---"] * len(table.header), *table.rows)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def to_text(table: Table) -> str:

@@ -1,7 +1,6 @@
 """The report of a study: tables and figures in one page that needs nothing beside it."""
 
 import base64
-import hashlib
 import html
 import logging
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from anomaly_detection.study.render import Document, Table, to_html, to_markdown
 from anomaly_detection.study.summary import summary
 from anomaly_detection.study.tables import Result, numbers_table, short_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, whole_file, write_json
+from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
 
 logger = logging.getLogger(__name__)
@@ -244,13 +243,9 @@ def provenance_lines(experiments: Sequence[Experiment], source: DataSource, data
         facts.append(f"thresholds for a false-alarm rate of {1 - metrics['threshold_quantile']:.3g}")
         facts.append(f"version {origin['package']}, torch {origin['torch']}")
         name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
-        name += f"config {_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
+        name += f"config {short_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
         described.setdefault(f"{settings.model}: {'; '.join(facts)}", []).append(name)
     return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def _result(experiment: Experiment) -> Result:

@@ -70,8 +70,12 @@ def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -
 def spoken(results: Sequence[Result], dataset: str) -> str:
     """A dataset by what it shows, such as "liver CT (lits)"."""
     row = next((row for result in results for row in result.rows if row["dataset"] == dataset), {})
-    words = [row["organ"], MODALITIES.get(row["modality"], row["modality"])] if "organ" in row else []
-    return f"{' '.join(words)} ({dataset})" if words else dataset
+    return f"{shown(row['organ'], row['modality'])} ({dataset})" if "organ" in row else dataset
+
+
+def shown(organ: str, modality: str) -> str:
+    """What images show, such as "liver CT"."""
+    return f"{organ} {MODALITIES.get(modality, modality)}"
 
 
 def _highest(results: Sequence[Result], models: Sequence[str], datasets: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import hashlib
 import io
 import json
 import os
@@ -40,6 +41,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def short_hash(path: Path) -> str:
+    """The beginning of a file's SHA-256, by which two are told apart."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 @contextmanager
