@@ -179,3 +179,9 @@ def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
     for each in results:
         each.rows[:] = [row for row in each.rows if row["label"] == 0]
     assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS) is None
+
+
+@pytest.mark.parametrize("regime", ["united_probe", "maddr_organ"])
+def test_a_single_network_of_any_regime_is_told(regime):
+    lines = summary([result("memae", regime, 2.0)], DATASETS)
+    assert any(line.startswith(f"memae ({regime}) called abnormal: liver CT (lits) ") for line in lines)

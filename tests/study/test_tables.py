@@ -368,3 +368,12 @@ def test_where_nothing_abnormal_is_tested_the_short_table_is_of_false_alarms():
     assert list(map(str, table.rows[0])) == ["dpa", "united", "0.100", "0.400", "0.250"]
     assert not [table for table in study_document([each], DATASETS, "study", []).tables if table.title == "auroc" and not table.rows]
     assert short_table(RESULTS, DATASETS).title.startswith("AUROC")
+
+
+def test_an_ablation_alone_has_its_tables():
+    document = study_document([result("maddr_organ", 0, liver=0.9, lung=0.7)], DATASETS, "study", [])
+    (auroc,) = (table for table in document.tables if table.title == "auroc")
+    assert list(map(str, auroc.rows[0])) == ["dpa", "maddr_organ", "0.900", "0.700", "0.800", "0.500"]
+    both = study_document([result("maddr_organ", 0, liver=0.9, lung=0.7), result("maddr", 0, liver=0.8, lung=0.6)], DATASETS, "study", [])
+    (auroc,) = (table for table in both.tables if table.title == "auroc")
+    assert [row[1] for row in auroc.rows] == ["maddr"], "beside others it has its own table"
