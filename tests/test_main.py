@@ -116,7 +116,7 @@ def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
     assert f"next: maddr evaluate {run}" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"seed_0: nothing to report: not evaluated yet; maddr evaluate .*seed_0 does it"):
+    with pytest.raises(UserError, match=r"seed_0: nothing to report: not evaluated yet; `maddr evaluate .*seed_0` does it"):
         main(["report", str(run)])
     with pytest.raises(UserError, match=r"study\.json: no such file; name the folder of a study, results/NAME, or of an experiment"):
         main(["report", str(tmp_path / "a" / "toy")])

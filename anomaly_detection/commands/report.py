@@ -30,8 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     folders = experiment_folders(arguments.results)
     if folders == [arguments.results] and finished_metrics(load_experiment(arguments.results)) is None:
-        command = f"maddr evaluate {arguments.results}"
-        reason = f"not evaluated yet; {command} does it (what an older version wrote does not count)"
+        reason = f"not evaluated yet; `maddr evaluate {arguments.results}` does it (what an older version wrote does not count)"
     elif any((folder / "metrics.json").exists() for folder in folders):
         reason = "every experiment that has ended was left out, as said above"
     else:

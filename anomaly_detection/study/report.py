@@ -40,7 +40,7 @@ li { font-size: 13px; }
 
 @dataclass(frozen=True)
 class Study:
-    """What its tables are about; study.json in the results folder of `run_experiments.py`.
+    """What its tables are about; study.json in the results folder of `maddr study`.
 
     Attributes:
         heading: of the tables; says what data they are from.
