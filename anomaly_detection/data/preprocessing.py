@@ -1,5 +1,6 @@
-"""From an image file to what a network takes, as one value that `prepare`, training, `predict` and `export` share."""
+"""From an image file to what a network takes, and back, as one value that `prepare`, training, `predict` and `export` share."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -80,6 +81,34 @@ class Preprocessing:
             image = _crop(image, self.crop_size)
         return _resize_mask(np.asarray(image) > 0, self.image_size, "stretch")
 
+    def back(self, anomaly_map: np.ndarray, shape: tuple[int, int], at: tuple[int, int] | None = None) -> np.ndarray:
+        """What a network says of its image, laid on the pixels of the image as it was read.
+
+        Args:
+            anomaly_map: (image_size, image_size), a value for each pixel of `apply`'s image.
+            shape: (H, W) of the image that `apply` was given.
+            at: (h, w), how finely the whole of that image is sampled; None: `shape`.
+
+        Returns:
+            (h, w) float32. Where the network saw nothing, outside a crop, it is 0, as where nothing is unusual; not NaN,
+            which some viewers take for the end of their scale.
+        """
+        rows, columns = (
+            _sampling(*self._seen(shape)[axis], shape[axis], shape[axis] if at is None else at[axis], anomaly_map.shape[axis]) for axis in (0, 1)
+        )
+        return rows @ np.asarray(anomaly_map, np.float32) @ columns.T
+
+    def _seen(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where the edges of the network's image lie in an image (H, W), in its pixels, of which the first begins at 0: from top to bottom, from left
+        to right. Beyond 0 and H or W are the black bars of padding."""
+        stored = _fitted(shape[::-1], self.size, self.aspect) if self.size is not None else tuple((0, side, side) for side in shape[::-1])
+        edges = []
+        for length, (offset, inner, side) in zip(shape, stored[::-1], strict=True):
+            first = 0 if self.crop_size is None else _margin(side, self.crop_size)
+            last = side if self.crop_size is None else first + self.crop_size
+            edges.append(((first - offset) * length / inner, (last - offset) * length / inner))
+        return edges[0], edges[1]
+
     def read(self, path: Path) -> np.ndarray:
         """A picture file as the network takes it, (channels, image_size, image_size) uint8; see `read_picture` for what is read and raised."""
         return self.apply(read_picture(Path(path), self.window))
@@ -140,9 +169,14 @@ def agreed(preprocessing: Mapping[str, Preprocessing], where: str) -> Preprocess
 
 def _crop(image: Image.Image, side: int) -> Image.Image:
     """The middle of an image, (side, side); where the image is smaller there is 0 around it."""
-    # a margin that is odd goes to even numbers in a crop and to the right in a padding, as torchvision has it
-    left, top = (round((length - side) / 2) if length >= side else -((side - length) // 2) for length in image.size)
+    left, top = (_margin(length, side) for length in image.size)
     return image.crop((left, top, left + side, top + side))
+
+
+def _margin(length: int, side: int) -> int:
+    """Where the middle `side` pixels of a line of `length` begin; below 0 where it is shorter."""
+    # a margin that is odd goes to even numbers in a crop and to the right in a padding, as torchvision has it
+    return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
 def _resize_mask(mask: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
@@ -152,10 +186,38 @@ def _resize_mask(mask: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
 
 
 def _resize(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
-    if aspect == "stretch":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
-    scale = size / max(image.size)
-    inner = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BILINEAR)
+    (left, width, _), (top, height, _) = _fitted(image.size, size, aspect)
+    inner = image.resize((width, height), Image.Resampling.BILINEAR)
+    if (width, height) == (size, size):
+        return inner
     fitted = Image.new(image.mode, (size, size))
-    fitted.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    fitted.paste(inner, (left, top))
     return fitted
+
+
+def _fitted(lengths: tuple[int, int], size: int, aspect: Aspect) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Of each side of an image on its way to (size, size): where it begins there, how long it is there, and `size`."""
+    scale = size / max(lengths)
+    inner = [size if aspect == "stretch" else max(1, round(length * scale)) for length in lengths]
+    first, second = (((size - each) // 2, each, size) for each in inner)
+    return first, second
+
+
+@functools.lru_cache(maxsize=32)
+def _sampling(start: float, stop: float, length: int, count: int, cells: int) -> np.ndarray:
+    """Weights (count, cells) float32 that lay `cells` values between two edges on a line of `count` pixels.
+
+    They are bilinear, with antialiasing where the values are finer than the pixels. A pixel whose middle is beyond the edges has none.
+
+    Args:
+        start, stop: the edges, in pixels of an image whose side has `length` of them.
+        length: of the line, before it is sampled by `count` pixels.
+        count: of these.
+        cells: how many values there are.
+    """
+    middles = ((np.arange(count) + 0.5) * length / count - start) / (stop - start) * cells
+    reach = max(1.0, length / count / (stop - start) * cells)
+    weights = np.maximum(0, 1 - np.abs(np.arange(cells) + 0.5 - middles[:, None]) / reach)
+    seen = (middles >= 0) & (middles <= cells)
+    weights = np.where(seen[:, None], weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12), 0)
+    return weights.astype(np.float32)

@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
@@ -329,3 +330,80 @@ def test_what_datasets_differ_in_is_told():
     colour = Preprocessing(size=300, stored_channels=3, image_size=32)
     assert agreed({"a": one, "b": colour}, "run") == colour, "grey is the same with colours kept"
     assert agreed({"a": ct, "b": colour}, "run") == colour
+
+
+WAYS_BACK = [
+    ({"image_size": 64}, (64, 64)),
+    ({"image_size": 64}, (300, 211)),  # sides that are odd, and not alike
+    ({"image_size": 64}, (31, 45)),  # smaller than the network's image
+    ({"image_size": 64, "size": 128}, (200, 333)),
+    ({"image_size": 64, "size": 128, "aspect": "pad"}, (200, 333)),
+    ({"image_size": 64, "size": 127, "aspect": "pad"}, (333, 200)),
+    ({"image_size": 64, "size": 50, "aspect": "pad"}, (97, 31)),
+    ({"image_size": 64, "crop_size": 101}, (200, 333)),
+    ({"image_size": 64, "crop_size": 400}, (201, 333)),  # with black around
+    ({"image_size": 64, "crop_size": 100}, (300, 51)),  # less than it is high, more than it is wide
+    ({"image_size": 64, "size": 128, "aspect": "pad", "crop_size": 101}, (200, 333)),
+    ({"image_size": 33, "size": 90, "aspect": "stretch", "crop_size": 120}, (77, 200)),
+]
+
+
+@pytest.mark.parametrize(("options", "shape"), WAYS_BACK)
+def test_what_is_marked_lies_back_where_it_was(options, shape):
+    """A disc goes through `apply`; what the network would mark, its brightness, is laid back: within a cell of the disc, wherever that is."""
+    preprocessing = Preprocessing(**options)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    cell = max(shape) / min(options["image_size"], options.get("size", 1000)) * max(1, options.get("crop_size", 0) / options.get("size", min(shape)))
+    radius = max(3.0, cell)
+    for place in ((0.5, 0.5), (0.45, 0.56), (0.6, 0.41)):
+        centre = place[0] * shape[0], place[1] * shape[1]
+        disc = (rows + 0.5 - centre[0]) ** 2 + (columns + 0.5 - centre[1]) ** 2 < radius**2
+        seen = preprocessing.apply(disc.astype(np.uint8) * 255)[0].astype(np.float32)
+        back = preprocessing.back(seen, shape)
+        assert (back.shape, back.dtype) == (shape, np.float32)
+        total = back.sum(dtype=np.float64)
+        found = ((rows + 0.5) * back).sum() / total, ((columns + 0.5) * back).sum() / total
+        assert np.hypot(found[0] - centre[0], found[1] - centre[1]) < 0.3 * cell
+        assert disc[np.unravel_index(back.argmax(), shape)]
+        assert total / 255 == pytest.approx(disc.sum(), rel=0.1)
+
+
+@pytest.mark.parametrize(("options", "shape"), WAYS_BACK)
+def test_every_pixel_that_was_seen_gets_back_its_own(options, shape):
+    """Of an image that brightens evenly from corner to corner each pixel gets its brightness back; a pixel outside the crop gets 0."""
+    preprocessing = Preprocessing(**options)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    image = 40 + 100 * (rows + 0.5) / shape[0] + 100 * (columns + 0.5) / shape[1]
+    back = preprocessing.back(preprocessing.apply(np.rint(image).astype(np.uint8))[0].astype(np.float32), shape)
+    cells = min(options["image_size"], options.get("size", 1000))
+    inner = ndimage.binary_erosion(back > 0, iterations=1 + int(np.ceil(2.5 * max(shape) / cells * max(1, options.get("crop_size", 0) / min(shape)))))
+    assert inner.any()
+    assert np.abs(back - image)[inner].max() < 4
+
+
+def test_outside_of_a_crop_there_is_nothing():
+    # of 10 rows the middle 6 begin at 2, of 13 columns at round(3.5) = 4
+    back = Preprocessing(image_size=3, crop_size=6).back(np.array([[1, 1, 1], [1, 1, 1], [5, 5, 5]], np.float32), (10, 13))
+    expected = np.zeros((10, 13))
+    expected[2:8, 4:10] = np.array([1, 1, 1, 2, 4, 5])[:, None]  # cells of two pixels: middles at 3, 5 and 7, between them a straight line
+    assert np.allclose(back, expected)
+
+
+def test_black_bars_are_not_laid_back():
+    # 4 x 8 in 8 x 8: the image is in rows 2 to 5
+    marked = np.zeros((8, 8), np.float32)
+    marked[:2], marked[6:], marked[3, 5] = 9, 9, 1
+    expected = np.zeros((4, 8))
+    expected[1, 5] = 1
+    assert np.array_equal(Preprocessing(image_size=8, size=8, aspect="pad").back(marked, (4, 8)), expected)
+
+
+def test_back_at_another_size():
+    marked = np.arange(16, dtype=np.float32).reshape(4, 4)
+    preprocessing = Preprocessing(image_size=4, crop_size=2)
+    fine = preprocessing.back(marked, (4, 4), at=(8, 8))
+    assert np.array_equal(fine[2:6, 2:6], marked)
+    assert fine.sum() == marked.sum(), "outside of the crop there is nothing"
+    coarse = Preprocessing(image_size=4).back(np.kron(np.eye(2, dtype=np.float32), np.ones((2, 2), np.float32)), (512, 512), at=(2, 2))
+    near, far = 6 / 7, 1 / 7  # a tent over 0 to 3 weighs the cells 3/4, 3/4 and 1/4
+    assert np.allclose(coarse, [[near**2 + far**2, 2 * near * far], [2 * near * far, near**2 + far**2]])
