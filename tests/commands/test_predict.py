@@ -22,7 +22,6 @@ from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction
-from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.evaluation.predictions import write_predictions
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
@@ -341,12 +340,6 @@ def test_what_a_run_lacks_is_told(trained, tmp_path):
     with pytest.raises(UserError, match=r"checkpoint\.pt: a checkpoint of layout 1, where 2 is read; train again") as caught:
         load(run, "cpu")
     assert "\n" not in str(caught.value)
-
-
-def test_overlay_tints_what_is_beyond_the_usual():
-    image = np.full((1, 2, 2), 100, np.uint8)
-    found = overlay(image, np.array([[0.0, 1.0], [2.0, 9.0]]), scale=1.0)
-    assert found.tolist() == [[[100, 100, 100], [100, 100, 100]], [[178, 50, 50], [255, 0, 0]]]
 
 
 @pytest.fixture
