@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel import FileHolder, Nifti1Image, Nifti2Image
+from nibabel import FileHolder, Nifti1Header, Nifti1Image, Nifti2Image
 
 from anomaly_detection.data.formats.sources import one_line
 from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
@@ -18,6 +18,10 @@ NIFTI = (".nii", ".nii.gz")
 AUTO_SLICES = 32  # of a volume tell its automatic window
 BLOCK = 32  # slices in memory where they lie across the file
 GZIP = b"\x1f\x8b"
+GEOMETRY = (
+    *("sform_code", "srow_x", "srow_y", "srow_z", "pixdim", "xyzt_units"),
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+)
 ADVICE = "with nibabel: `nibabel.save(nibabel.load(FILE).slicer[..., 0], 'one.nii.gz')`"
 
 
@@ -124,6 +128,37 @@ class Volume:
         block = 1 if self._axial == 2 else BLOCK
         for start in range(0, len(slices), block):
             yield from self.read(slices[start : start + block])
+
+    def put(self, voxels: np.ndarray, number: int, plane: np.ndarray) -> None:
+        """Lay an upright slice where `read` takes it from.
+
+        Args:
+            voxels: of `shape`, changed in place.
+            number: of the slice.
+            plane: (rows, columns).
+        """
+        axes = self._plane()
+        upright = np.moveaxis(voxels, self._axial, 0)[number]  # a view of `voxels`, turned as in `read`
+        if self._axes[axes[0], 0] == 0:
+            upright, axes = upright.T, axes[::-1]
+        for axis, stored in enumerate(axes):
+            if self._axes[stored, 1] > 0:
+                upright = np.flip(upright, axis)
+        upright[...] = plane
+
+    def header_for(self, kind: np.dtype | type) -> Nifti1Header:
+        """The header of a file with other values on the same voxels: of its shape, lengths of 1 behind the third, too, affines and units.
+
+        Args:
+            kind: of the values.
+        """
+        source = self._image.header
+        header = type(source)()
+        header.set_data_dtype(kind)
+        header.set_data_shape(self._image.shape)
+        for key in GEOMETRY:
+            header[key] = source[key]
+        return header
 
     def shown(self, window: WindowChoice) -> Window:
         """The values that are shown of this volume; "auto" covers what slices spread over all of it hold.
