@@ -48,12 +48,12 @@ setup(
     python_requires=">=3.10",
     install_requires=requirements,
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.6", "setuptools>=77", *onnx],
+        "test": ["pytest>=8.0", "ruff>=0.6", "setuptools>=77", "highdicom>=0.25", *onnx],
         "onnx": onnx,
         "dask": ["dask[distributed]>=2024.1"],  # --backend dask, ray: experiments on several machines
         "ray": ["ray>=2.9"],
         "tensorboard": ["tensorboard>=2.14"],
         "timm": ["timm>=1.0"],  # backbones timm:NAME
-        "dicom": ["pylibjpeg[all]>=2.0"],  # decoders of compressed DICOM beyond those of Pillow
+        "dicom": ["pylibjpeg[all]>=2.0", "highdicom>=0.25"],  # decoders of compressed DICOM beyond those of Pillow; maps written as DICOM
     },
 )

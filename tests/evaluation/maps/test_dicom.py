@@ -1,0 +1,224 @@
+"""Maps of DICOM series, loaded back with pydicom and highdicom."""
+
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from anomaly_detection.data.formats.read import images_in
+from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.evaluation.maps import dicom
+from anomaly_detection.evaluation.maps.dicom import DicomMaps, source_header
+from anomaly_detection.evaluation.maps.marks import is_own_map
+from anomaly_detection.evaluation.maps.series import SeriesMaps
+from anomaly_detection.evaluation.overlay import backdrop, draw_overlay
+from anomaly_detection.system.errors import UserError
+from tests.evaluation.maps.sources import LESION, PATIENT, SERIES, SHAPE, SPACING, STUDY, affine, place, save_frames, save_series, stored, values
+
+highdicom = pytest.importorskip("highdicom")
+
+WINDOW = Window(0, 400)
+WAYS = [Preprocessing(window=WINDOW, image_size=32), Preprocessing(window=WINDOW, size=56, aspect="pad", crop_size=50, image_size=40)]
+SCALE = 200.0
+
+
+def write(source, stem, preprocessing, scale=SCALE):
+    """Maps by a detector whose map is the blurred brightness of the network's image."""
+    maps = SeriesMaps("dicom", "series", stem, preprocessing, scale, "blur")
+    for file in list_source(source):
+        for number, (_, pixels) in enumerate(images_in(file, preprocessing.window)):
+            anomaly_map = gaussian_filter(preprocessing.apply(pixels)[0].astype(np.float32), 0.7)
+            maps.add(file, number, pixels.shape[:2], anomaly_map, draw_overlay(backdrop(pixels), anomaly_map, preprocessing, scale))
+    return maps.close()
+
+
+def cell(preprocessing):
+    """The sides of a cell of the network's map, in mm."""
+    across = preprocessing.crop_size or preprocessing.image_size
+    side = max(SHAPE) / preprocessing.size * across if preprocessing.size else max(SHAPE)
+    return side / preprocessing.image_size * SPACING[:2].max()
+
+
+@pytest.fixture(params=["series", "frames"])
+def source(request, tmp_path):
+    if request.param == "series":
+        save_series(tmp_path / "in")
+        return tmp_path / "in"
+    return save_frames(tmp_path / "frames.dcm")
+
+
+@pytest.mark.parametrize("preprocessing", WAYS, ids=["stretched", "padded and cropped"])
+def test_the_segmentation_marks_the_lesion_where_it_is_in_the_patient(source, tmp_path, preprocessing):
+    paths = write(source, tmp_path / "out" / "ct", preprocessing)
+    assert sorted(path.name for path in paths) == [*(f"ct_overlay_{number:04d}.dcm" for number in range(1, SHAPE[2] + 1)), "ct_seg.dcm"]
+    segmentation = highdicom.seg.segread(tmp_path / "out" / "ct_seg.dcm")
+    volume = segmentation.get_volume(combine_segments=True)
+    marked = np.argwhere(volume.array > 0)
+    middle = volume.map_indices_to_reference(marked.astype(float)).mean(axis=0)
+    assert np.linalg.norm(middle - place(LESION)) < cell(preprocessing)
+    count = np.count_nonzero(values() == 180)
+    assert count / 3 < len(marked) < 3 * count
+    assert {k: str(segmentation[k].value) for k in (*PATIENT, *STUDY)} == {k: str(v) for k, v in {**PATIENT, **STUDY}.items()}
+    assert segmentation.FrameOfReferenceUID == SERIES["FrameOfReferenceUID"]
+    (referenced,) = segmentation.ReferencedSeriesSequence
+    assert referenced.SeriesInstanceUID == SERIES["SeriesInstanceUID"]
+    sources = [pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in ([source] if source.is_file() else source.iterdir())]
+    assert {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence} <= set(sources)
+    (described,) = segmentation.SegmentSequence
+    assert described.SegmentDescription.startswith("Pixels whose anomaly map by blur exceeds 200, the 99.5th percentile of the maps of normal")
+
+
+@pytest.mark.parametrize("preprocessing", WAYS, ids=["stretched", "padded and cropped"])
+def test_captures_lie_where_their_slices_are(source, tmp_path, preprocessing):
+    paths = [path for path in write(source, tmp_path / "ct", preprocessing) if "overlay" in path.name]
+    tinted, weights, sources = [], [], {}
+    for file in [source] if source.is_file() else source.iterdir():
+        sources[pydicom.dcmread(file).SOPInstanceUID] = pydicom.dcmread(file)
+    for path in paths:
+        capture = pydicom.dcmread(path)
+        height, width = capture.Rows, round(capture.Rows * SHAPE[0] / SHAPE[1])
+        shown = capture.pixel_array[:, :width].astype(int)
+        # highdicom's own way from pixels to the patient; where the slice of the source is, is computed from the affine
+        transform = highdicom.spatial.ImageToReferenceTransformer.for_image(capture)
+        (item,) = capture.SourceImageSequence
+        named = sources[item.ReferencedSOPInstanceUID]
+        number = item.ReferencedFrameNumber - 1 if source.is_file() else slice_of(named)
+        corners = transform(np.array([[0, 0], [width, height]], float))
+        outer = np.array([[-0.5, -0.5, number], [SHAPE[0] - 0.5, SHAPE[1] - 0.5, number]])
+        assert np.abs(corners - [place(each) for each in outer]).max() < 1e-3
+        rows, columns = np.nonzero(np.ptp(shown, axis=2))
+        tinted.append(transform(np.stack([columns + 0.5, rows + 0.5], axis=1).astype(float)))
+        weights.append(len(rows))
+        assert (capture.PatientID, capture.StudyInstanceUID) == ("P7", STUDY["StudyInstanceUID"])
+        assert capture.FrameOfReferenceUID == SERIES["FrameOfReferenceUID"]
+        assert capture.ReferencedSeriesSequence[0].SeriesInstanceUID == SERIES["SeriesInstanceUID"]
+        assert (capture.SliceThickness, capture.Modality) == (SPACING[2], "OT")
+    assert len({pydicom.dcmread(path).SOPInstanceUID for path in paths}) == SHAPE[2]
+    assert len({pydicom.dcmread(path).SeriesInstanceUID for path in paths}) == 1
+    assert np.linalg.norm(np.concatenate(tinted).mean(axis=0) - place(LESION)) < cell(preprocessing)
+
+
+def slice_of(data):
+    column_row_slice = np.linalg.solve(affine(), [*map(float, data.ImagePositionPatient), 1])
+    assert np.allclose(column_row_slice[:2], 0, atol=1e-4)
+    return round(column_row_slice[2])
+
+
+def test_what_exceeds_nothing_is_an_empty_segmentation(tmp_path):
+    save_series(tmp_path / "in")
+    write(tmp_path / "in", tmp_path / "ct", WAYS[0], scale=300)
+    assert not highdicom.seg.segread(tmp_path / "ct_seg.dcm").pixel_array.any()
+
+
+@pytest.mark.parametrize("missing", [*PATIENT, "StudyID", "StudyDate", "StudyTime", "AccessionNumber", "SeriesNumber", "SliceThickness"])
+def test_what_may_be_empty_may_be_missing(tmp_path, missing):
+    paths = save_series(tmp_path / "in", **({missing: None} if missing != "SliceThickness" else {}))
+    if missing == "SliceThickness":
+        for path in paths:
+            data = pydicom.dcmread(path)
+            del data.SliceThickness
+            data.save_as(path)
+    assert len(write(tmp_path / "in", tmp_path / "ct", WAYS[0])) == SHAPE[2] + 1
+
+
+def test_sex_is_told_where_it_is_one_that_the_standard_knows(tmp_path):
+    save_series(tmp_path / "in", PatientSex="FEMALE")
+    write(tmp_path / "in", tmp_path / "ct", WAYS[0])
+    assert not pydicom.dcmread(tmp_path / "ct_seg.dcm").PatientSex
+
+
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_source_that_lacks_what_must_be_there_is_told_in_a_line(tmp_path, missing, caplog):
+    save_series(tmp_path / "in", **{missing: None})
+    with caplog.at_level(logging.WARNING):
+        assert write(tmp_path / "in", tmp_path / "out" / "ct", WAYS[0]) == []
+    told = "warning: series: no maps in DICOM, since the source is not complete (it has no " + missing + "); its overlays are PNG files"
+    assert [record.message for record in caplog.records] == [told]
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_radiographs_have_no_place_in_the_patient(tmp_path):
+    """Neither a frame of reference nor a plane: what is marked is told in pixels."""
+    data = pydicom.dcmread(save_series(tmp_path / "in")[5])
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID", "SliceThickness"):
+        delattr(data, keyword)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    data.Modality = "CR"
+    (tmp_path / "cr").mkdir()
+    data.save_as(tmp_path / "cr" / "x.dcm")
+    assert len(write(tmp_path / "cr", tmp_path / "x", WAYS[0])) == 2
+    marked = highdicom.seg.segread(tmp_path / "x_seg.dcm").pixel_array
+    assert np.argwhere(marked).mean(axis=0) == pytest.approx([LESION[1], LESION[0]], abs=1.5)
+    capture = pydicom.dcmread(tmp_path / "x_overlay_0001.dcm")
+    assert "ImagePositionPatient" not in capture
+    assert capture.PixelSpacing == pytest.approx(np.array([SPACING[1], SPACING[0]]) * SHAPE[1] / capture.Rows)
+
+
+def test_images_that_are_no_single_stack_have_a_segmentation_each(tmp_path):
+    """Two phases of a series show the same places, and a localiser lies across."""
+    save_series(tmp_path / "in")
+    paths = save_series(tmp_path / "again")
+    for path in paths:
+        path.rename(tmp_path / "in" / f"again_{path.name}")
+    across = pydicom.dcmread(tmp_path / "in" / f"again_{paths[0].name}")
+    across.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    across.SOPInstanceUID = across.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    across.save_as(tmp_path / "in" / "across.dcm")
+    written = [path.name for path in write(tmp_path / "in", tmp_path / "ct", WAYS[0]) if "seg" in path.name]
+    assert written == ["ct_seg_0001.dcm", "ct_seg_0002.dcm", "ct_seg_0003.dcm"]
+    segmentations = [highdicom.seg.segread(tmp_path / name) for name in written]
+    assert len({each.SeriesInstanceUID for each in segmentations}) == 1
+    assert sorted(len(each.ReferencedSeriesSequence[0].ReferencedInstanceSequence) for each in segmentations) == [1, SHAPE[2], SHAPE[2]]
+
+
+def test_a_missing_frame_of_reference_is_told_in_a_line(tmp_path, caplog):
+    save_series(tmp_path / "in", FrameOfReferenceUID=None)
+    with caplog.at_level(logging.WARNING):
+        assert write(tmp_path / "in", tmp_path / "out" / "ct", WAYS[0]) == []
+    (record,) = caplog.records
+    assert "no Frame Of Reference UID" in record.message
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_frames_without_a_place_are_told_in_a_line(tmp_path, caplog):
+    data = pydicom.dcmread(save_frames(tmp_path / "a.dcm"))
+    del data.PerFrameFunctionalGroupsSequence
+    data.save_as(tmp_path / "a.dcm")
+    with caplog.at_level(logging.WARNING):
+        assert write(tmp_path / "a.dcm", tmp_path / "a", WAYS[0]) == []
+    (record,) = caplog.records
+    assert record.message.startswith("warning: series: no maps in DICOM, since the source is not complete (")
+    assert record.message.count("\n") == 0
+    assert not list(tmp_path.glob("a_*"))
+
+
+def test_nothing_is_left_of_maps_that_were_not_finished(tmp_path):
+    (path, *_) = save_series(tmp_path / "in")
+
+    def interrupted():
+        with DicomMaps(tmp_path / "out" / "ct", "series", 1.0, "blur") as maps:
+            nothing, way = np.zeros((8, 8), np.float32), Preprocessing(image_size=8)
+            overlay = draw_overlay(backdrop(stored()[0].astype(np.uint8)), nothing, way, 1.0)
+            maps.add(source_header(path), 0, way.back(nothing, SHAPE[1::-1]), overlay)
+            assert len(list((tmp_path / "out").iterdir())) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_maps_are_known_again(tmp_path):
+    paths = save_series(tmp_path / "in")
+    assert all(is_own_map(path) for path in write(tmp_path / "in", tmp_path / "ct", WAYS[0]))
+    assert not is_own_map(paths[0])
+
+
+def test_without_highdicom_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'not installed: pip install "anomaly-detection\[dicom\]"'):
+        SeriesMaps("dicom", "series", tmp_path / "ct", WAYS[0], 1.0, "blur")
