@@ -9,6 +9,7 @@ from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
 
 _SLICE = re.compile(r"(volume-\d+)_\d+", re.IGNORECASE)  # LiTS
 _RADIOGRAPH = re.compile(r"CHNCXR_\d{4}_[01]", re.IGNORECASE)  # Shenzhen
+KINDS = ("normal", "abnormal", "anomaly")  # folders that say of an image whether it shows disease, and nothing of whose it is
 MOST = 0.9  # of the names must be alike: a few others lie in most folders
 
 
@@ -55,6 +56,19 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
     if _RADIOGRAPH.fullmatch(name):
         return name
     return figure_of(name, abnormal) if "%" in name else None
+
+
+def subfolders(sources: Sequence[str]) -> dict[str, str]:
+    """For each source the first folder on the way that is not the same for all of them; nothing for those that lie above it.
+
+    Args:
+        sources: paths, with "/" between, below the folder that was given.
+    """
+    folders = {source: PurePosixPath(source).parent.parts for source in sources}
+    depth = 0
+    while folders and len({parts[depth : depth + 1] for parts in folders.values()}) == 1 and max(map(len, folders.values())) > depth:
+        depth += 1
+    return {source: parts[depth] for source, parts in folders.items() if len(parts) > depth}
 
 
 def figure_of(name: str, abnormal: bool) -> str:

@@ -4,7 +4,7 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from anomaly_detection.system.errors import UserError
 DICOM = (".dcm", ".dicom", ".ima")
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+START = 132  # bytes: the preamble and the word behind it
 AUTO_FRAMES = 32  # of a file tell its automatic window
 # an element of group 8 up to (0008,0018), little endian: its VR is written out, or its length is below 256
 _BARE = re.compile(rb"\x08\x00[\x00-\x18]\x00(CS|UI|UL|DA|TM|LO|.\x00\x00\x00)", re.DOTALL)
@@ -59,9 +60,13 @@ def is_dicom(path: Path) -> bool:
         return True
     try:
         with open(path, "rb") as file:
-            start = file.read(132)
+            return begins_as_dicom(file.read(START))
     except OSError:
         return False
+
+
+def begins_as_dicom(start: bytes) -> bool:
+    """Whether the first `START` bytes are those of a DICOM file."""
     return start[128:] == b"DICM" or _BARE.match(start) is not None
 
 
@@ -73,10 +78,10 @@ def holds_image(path: Path) -> bool:
     except Exception:  # see `read_dicom`
         return True
     known = value(header, "SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return not known or _other_content(header) is None
+    return not known or other_content(header) is None
 
 
-def _other_content(header: pydicom.Dataset) -> str | None:
+def other_content(header: pydicom.Dataset) -> str | None:
     """What a file holds in place of an image."""
     modality = value(header, "Modality")
     if modality == "SEG" or not value(header, "Rows") or not value(header, "Columns"):
@@ -84,13 +89,18 @@ def _other_content(header: pydicom.Dataset) -> str | None:
     return None
 
 
-def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarray]]:
+def read_dicom(path: Path, window: WindowChoice, numbers: Sequence[int] | None = None) -> tuple[str, Iterator[np.ndarray]]:
     """A DICOM file: its PatientID ("" where it has none), and its frames as (H, W) uint8, of colour as (H, W, 3).
 
     The modality LUT or rescaling gives the values, of CT in Hounsfield units, see `greyscale`. They are shown through `window`, or, if it is None,
     through the file's own VOI table or first window; of up to 8 stored bits without either, all. Bright means the same in all files, padding is
     black and has no part in an automatic window. Pixels stay as they are stored: Pixel Aspect Ratio, ICC Profile and overlays are not applied. A
     file without preamble and file meta is taken for uncompressed.
+
+    Args:
+        path: of the file.
+        window: see `WindowChoice`.
+        numbers: the frames that are wanted, in this order; None: all as they are stored.
 
     Raises:
         UserError: not a DICOM file, one without an image, or one whose pixels cannot be decoded; of the latter also while iterating.
@@ -99,14 +109,14 @@ def read_dicom(path: Path, window: WindowChoice) -> tuple[str, Iterator[np.ndarr
         with QUIET:
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
             patient = str(header.get("PatientID") or "").strip()
-            if other := _other_content(header):
+            if other := other_content(header):
                 raise ValueError(f"it holds no image but {other}")
     except Exception as error:  # a damaged file makes pydicom raise InvalidDicomError, OSError, EOFError, ValueError, struct.error and more
         raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)}); leave it out") from None
-    return patient, _frames(path, header, window)
+    return patient, _frames(path, header, window, numbers)
 
 
-def _frames(path: Path, header: pydicom.Dataset, window: WindowChoice) -> Iterator[np.ndarray]:
+def _frames(path: Path, header: pydicom.Dataset, window: WindowChoice, numbers: Sequence[int] | None) -> Iterator[np.ndarray]:
     try:
         with QUIET:
             options = _pixel_options(header)
@@ -115,7 +125,8 @@ def _frames(path: Path, header: pydicom.Dataset, window: WindowChoice) -> Iterat
             if window == "auto" and header.PhotometricInterpretation.startswith("MONOCHROME"):
                 window = _auto(source, header, options)
             shift = options["bits_stored"] - _bits_stored(header)
-            for number, frame in enumerate(iter_pixels(source, **options)):
+            frames = iter_pixels(source, indices=numbers, **options)
+            for number, frame in enumerate(frames) if numbers is None else zip(numbers, frames, strict=True):
                 yield _shown(frame >> shift if shift else frame, header, number, window)
     except Exception as error:
         text = one_line(error)

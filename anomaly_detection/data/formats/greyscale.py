@@ -49,7 +49,7 @@ def measure(stored: np.ndarray, header: Dataset, number: int) -> Values:
     padding = _padding(stored, header)
     span = _stored_span(stored, header)
     exact = np.float32 if stored.itemsize <= 2 else np.float64
-    for place in _places(header, number, "PixelValueTransformationSequence"):
+    for place in places(header, number, "PixelValueTransformationSequence"):
         for table in _tables(place, "ModalityLUTSequence"):
             return Values(look_up(table, "LUT", stored, span[0] < 0).astype(exact), (0, 2 ** _bits(table, "LUT") - 1), padding)
         slope, intercept = (value(place, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
@@ -71,7 +71,7 @@ def own_share(values: Values, header: Dataset, number: int) -> np.ndarray | None
     Raises:
         ValueError: a VOI LUT Function that the standard does not know, or a table that cannot be read.
     """
-    for place in _places(header, number, "FrameVOILUTSequence"):
+    for place in places(header, number, "FrameVOILUTSequence"):
         for table in _tables(place, "VOILUTSequence"):
             return look_up(table, "LUT", values.array, values.span[0] < 0) / (2 ** _bits(table, "LUT") - 1)
         function = str(value(place, "VOILUTFunction") or "LINEAR")
@@ -135,7 +135,7 @@ def value(place: Dataset, keyword: str) -> Any:
     return None if content is None or (isinstance(content, str | bytes | Sequence) and not len(content)) else content
 
 
-def _places(header: Dataset, number: int, macro: str) -> Iterator[Dataset]:
+def places(header: Dataset, number: int, macro: str) -> Iterator[Dataset]:
     """Where an element of a frame may stand, the nearest first."""
     per_frame = value(header, "PerFrameFunctionalGroupsSequence") or []
     for group in (*per_frame[number : number + 1], *(value(header, "SharedFunctionalGroupsSequence") or [])[:1]):

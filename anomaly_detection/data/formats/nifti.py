@@ -43,6 +43,7 @@ class Volume:
         shape: voxels along the three stored axes.
         orientation: such as "LPS": where each stored axis leads to, nearest to the axes of the patient.
         slices: how many axial slices there are.
+        positions: (slices,) where each lies along the normal of the slices that leads to the head, in mm from the origin of the affine.
 
     Raises:
         UserError: not a NIfTI file, not three-dimensional, not of grey values, or the header does not tell the orientation.
@@ -72,6 +73,14 @@ class Volume:
         self.orientation = "".join(nibabel.orientations.ornt2axcodes(self._axes))
         self._axial = int(np.flatnonzero(self._axes[:, 0] == 2)[0])
         self.slices = self.shape[self._axial]
+        self.positions = self._positions()
+
+    def _positions(self) -> np.ndarray:
+        across, down = (self._image.affine[:3, axis] for axis in self._plane())
+        normal = np.cross(across, down)
+        normal /= np.copysign(np.linalg.norm(normal), normal[2])
+        first, step = normal @ self._image.affine[:3, 3], normal @ self._image.affine[:3, self._axial]
+        return first + step * np.arange(self.slices)
 
     def _open(self, path: Path) -> Nifti1Image | Nifti2Image:
         with open(path, "rb") as file:

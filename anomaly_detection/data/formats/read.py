@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,37 +24,67 @@ def kind_of(file: SourceFile) -> Literal["picture", "nifti", "dicom"] | None:
         return "dicom" if is_dicom(path) and holds_image(path) else None
 
 
-def images_in(file: SourceFile, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
-    """The images in a file, (H, W) or (H, W, 3) uint8, each behind its number, such as `#002`, or behind "" where a file holds only one.
+class Image(NamedTuple):
+    """An image of a file, as it is read.
+
+    Attributes:
+        pixels: (H, W) or (H, W, 3) uint8.
+        number: of the slice or frame in its file, from 0.
+        alone: whether the file holds no other.
+        path: under which the file can be read until the next image is asked for.
+        volume: that a slice is of; None for other files.
+    """
+
+    pixels: np.ndarray
+    number: int
+    alone: bool
+    path: Path
+    volume: Volume | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What its name has behind that of its file: its number, such as `#002`, or nothing where it is alone."""
+        return "" if self.alone else f"#{self.number:03d}"
+
+
+def images_in(file: SourceFile, window: WindowChoice, numbers: Sequence[int] | None = None) -> Iterator[Image]:
+    """The images in a file; only two are in memory at a time.
+
+    Args:
+        file: to be read.
+        window: see `WindowChoice`.
+        numbers: of a DICOM file, the frames that are wanted, in this order; None: all, as they are stored.
 
     Raises:
         UserError: it is no image, or damaged; of later images also while iterating.
     """
     with file.on_disk() as path:
         if is_picture(file.name):
-            yield "", read_picture(path, window)
+            yield Image(read_picture(path, window), 0, True, path)
         elif is_nifti(file.name):
-            yield from _slices(Volume(path, str(file)), window)
+            yield from _slices(path, Volume(path, str(file)), window)
         elif is_dicom(path):
-            yield from _frames(path, window)
+            yield from _frames(path, window, numbers)
         else:
             raise UserError(f"{file}: no image; {FORMATS}")
 
 
-def _frames(path: Path, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
-    """Only two frames are in memory at a time."""
-    frames = read_dicom(path, window)[1]
+def _frames(path: Path, window: WindowChoice, numbers: Sequence[int] | None) -> Iterator[Image]:
+    frames = read_dicom(path, window, numbers)[1]
+    if numbers is not None:
+        yield from (Image(frame, number, False, path) for number, frame in zip(numbers, frames, strict=True))
+        return
     first, second = next(frames), next(frames, None)
-    yield "" if second is None else "#000", first
+    yield Image(first, 0, second is None, path)
     if second is not None:
-        yield "#001", second
-        yield from ((f"#{number:03d}", frame) for number, frame in enumerate(frames, 2))
+        yield Image(second, 1, False, path)
+        yield from (Image(frame, number, False, path) for number, frame in enumerate(frames, 2))
 
 
-def _slices(volume: Volume, window: WindowChoice) -> Iterator[tuple[str, np.ndarray]]:
+def _slices(path: Path, volume: Volume, window: WindowChoice) -> Iterator[Image]:
     shown = volume.shown(window)
     for number, plane in enumerate(volume.planes(range(volume.slices))):
-        yield f"#{number:03d}", shown.grey(plane)
+        yield Image(shown.grey(plane), number, False, path, volume)
 
 
 def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -78,5 +108,5 @@ def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | No
     if not images:
         raise UserError(f"{path}: no image is there among {len(files)} files; {FORMATS}")
     for name, file in images:
-        for number, pixels in images_in(file, choice):
-            yield name + number, pixels
+        for image in images_in(file, choice):
+            yield name + image.suffix, image.pixels

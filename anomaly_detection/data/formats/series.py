@@ -1,11 +1,43 @@
 """Which images belong together: the slices of a volume or of a series, in order of their position in the patient."""
 
+import logging
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from itertools import groupby
+from typing import Literal, NamedTuple
 
-from anomaly_detection.data.formats.sources import SourceFile
+import numpy as np
+from tqdm import tqdm
 
-Kind = Literal["picture", "nifti", "dicom"]
+from anomaly_detection.data.formats.header import Layout, Place, read_layout
+from anomaly_detection.data.formats.nifti import is_nifti
+from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.read import Image, images_in
+from anomaly_detection.data.formats.sources import SourceFile, natural
+from anomaly_detection.data.formats.window import WindowChoice
+from anomaly_detection.data.patients import KINDS, subfolders
+
+logger = logging.getLogger(__name__)
+
+ALIKE = 0.99  # cosine of the angle between normals of one stack; localisers of one series lie across each other
+
+
+@dataclass(frozen=True)
+class Run:
+    """Images of one file that follow one another in a series.
+
+    Attributes:
+        name: of the file.
+        file: that holds them.
+        numbers: of the frames, in this order; None: all, as they are stored.
+        positions: of these frames, see `Slice`; empty where they follow from the file when it is read.
+    """
+
+    name: str
+    file: SourceFile
+    numbers: tuple[int, ...] | None = None
+    positions: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -13,16 +45,21 @@ class Series:
     """Images that belong together: a NIfTI volume, the DICOM files of one series, or one file that belongs to no other.
 
     Attributes:
-        kind: how its files are read.
+        kind: how its files are read; what is neither NIfTI nor DICOM by its header counts as a picture.
         name: the SeriesInstanceUID; of a volume, or of several frames without one, the name of the file; "" of a single picture.
         patient: whose it is; "" where that is not known.
-        files: with their names, in order of their first image.
+        runs: its images, in order of position.
     """
 
-    kind: Kind
+    kind: Literal["picture", "nifti", "dicom"]
     name: str
     patient: str
-    files: tuple[tuple[str, SourceFile], ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def files(self) -> list[SourceFile]:
+        """Each once, in order of their first image."""
+        return list(dict.fromkeys(run.file for run in self.runs))
 
 
 @dataclass(frozen=True)
@@ -42,3 +79,124 @@ class Slice:
     number: int
     position: float | None
     shape: tuple[int, int]
+
+
+class _Frame(NamedTuple):
+    """A frame of a DICOM file on its way to its place in a series."""
+
+    name: str
+    file: SourceFile
+    layout: Layout
+    number: int
+
+    @property
+    def place(self) -> Place | None:
+        return self.layout.places[self.number]
+
+
+def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
+    """The series that files belong to, in order of their first files. Headers of DICOM files are read for it; pictures are not opened.
+
+    DICOM files of one PatientID and SeriesInstanceUID are one series. Its frames are in order of Image Position (Patient) along the normal of Image
+    Orientation (Patient), stack after stack where there are several orientations; where not all of them have a position, of InstanceNumber; else of
+    the names of the files. The slices of a NIfTI volume are in their stored order. Any other file is by itself.
+
+    The patient is the PatientID of a DICOM file; of files without one the first folder on the way that is not the same for all files, as `prepare`
+    takes it, where folders called `normal` and the like say nothing of whom; else it is not known.
+
+    Args:
+        files: with a name of its own each.
+    """
+    layouts = _layouts([file for _, file in files])
+    folders = subfolders([_without_kinds(file) for _, file in files])
+    groups: dict[Hashable, list[int]] = {}
+    for i, layout in enumerate(layouts):
+        key = (layout.header.patient_id, layout.header.series) if layout and layout.header.series else i
+        groups.setdefault(key, []).append(i)
+    series = []
+    for members in groups.values():
+        name, file = files[members[0]]
+        folder = folders.get(_without_kinds(file), "")
+        if layouts[members[0]] is None:
+            volume = is_nifti(file.name)
+            series.append(Series("nifti" if volume else "picture", name if volume else "", folder, (Run(name, file),)))
+        else:
+            series.append(_dicom_series([(*files[i], layouts[i]) for i in members], folder))
+    return series
+
+
+def read_run(run: Run, window: WindowChoice) -> Iterator[tuple[Slice, Image]]:
+    """The images of a run in their order; raises what `images_in` raises."""
+    for place, image in enumerate(images_in(run.file, window, run.numbers)):
+        if image.volume is not None:
+            position = float(image.volume.positions[image.number])
+        else:
+            position = run.positions[place] if place < len(run.positions) else None
+        yield Slice(run.name + image.suffix, run.file, image.number, position, image.pixels.shape[:2]), image
+
+
+def _layouts(files: Sequence[SourceFile]) -> list[Layout | None]:
+    """Of each DICOM file; None of others."""
+    layouts: list[Layout | None] = [None] * len(files)
+    unsaid = [i for i, file in enumerate(files) if not is_picture(file.name) and not is_nifti(file.name)]
+    if not unsaid:
+        return layouts
+    with ThreadPoolExecutor() as pool, tqdm(total=len(unsaid), desc="headers", unit="file", disable=None, dynamic_ncols=True, leave=False) as bar:
+        for i, layout in zip(unsaid, pool.map(read_layout, [files[i] for i in unsaid]), strict=True):
+            layouts[i] = layout
+            bar.update()
+    return layouts
+
+
+def _without_kinds(file: SourceFile) -> str:
+    return "/".join(part for part in file.name.split("/") if part not in KINDS)
+
+
+def _dicom_series(files: Sequence[tuple[str, SourceFile, Layout]], folder: str) -> Series:
+    frames = [_Frame(*each, number) for each in files for number in range(len(each[2].places))]
+    header, name = files[0][2].header, files[0][0]
+    instances = [layout.instance for _, _, layout in files if layout.instance]
+    if header.series and (copies := len(instances) - len(set(instances))):
+        logger.warning("warning: series %s (%s): %d files are copies of others in it, and count twice", header.series, name, copies)
+    series = header.series or (name if len(frames) > 1 else "")
+    return Series("dicom", series, header.patient_id or folder, _runs(_in_order(frames)))
+
+
+def _in_order(frames: Sequence[_Frame]) -> list[tuple[_Frame, float | None]]:
+    """Frames of one series, each with its position."""
+    stacks = _stacks([frame.place for frame in frames if frame.place is not None])
+    placed = [None if frame.place is None else _along(frame.place, stacks) for frame in frames]
+    numbered = all(frame.layout.number is not None for frame in frames)
+
+    def key(pair: tuple[_Frame, tuple[int, float] | None]) -> tuple:
+        frame, where = pair
+        number = frame.layout.number if numbered else 0
+        return (() if None in placed else where), number, natural(frame.name), frame.number
+
+    ordered = sorted(zip(frames, placed, strict=True), key=key)
+    return [(frame, where and where[1]) for frame, where in ordered]
+
+
+def _stacks(places: Sequence[Place]) -> np.ndarray:
+    """(S, 3), the normals of stacks of slices; which they are does not depend on the order of the places."""
+    normals: list[np.ndarray] = []
+    for normal in sorted({place.normal for place in places}):
+        if not any(abs(other @ np.array(normal)) > ALIKE for other in normals):
+            normals.append(np.array(normal))
+    return np.array(normals)
+
+
+def _along(place: Place, stacks: np.ndarray) -> tuple[int, float]:
+    """The number of a place's stack, and how far along its normal it lies, in mm."""
+    stack = int(np.argmax(np.abs(stacks @ np.array(place.normal)) > ALIKE))
+    return stack, float(stacks[stack] @ np.array(place.corner))
+
+
+def _runs(ordered: Sequence[tuple[_Frame, float | None]]) -> tuple[Run, ...]:
+    runs = []
+    for _, group in groupby(ordered, key=lambda pair: pair[0].name):
+        frames, positions = zip(*group, strict=True)
+        numbers, file = tuple(frame.number for frame in frames), frames[0]
+        whole = numbers == tuple(range(len(file.layout.places)))
+        runs.append(Run(file.name, file.file, None if whole else numbers, positions))
+    return tuple(runs)

@@ -5,6 +5,7 @@ An archive is never unpacked: its members are read where they lie, so no name in
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from anomaly_detection.data.formats.archives import checksum, is_archive, members, one_line, open_member
 from anomaly_detection.system.errors import UserError
@@ -67,6 +69,10 @@ class SourceFile:
         except OSError:
             return -1
         return value
+
+    def open(self) -> IO[bytes]:
+        """Its content from the beginning, of a member as it is unpacked; raises what `open` and zipfile raise, while reading, too."""
+        return open(self.path, "rb") if self.member is None else open_member(self.path, self.within, self.member)
 
     @contextmanager
     def on_disk(self) -> Iterator[Path]:
@@ -207,3 +213,8 @@ def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
 def same_name(name: str) -> str:
     """What is equal of names that some file system takes for one."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def natural(name: str) -> list:
+    """A sort key by which image 2 comes before image 10."""
+    return [int(piece) if piece.isdecimal() else piece for piece in re.split(r"(\d+)", name)]

@@ -19,10 +19,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from anomaly_detection.data.formats.header import Header
 from anomaly_detection.data.formats.sources import SourceFile, same_name
 from anomaly_detection.data.manifest import MANIFEST, Key, Row, pixels_hash, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
-from anomaly_detection.data.prepare.header import Header
 from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError

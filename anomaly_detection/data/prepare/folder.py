@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_detection.data.formats.dicom import read_dicom
+from anomaly_detection.data.formats.header import read_header
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
 from anomaly_detection.data.formats.window import WindowChoice, spread
 from anomaly_detection.data.prepare.build import Job, NoImage, Picture
-from anomaly_detection.data.prepare.header import read_header
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.system.errors import UserError
 

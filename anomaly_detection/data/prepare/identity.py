@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from anomaly_detection.data.manifest import Key, Row
+from anomaly_detection.data.patients import subfolders
 
 
 def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
@@ -21,13 +22,13 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     - At last the file, which is then told apart from one of its name in the other folder.
     """
     patients, studies = _telling([(row, row.patient_id) for row in rows]), _telling([(row, row.study) for row in rows])
-    subfolders = {kind: _subfolders([row.source for row in rows if row.abnormal == kind]) for kind in (0, 1)}
+    folders = {kind: subfolders([row.source for row in rows if row.abnormal == kind]) for kind in (0, 1)}
     known = [row for row in rows if row.patient_id in patients]
-    of_folder = _only_patients((subfolders[row.abnormal].get(row.source), row.patient_id) for row in known)
+    of_folder = _only_patients((folders[row.abnormal].get(row.source), row.patient_id) for row in known)
     of_study = _only_patients((row.study, row.patient_id) for row in known if row.study in studies)
     settled = []
     for row in rows:
-        folder = subfolders[row.abnormal].get(row.source)
+        folder = folders[row.abnormal].get(row.source)
         named = row.patient_id if row.patient_id in patients else of_study.get(row.study) or of_folder.get(folder)
         if row.patient:
             patient, key = row.patient, told_by
@@ -134,15 +135,6 @@ def _telling(named: Sequence[tuple[Row, str]]) -> set[str]:
         if len(names) == 1 and len({source for source, _ in of_kinds}) > 1:
             telling -= names
     return telling
-
-
-def _subfolders(sources: Sequence[str]) -> dict[str, str]:
-    """For each source the folders down to the first one that differs among them; nothing for those that lie above it."""
-    folders = {source: PurePosixPath(source).parent.parts for source in sources}
-    depth = 0
-    while folders and len({parts[depth : depth + 1] for parts in folders.values()}) == 1 and max(map(len, folders.values())) > depth:
-        depth += 1
-    return {source: parts[depth] for source, parts in folders.items() if len(parts) > depth}
 
 
 def _without_suffix(source: str) -> str:

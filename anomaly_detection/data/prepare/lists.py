@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, check_distinct, check_name, read_catalog
+from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_file
@@ -89,11 +89,6 @@ def _write(file: Path, lines: Sequence[str]) -> None:
 def _hash(splits: Mapping[tuple[Kind, Part], Sequence[str]]) -> str:
     lines = sorted(f"{kind}/{part} {image}" for (kind, part), images in splits.items() for image in images)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def natural(name: str) -> list:
-    """A sort key by which image 2 comes before image 10."""
-    return [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
 def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, modality: str) -> DatasetSpec:

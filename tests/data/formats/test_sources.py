@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_detection.data.formats import archives
-from anomaly_detection.data.formats.sources import list_inputs, list_source, unique_names
+from anomaly_detection.data.formats.sources import list_inputs, list_source, natural, unique_names
 from anomaly_detection.system.errors import UserError
 
 
@@ -257,3 +257,7 @@ def test_names_that_a_file_system_takes_for_one_are_told_apart(one, other):
     names = unique_names([(one, f"{one}_1"), (other, f"{other}_2")])
     folded = {unicodedata.normalize("NFC", name).casefold() for name in names}
     assert len(folded) == 2
+
+
+def test_natural_order():
+    assert sorted(["a10.png", "a9.png", "a9 b.png", "10.png", "9.png"], key=natural) == ["9.png", "10.png", "a9 b.png", "a9.png", "a10.png"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_detection.data.formats.header import Header, read_header
 from anomaly_detection.data.manifest import Row
-from anomaly_detection.data.prepare.header import Header, read_header
 from anomaly_detection.data.prepare.identity import patients_in_words, remarks, settle_patients
 from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warning
 from tests.data.formats.test_dicom import CT, STORED, write_dicom

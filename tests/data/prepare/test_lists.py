@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from anomaly_detection.data.catalog import read_catalog
-from anomaly_detection.data.prepare.lists import begin_splits, catalog_entry, natural, write_entry, write_splits
+from anomaly_detection.data.prepare.lists import begin_splits, catalog_entry, write_entry, write_splits
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
 
@@ -197,7 +197,3 @@ def test_a_name_that_a_file_system_takes_for_another_is_refused(catalog, name):
 def test_a_name_of_something_else_in_the_data_root_is_refused(catalog, name):
     with pytest.raises(UserError, match=f"prepare folder: {name}: is the name of something else"):
         catalog_entry(catalog, name, "liver", "ct")
-
-
-def test_natural_order():
-    assert sorted(["a10.png", "a9.png", "a9 b.png", "10.png", "9.png"], key=natural) == ["9.png", "10.png", "a9 b.png", "a9.png", "a10.png"]
