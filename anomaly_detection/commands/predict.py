@@ -1,6 +1,7 @@
 """Score new images with a trained network."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from anomaly_detection.commands.arguments import add_device, add_trained
@@ -11,7 +12,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f"example: {parser.prog} results/.../maddr/lits+covid_ct+covid_xray/seed_0 scans/ --output predictions"
     add_trained(parser)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
-    text = "receives predictions.csv, whose column `overlay` names the picture of each image, and overlays/, from which those of an earlier run go"
+    text = (
+        "receives predictions.csv, with a line for each image or slice, whose column `overlay` names its picture; patients.csv, with one for each "
+        "patient and series; and overlays/, from which those of an earlier run go"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
     text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
@@ -21,18 +25,26 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write predictions.csv and the overlays.
+    """Write predictions.csv, patients.csv and the overlays.
 
     Raises:
         UserError: there is no such network or input, or not one image could be read.
     """
     from anomaly_detection.data.formats.window import parse_window
     from anomaly_detection.detector import load
+    from anomaly_detection.evaluation.patients import estimate_warning
     from anomaly_detection.evaluation.predictions import write_predictions
 
     window = parse_window(arguments.window)
     detector = load(arguments.trained, arguments.device)
-    good, bad = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays)
+    written = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays)
     for line in detector.promises():
         print(line)
-    print(f"{good} images in {arguments.output / 'predictions.csv'}" + (f"; {bad} could not be read, see the column error" if bad else ""))
+    unreadable = f"; {written.unreadable} could not be read, see the column error" if written.unreadable else ""
+    print(f"{written.images} images in {arguments.output / 'predictions.csv'}{unreadable}")
+    if written.patients:
+        words = Counter(row["verdict"] for row in written.patients)
+        counts = ", ".join(f"{words[word]} {word}" for word in ("anomalous", "normal", "unknown") if words[word])
+        print(f"{len(written.patients)} patients or series in {arguments.output / 'patients.csv'}: {counts}")
+    if warning := estimate_warning(written.patients, detector.calibration):
+        print(warning)

@@ -14,12 +14,14 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text
 
 TABLE = "predictions.csv"
+PATIENTS = "patients.csv"
 OVERLAYS = "overlays"
 ENDING = "_overlay.png"
 MARK = "anomaly_detection predict"  # the text "Software" in the PNG files
 LONGEST = 255  # bytes that file systems take for a name
 
 _FORMAT = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm|dicom|ima|nii(\.gz)?)(?=(#\d+)?$)", re.IGNORECASE)
+_TABLES = {TABLE: r"\W*image\W.*\Wcalibrated_score\W", PATIENTS: r"\W*patient\W.*\Wworst_slices\W"}  # how their first lines are known
 _NOWHERE = re.compile(r'[<>:"\\|?*\x00-\x1f]')  # in no name on Windows
 
 
@@ -62,14 +64,19 @@ def _shortened(name: str, left: int) -> str:
     return name.encode()[: LONGEST - left].decode(errors="ignore")
 
 
+def check_free(path: Path) -> None:
+    """Raise UserError where a file that `predict` has not written has the name of one that it writes."""
+    if path.exists() and not (is_table if path.name in _TABLES else _is_overlay)(path):
+        raise UserError(f"{path}: is there, and `predict` has not written it; name another --output")
+
+
 def save_overlay(picture: Image.Image, path: Path) -> None:
     """Write an overlay with the mark by which `is_own` knows it.
 
     Raises:
         UserError: another file has its name.
     """
-    if path.exists() and not _is_overlay(path):
-        raise UserError(f"{path}: is there, and `predict` has not written it; name another --output")
+    check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", MARK)
@@ -77,8 +84,8 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
 
 
 def is_own(file: SourceFile) -> bool:
-    """Whether `predict` wrote a file: an overlay, or the table beside them."""
-    test = _is_overlay if file.name.lower().endswith(ENDING) else is_table if file.name.rpartition("/")[2] == TABLE else None
+    """Whether `predict` wrote a file: an overlay, or a table beside them."""
+    test = _is_overlay if file.name.lower().endswith(ENDING) else is_table if file.name.rpartition("/")[2] in _TABLES else None
     if test is None:
         return False
     try:
@@ -94,9 +101,9 @@ def _is_overlay(path: Path) -> bool:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a predictions.csv, perhaps saved again by a spreadsheet."""
+    """Whether a file is a predictions.csv or patients.csv, perhaps saved again by a spreadsheet."""
     try:
-        return re.match(r"\W*image\W.*\Wcalibrated_score\W", read_text(path)) is not None
+        return re.match(_TABLES[path.name], read_text(path)) is not None
     except UserError:
         return False
 

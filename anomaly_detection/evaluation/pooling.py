@@ -1,16 +1,17 @@
 """From slices to patients: a patient's score is the mean of its highest slices."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.bootstrap import metric_intervals
-from anomaly_detection.evaluation.calibration import Calibration
-from anomaly_detection.evaluation.metrics import image_metrics
-from anomaly_detection.evaluation.normals import HIGHEST, needed, numbered, p_value, pooled, rejected
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.metrics import image_metrics, normal_threshold
+from anomaly_detection.evaluation.normals import HIGHEST, limit, needed, numbered, p_value, pooled, rejected
 
 # of patients.csv
 COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
@@ -28,14 +29,14 @@ class Pooled:
         unknown: (P,) how many of them the network does not know: a volume holds slices that no training set had. They have no part in the score.
     """
 
-    names: list[str]
+    names: list
     labels: np.ndarray
     scores: np.ndarray
     slices: np.ndarray
     unknown: np.ndarray
 
 
-def pool_patients(patients: Sequence[str], labels: np.ndarray, scores: np.ndarray, known: np.ndarray, k: int = HIGHEST) -> Pooled:
+def pool_patients(patients: Sequence[Hashable], labels: np.ndarray, scores: np.ndarray, known: np.ndarray, k: int = HIGHEST) -> Pooled:
     """Patients of N slices.
 
     Args:
@@ -72,6 +73,53 @@ def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: 
     }
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What is said of P patients by their pooled scores.
+
+    Attributes:
+        p_value: (P,) of the score among the validation patients of the domain, pooled alike.
+        threshold: (P,) on the score.
+        anomalous: (P,) bool, the score is above it.
+        guaranteed: (P,) bool, at most the promised share of new normal patients is; else the threshold is an estimate.
+    """
+
+    p_value: np.ndarray
+    threshold: np.ndarray
+    anomalous: np.ndarray
+    guaranteed: np.ndarray
+
+
+def judge(scores: np.ndarray, references: Sequence[Reference], calibration: Calibration) -> Judged:
+    """Patients (P,) by their pooled scores, each among the validation patients of its domain.
+
+    Where these are too few for a guarantee, or it is not known whose the validation images are, the threshold is the quantile of the pooled scores
+    of all domains, each in spreads from the center of its normals, as for single images.
+    """
+    estimate = _estimate(calibration)
+    p, threshold, anomalous, guaranteed = [], [], [], []
+    for score, reference in zip(scores, references, strict=True):
+        (each,) = p_value(np.array([score]), np.array(reference.pooled))
+        sure = reference.guaranteed and reference.unit == "patients" and len(reference.pooled) >= needed(calibration.alpha)
+        above = limit(np.array(reference.pooled), calibration.alpha) if sure else reference.center + reference.spread * estimate
+        p.append(each)
+        threshold.append(above)
+        anomalous.append(rejected(each, calibration.alpha) if sure else score > above)
+        guaranteed.append(sure)
+    return Judged(np.array(p), np.array(threshold), np.array(anomalous, bool), np.array(guaranteed, bool))
+
+
+def _estimate(calibration: Calibration) -> float:
+    """In spreads from the center of normals, what few pooled scores exceed."""
+    references = list(calibration.domains.values()) if calibration.tells_domains else [calibration.everything]
+    standard = np.concatenate([(np.array(each.pooled) - each.center) / each.spread for each in references])
+    least = float(norm.ppf(1 - calibration.alpha))
+    if not len(standard):
+        return least
+    shared = normal_threshold(standard, 1 - calibration.alpha)
+    return shared if len(standard) >= needed(calibration.alpha) else max(shared, least)
+
+
 def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
     """Lines of patients.csv: the test patients of each dataset whose patients are known, judged among the normals of its true domain.
 
@@ -90,10 +138,10 @@ def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domai
         labels, scores, known = np.array([(row["label"], row["score"], not row["unknown_domain"]) for row in test]).T
         each = pool_patients(patients, labels, scores, known.astype(bool))
         reference = calibration.domains[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
-        p = p_value(each.scores, np.array(reference.pooled))
-        high, guaranteed = rejected(p, calibration.alpha), reference.guaranteed and len(reference.pooled) >= needed(calibration.alpha)
+        judged = judge(each.scores, [reference] * len(each.names), calibration)
         for i, patient in enumerate(each.names):
-            called = int(high[i]) if guaranteed else None
-            numbers = (int(each.labels[i]), int(each.slices[i]), int(each.unknown[i]), float(each.scores[i]), float(p[i]))
-            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, int(guaranteed)), strict=True)))
+            guaranteed = int(judged.guaranteed[i])
+            numbers = (int(each.labels[i]), int(each.slices[i]), int(each.unknown[i]), float(each.scores[i]), float(judged.p_value[i]))
+            called = int(judged.anomalous[i]) if guaranteed else None
+            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, guaranteed), strict=True)))
     return lines

@@ -17,11 +17,13 @@ from PIL import Image
 
 from anomaly_detection import load, read_images, registry
 from anomaly_detection.__main__ import main
-from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.dataset import DataSource, Domains
 from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.predictions import write_predictions
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
@@ -353,7 +355,10 @@ def detector():
     def predict_batch(images):
         return [predicted(float(image.mean())) for image in images]
 
-    return SimpleNamespace(preprocessing=Preprocessing(image_size=8), predict_batch=predict_batch, map_scale=1.0)
+    few = Reference(0.0, 1.0, 200.0, False, (100.0,), (100.0,))
+    calibration = Calibration(0.05, {(0, 0): few}, {(0, 0): few}, few, Known(((0.0,),), (((1.0,),),), 1.0, None, 1, False))
+    scores = {"calibration": calibration, "domains": Domains(("liver",), ("ct",)), "map_scale": 1.0}
+    return SimpleNamespace(preprocessing=Preprocessing(image_size=8), predict_batch=predict_batch, **scores)
 
 
 def picture(path, grey=100):
@@ -429,7 +434,7 @@ def test_what_predict_wrote_is_never_scored(detector, tmp_path, caplog):
         archive.write(tmp_path / "in" / "moved" / "overlays" / "a_overlay.png", "moved/overlays/a_overlay.png")
     write_predictions(detector, [tmp_path / "in"], tmp_path / "in", None, True)
     assert [row["image"] for row in table(tmp_path / "in")] == expected
-    assert "left out: 6 files that predict wrote" in caplog.text
+    assert "left out: 7 files that predict wrote" in caplog.text
     with pytest.raises(UserError, match="no file is there but those that predict wrote"):
         write_predictions(detector, [tmp_path / "in" / "moved"], tmp_path / "out", None, True)
 

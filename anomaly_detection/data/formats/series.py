@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from anomaly_detection.system.progress import progress_bar
 
 from anomaly_detection.data.formats.header import Layout, Place, read_layout
 from anomaly_detection.data.formats.nifti import is_nifti
@@ -141,7 +141,7 @@ def _layouts(files: Sequence[SourceFile]) -> list[Layout | None]:
     unsaid = [i for i, file in enumerate(files) if not is_picture(file.name) and not is_nifti(file.name)]
     if not unsaid:
         return layouts
-    with ThreadPoolExecutor() as pool, tqdm(total=len(unsaid), desc="headers", unit="file", disable=None, dynamic_ncols=True, leave=False) as bar:
+    with ThreadPoolExecutor() as pool, progress_bar(total=len(unsaid), desc="headers", unit="file", leave=False) as bar:
         for i, layout in zip(unsaid, pool.map(read_layout, [files[i] for i in unsaid]), strict=True):
             layouts[i] = layout
             bar.update()

@@ -1,0 +1,114 @@
+"""New images on their way to the network: which files they are in, and their pixels, decoded while it works."""
+
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from anomaly_detection.system.progress import progress_bar
+
+from anomaly_detection.data.formats.series import Run, Series, Slice, read_run
+from anomaly_detection.data.formats.sources import SourceFile, list_inputs
+from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.evaluation.outputs import is_own
+from anomaly_detection.system.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 32  # files that are decoded before it is their turn
+CHUNK = 16  # images of each of them, at most
+
+
+class InputImage(NamedTuple):
+    """An image of a file, or why it could not be read.
+
+    Attributes:
+        series: that it belongs to.
+        name: of the image; of a file that could not be read the file's.
+        slice: where it comes from; None where it could not be read.
+        pixels: (channels, image_size, image_size) uint8, as the network takes them; None likewise.
+        error: why it could not be read; "" where it was.
+    """
+
+    series: Series
+    name: str
+    slice: Slice | None
+    pixels: np.ndarray | None
+    error: str = ""
+
+
+def files_of(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
+    """The files of some inputs by their names, each once, without what `predict` wrote.
+
+    Raises:
+        UserError: there is no such input, or no file in it.
+    """
+    sources: dict[str, Path] = {}
+    for path in inputs:
+        sources.setdefault(os.path.realpath(path), path)
+    files: dict[tuple, tuple[str, SourceFile]] = {}
+    listed = list_inputs(list(sources.values()))
+    for name, file in listed:
+        files.setdefault((os.path.realpath(file.path) if len(sources) > 1 else name, file.within, file.member), (name, file))
+    scored = [(name, file) for name, file in files.values() if not is_own(file)]
+    if len(sources) < len(inputs) or len(files) < len(listed):
+        logger.warning("inputs are given twice, or lie in one another: each file is scored once")
+    if len(scored) < len(files):
+        logger.info("left out: %d files that predict wrote", len(files) - len(scored))
+    if not scored:
+        raise UserError(f"{', '.join(map(str, inputs))}: no file is there" + (" but those that predict wrote" if files else ""))
+    return scored
+
+
+def with_window(preprocessing: Preprocessing, window: Window | Literal["auto"]) -> Preprocessing:
+    """The preprocessing with the window of --window, where training has left the choice; raises UserError where it has not."""
+    if preprocessing.window is None:
+        logger.warning("--window %s: is used instead of what the files say", _words(window))
+    elif preprocessing.window != window:
+        trained = _words(preprocessing.window)
+        raise UserError(f"--window {_words(window)}: the network was trained on images shown through {trained}; leave --window out")
+    return replace(preprocessing, window=window)
+
+
+def _words(window: Window | Literal["auto"]) -> str:
+    return window if window == "auto" else f"{window.level:g} {window.width:g}"
+
+
+def decode_ahead(series: Sequence[Series], preprocessing: Preprocessing) -> Iterator[InputImage]:
+    """The images of all series in their order; a few files are decoded in threads while the network works, and no more is held of a long one."""
+    runs = ((each, run) for each in series for run in each.runs)
+    total = sum(len(each.runs) for each in series)
+    with ThreadPoolExecutor() as pool, progress_bar(total=total, desc="predicting", unit="file") as bar:
+        waiting: deque[Future] = deque()
+        for each, run in itertools.islice(runs, AHEAD):
+            waiting.append(pool.submit(_some, _read(each, run, preprocessing)))
+        while waiting:
+            images, rest = waiting.popleft().result()
+            if rest is None:
+                bar.update()
+                for each, run in itertools.islice(runs, 1):
+                    waiting.append(pool.submit(_some, _read(each, run, preprocessing)))
+            else:
+                waiting.appendleft(pool.submit(_some, rest))
+            yield from images
+
+
+def _some(reader: Iterator[InputImage]) -> tuple[list[InputImage], Iterator[InputImage] | None]:
+    """The next images of a file, and what reads the rest; None where there is none."""
+    images = list(itertools.islice(reader, CHUNK))
+    return images, reader if len(images) == CHUNK else None
+
+
+def _read(series: Series, run: Run, preprocessing: Preprocessing) -> Iterator[InputImage]:
+    try:
+        for place, image in read_run(run, preprocessing.window):
+            yield InputImage(series, place.name, place, preprocessing.apply(image.pixels))
+    except UserError as error:
+        yield InputImage(series, run.name, None, None, str(error))

@@ -1,0 +1,124 @@
+"""What is said of the patients and series of new images: the lines of the patients.csv that `predict` writes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.normals import HIGHEST, needed
+from anomaly_detection.evaluation.pooling import judge, pool_patients
+
+COLUMNS = (
+    "patient",
+    "series",
+    "slices",
+    "unknown_slices",
+    "unreadable",
+    "score",
+    "p_value",
+    "threshold",
+    "verdict",
+    "guaranteed",
+    "organ",
+    "modality",
+    "worst_slices",
+)
+BETWEEN = " | "  # the names of slices; no name on Windows has it
+
+
+class Said(NamedTuple):
+    """What is said of one image, as far as its patient's line depends on it.
+
+    Attributes:
+        patient, series: that it belongs to; "" where that is not known.
+        image: its name in predictions.csv.
+        score: None where it could not be read.
+        known: whether the network knows images of its kind.
+        organ, modality: that the heads name; None without heads.
+    """
+
+    patient: str
+    series: str
+    image: str
+    score: float | None = None
+    known: bool = False
+    organ: str | None = None
+    modality: str | None = None
+
+
+def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
+    """Lines of patients.csv, in order of the first image: one for each series, and one for all images of a patient that are of none.
+
+    An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest over the
+    images that the network knows, judged (see `judge`) in the domain that the heads name for most of these; without heads as single images are.
+    Where it knows none the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have no other part.
+
+    Args:
+        images: all that were given.
+        calibration: of the network.
+        domains: that it was trained on.
+    """
+    units: dict[tuple[str, str], list[Said]] = {}
+    for image in images:
+        if image.patient or image.series:
+            units.setdefault((image.patient, image.series), []).append(image)
+    scored = [image for members in units.values() for image in members if image.score is not None]
+    known = np.array([image.known for image in scored], bool)
+    scores = np.array([image.score for image in scored], float)
+    each = pool_patients([(image.patient, image.series) for image in scored], np.zeros(len(scored)), scores, known)
+    named = {unit: _domain(units[unit]) for unit in each.names}
+    judged = judge(each.scores, [_reference(named[unit], calibration, domains) for unit in each.names], calibration)
+    said = {
+        unit: {
+            "score": float(each.scores[i]),
+            "p_value": float(judged.p_value[i]),
+            "threshold": float(judged.threshold[i]),
+            "verdict": "anomalous" if judged.anomalous[i] else "normal",
+            "guaranteed": int(judged.guaranteed[i]),
+            "organ": named[unit][0],
+            "modality": named[unit][1],
+            "worst_slices": BETWEEN.join(_worst(units[unit])),
+        }
+        for i, unit in enumerate(each.names)
+    }
+    return [_counts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
+
+
+def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -> str | None:
+    """What must be known of lines of `verdict_rows` that rest on an estimate; None where each is guaranteed or unknown."""
+    if all(row["guaranteed"] or row["verdict"] == "unknown" for row in rows):
+        return None
+    if calibration.everything.unit != "patients":
+        return (
+            "patients.csv: verdicts are without guarantee: it is not known whose the validation images are, so that series were compared with single "
+            "images, and those of many slices are called anomalous too often"
+        )
+    counts = [len(each.pooled) for each in calibration.domains.values()]
+    advice = f"there are {min(counts)} to {max(counts)} validation patients of a domain, and it takes {needed(calibration.alpha)} of one domain"
+    return f"patients.csv: some verdicts are estimates: {advice}"
+
+
+def _counts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:
+    read = [image for image in images if image.score is not None]
+    unknown = sum(not image.known for image in read)
+    return {"patient": patient, "series": series, "slices": len(read), "unknown_slices": unknown, "unreadable": len(images) - len(read)}
+
+
+def _domain(images: Sequence[Said]) -> tuple[str | None, str | None]:
+    """That the heads name for most of the images that the network knows."""
+    return Counter((image.organ, image.modality) for image in images if image.known).most_common(1)[0][0]
+
+
+def _reference(domain: tuple[str | None, str | None], calibration: Calibration, domains: Domains) -> Reference:
+    organ, modality = domain
+    if organ is None:
+        return calibration.everything
+    return calibration.reference(domains.organs.index(organ), domains.modalities.index(modality))
+
+
+def _worst(images: Sequence[Said]) -> list[str]:
+    """The images whose scores are the patient's, the highest first."""
+    return [image.image for image in sorted((image for image in images if image.known), key=lambda image: -image.score)[:HIGHEST]]
