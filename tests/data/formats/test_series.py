@@ -1,0 +1,278 @@
+"""Which images belong together, and in which order."""
+
+import zipfile
+from itertools import pairwise
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset
+
+from anomaly_detection.data.formats.header import read_header
+from anomaly_detection.data.formats.nifti import Volume
+from anomaly_detection.data.formats.series import read_run, series_of
+from anomaly_detection.data.formats.sources import SourceFile, list_inputs
+from tests.data.formats.test_dicom import write_dicom
+
+AXIAL = [1.0, 0, 0, 0, 1, 0]
+ACROSS, DOWN, NORMAL = (np.array(axis) for axis in ([0.8, 0, 0.6], [0.0, 1, 0], [-0.6, 0, 0.8]))  # a turn about the axis from front to back
+OBLIQUE = [*ACROSS, *DOWN]
+CORNER = np.array([-100.0, -120, 30])
+
+
+def write(path, grey, uid="1.2.7", corner=None, turn=AXIAL, **tags):
+    """A DICOM file whose pixels are all `grey`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if corner is not None:
+        tags = {"ImagePositionPatient": list(map(float, corner)), "ImageOrientationPatient": list(map(float, turn))} | tags
+    return write_dicom(path, np.full((4, 5), grey, np.uint8), **{"SeriesInstanceUID": uid, "SOPInstanceUID": f"1.2.{uid[-1]}.{grey}"} | tags)
+
+
+def read(*inputs):
+    """Of each series its name, and the name, grey and position of each of its images."""
+    series = series_of(list_inputs(list(inputs)))
+    images = [[pair for run in each.runs for pair in read_run(run, None)] for each in series]
+    told = [[(place.name, int(image.pixels[0, 0]), place.position) for place, image in pairs] for pairs in images]
+    return [(each.name, its) for each, its in zip(series, told, strict=True)]
+
+
+def greys(series):
+    return [grey for _, grey, _ in series[1]]
+
+
+def test_slices_are_in_order_of_position_whatever_their_names(tmp_path):
+    along = [5.0, -2.5, 0.0, 12.5, 7.5, 2.5, -5.0]
+    for number, mm in enumerate(along):
+        # neither the z of the corner nor the number of the instance is in this order: the slices are shifted in their planes
+        corner = CORNER + mm * NORMAL + ((number * 37) % 50) * ACROSS
+        write(tmp_path / f"IM{(number * 3) % 7}", int(mm * 2 + 50), corner=corner, turn=OBLIQUE, InstanceNumber=7 - number)
+    (series,) = read(tmp_path)
+    assert greys(series) == sorted(int(mm * 2 + 50) for mm in along)
+    base = sum(float(a) * float(b) for a, b in zip(NORMAL, CORNER, strict=True))
+    assert [position for _, _, position in series[1]] == pytest.approx([base + mm for mm in sorted(along)])
+
+
+def test_two_series_of_interleaved_names_are_two(tmp_path):
+    for number in range(4):
+        write(tmp_path / f"IM{2 * number}.dcm", 10 + number, "1.2.7", (0, 0, -number))
+        write(tmp_path / f"IM{2 * number + 1}.dcm", 20 + number, "1.2.8", (0, 0, number))
+    assert [(name, [grey for _, grey, _ in images]) for name, images in read(tmp_path)] == [("1.2.7", [13, 12, 11, 10]), ("1.2.8", [20, 21, 22, 23])]
+
+
+def test_one_identifier_of_two_patients_is_two_series(tmp_path):
+    for patient in ("A", "B"):
+        for number in range(2):
+            write(tmp_path / f"{number}{patient}.dcm", number, corner=(0, 0, number), PatientID=patient)
+    assert [(each.patient, len(each.runs)) for each in series_of(list_inputs([tmp_path]))] == [("A", 2), ("B", 2)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "placed", "expected"),
+    [
+        ([3, 1, 2], [None, None, None], [1, 2, 0]),  # of the instances
+        ([3, 1, 2], [0.0, None, -9.0], [1, 2, 0]),  # a position that is missing spoils the order by position
+        ([3, None, 2], [None, None, None], [1, 2, 0]),  # IM2, IM9, IM10
+        ([None, None, None], [None, None, 4.0], [1, 2, 0]),
+        ([1, 2, 3], [7.0, 7.0, 6.0], [2, 0, 1]),  # two at one place
+    ],
+)
+def test_without_positions_the_instance_number_counts_and_else_the_name(tmp_path, numbers, placed, expected):
+    for grey, (name, number, z) in enumerate(zip(("IM10", "IM2", "IM9"), numbers, placed, strict=True)):
+        tags = {} if number is None else {"InstanceNumber": number}
+        write(tmp_path / name, grey, corner=None if z is None else (1, 2, z), **tags)
+    (series,) = read(tmp_path)
+    assert greys(series) == expected
+    assert [position for _, _, position in series[1]] == [placed[grey] for grey in expected]
+
+
+@pytest.mark.parametrize("tags", [{"ImagePositionPatient": [1.0, 2.0]}, {"ImageOrientationPatient": [1.0, 0, 0, 1, 0, 0]}, {"InstanceNumber": None}])
+def test_elements_without_meaning_are_as_if_they_were_not_there(tmp_path, tags):
+    for grey in range(2):
+        write(tmp_path / f"{grey}.dcm", grey, corner=(0, 0, -grey), **({"InstanceNumber": grey} | (tags if grey == 0 else {})))
+    (series,) = read(tmp_path)
+    assert greys(series) == ([1, 0] if "InstanceNumber" in tags else [0, 1])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_localisers_of_several_orientations_are_stacks_one_after_another(tmp_path, swapped):
+    """Sagittal and axial slices in one series; which stack is first does not depend on the names of the files."""
+    sagittal = [0.0, 1, 0, 0, 0, -1]  # its normal leads to the right: x falls
+    for number in range(3):
+        first, second = ("ba" if swapped else "ab")
+        write(tmp_path / f"{number}{first}", 10 + number, corner=(0, 0, 5 * number), turn=AXIAL)
+        write(tmp_path / f"{number}{second}", 20 + number, corner=(5 * number, 0, 0), turn=sagittal)
+    (series,) = read(tmp_path)
+    assert greys(series) == [22, 21, 20, 10, 11, 12]
+    assert [position for _, _, position in series[1]] == pytest.approx([-10, -5, 0, 0, 5, 10])
+
+
+def frame_groups(corners, turn=AXIAL):
+    """The functional groups of a multi-frame file."""
+    shared, groups = Dataset(), []
+    shared.PlaneOrientationSequence = [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = turn
+    for corner in corners:
+        group = Dataset()
+        group.PlanePositionSequence = [Dataset()]
+        group.PlanePositionSequence[0].ImagePositionPatient = list(corner)
+        groups.append(group)
+    return {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": groups}
+
+
+def test_frames_of_a_file_are_in_order_of_their_positions(tmp_path):
+    z = [3.0, 1.0, 2.0, 0.0]
+    values = np.arange(4, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(5, 2)
+    write_dicom(tmp_path / "m.dcm", values, SeriesInstanceUID="1.2.7", **frame_groups([(0.0, 0.0, each) for each in z]))
+    (series,) = read(tmp_path)
+    assert series == ("1.2.7", [("m.dcm#003", 3, 0.0), ("m.dcm#001", 1, 1.0), ("m.dcm#002", 2, 2.0), ("m.dcm#000", 0, 3.0)])
+
+
+def test_frames_of_two_files_of_a_series_may_lie_between_each_other(tmp_path):
+    values = np.arange(4, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(5, 2)
+    for name, shift in (("a.dcm", 0.0), ("b.dcm", 1.5)):
+        write_dicom(
+            tmp_path / name,
+            values + np.uint8(10 * (name == "b.dcm")),
+            SeriesInstanceUID="1.2.7",
+            SOPInstanceUID=f"1.2.{len(name + str(shift))}.{int(shift)}",
+            **frame_groups([(0.0, 0.0, each + shift) for each in range(4)]),
+        )
+    (series,) = read(tmp_path)
+    assert greys(series) == [0, 1, 10, 2, 11, 3, 12, 13]
+    assert [name for name, _, _ in series[1]][:3] == ["a.dcm#000", "a.dcm#001", "b.dcm#000"]
+
+
+def test_frames_without_positions_stay_as_they_are(tmp_path):
+    values = np.arange(3, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(5, 2)
+    write_dicom(tmp_path / "m.dcm", values)
+    write_dicom(tmp_path / "one.dcm", values[0])
+    assert read(tmp_path) == [("m.dcm", [("m.dcm#000", 0, None), ("m.dcm#001", 1, None), ("m.dcm#002", 2, None)]), ("", [("one.dcm", 0, None)])]
+
+
+def turned(step):
+    """An oblique affine with its third axis along the body, `step` mm a slice."""
+    a, b = np.deg2rad([17, -11])
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = x @ y @ np.diag([-0.7, -0.8, step])
+    affine[:3, 3] = [40, 50, -60]
+    return affine
+
+
+@pytest.mark.parametrize("step", [2.5, -2.5])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_the_slices_of_a_volume_have_their_positions_in_the_world(tmp_path, step, order):
+    affine = turned(step)[:, [*order, 3]]
+    axial = order.index(2)
+    shape = [(4, 5, 6)[axis] for axis in order]
+    values = np.zeros(shape, np.uint8) + np.arange(6, dtype=np.uint8).reshape([6 if axis == axial else 1 for axis in range(3)])
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "v.nii.gz")
+    (series,) = read(tmp_path)
+    assert series[0] == "v.nii.gz"
+    assert greys(series) == [0, 1, 2, 3, 4, 5], "as they are stored"
+    positions = [position for _, _, position in series[1]]
+    assert [after - before for before, after in pairwise(positions)] == pytest.approx([step] * 5)
+    # of any voxel of a slice the distance along the unit normal of the slices from the world's origin
+    inverse = np.linalg.inv(affine[:3, :3])[axial]
+    normal = inverse / np.linalg.norm(inverse)
+    normal *= np.sign(normal[2])
+    for k, position in enumerate(positions):
+        voxel = [1, 2, 3]
+        voxel[axial] = k
+        world = nibabel.affines.apply_affine(affine, voxel)
+        assert position == pytest.approx(sum(float(a) * float(b) for a, b in zip(normal, world, strict=True)))
+
+
+def test_a_volume_and_the_same_as_dicom_have_the_same_positions(tmp_path):
+    affine = turned(2.5)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), affine), tmp_path / "v.nii")
+    left_back = np.diag([-1.0, -1, 1, 1]) @ affine  # DICOM's axes lead to the left and to the back, NIfTI's to the right and to the front
+    across, down = (left_back[:3, axis] / np.linalg.norm(left_back[:3, axis]) for axis in (0, 1))
+    for k in range(6):
+        write(tmp_path / "d" / f"{5 - k}.dcm", k, corner=left_back[:3, 3] + k * left_back[:3, 2], turn=[*across, *down])
+    (_, of_dicom), (_, of_nifti) = read(tmp_path)
+    assert [grey for _, grey, _ in of_dicom] == list(range(6))
+    assert [position for _, _, position in of_dicom] == pytest.approx([position for _, _, position in of_nifti], abs=1e-4)
+
+
+def test_an_archive_may_hold_series(tmp_path):
+    for number in range(3):
+        write(tmp_path / "in" / f"IM{number}", number, corner=(0, 0, -number), PatientID="P1")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.write(tmp_path / "in" / f"IM{number}", f"scans/IM{number}")
+    (packed,) = read(tmp_path / "all.zip")
+    assert packed == ("1.2.7", [("scans/IM2", 2, -2.0), ("scans/IM1", 1, -1.0), ("scans/IM0", 0, 0.0)])
+
+
+def patients(*inputs):
+    return {name: each.patient for each in series_of(list_inputs(list(inputs))) for name in [run.name for run in each.runs]}
+
+
+def test_whose_images_are(tmp_path):
+    write(tmp_path / "p1" / "a.dcm", 1, PatientID=" P 7 ")
+    write(tmp_path / "p1" / "b.dcm", 2, uid="1.2.8", PatientID="")
+    for name in ("p1/x.png", "p2/deep/x.png", "x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 2), np.uint8), np.eye(4)), tmp_path / "p2" / "v.nii")
+    expected = {"p1/a.dcm": "P 7", "p1/b.dcm": "p1", "p1/x.png": "p1", "p2/deep/x.png": "p2", "p2/v.nii": "p2", "x.png": ""}
+    assert patients(tmp_path) == expected
+    assert set(patients(tmp_path / "p2").values()) == {"deep", ""}
+    assert patients(tmp_path / "x.png") == {"x.png": ""}
+
+
+def test_folders_that_say_what_an_image_shows_are_no_patients(tmp_path):
+    for name in ("normal/1.png", "anomaly/2.png", "normal/p1/3.png", "abnormal/p1/4.png", "abnormal/p2/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    named = {"normal/p1/3.png": "p1", "abnormal/p1/4.png": "p1", "abnormal/p2/5.png": "p2"}
+    assert patients(tmp_path) == {"normal/1.png": "", "anomaly/2.png": "", **named}
+
+
+def test_copies_in_a_series_are_told(tmp_path, caplog):
+    for name in ("a", "b"):
+        write(tmp_path / name / "1.dcm", 1, corner=(0, 0, 0))
+        write(tmp_path / name / "2.dcm", 2, corner=(0, 0, 1))
+    (series,) = read(tmp_path)
+    assert greys(series) == [1, 1, 2, 2]
+    assert "series 1.2.7 (a/1.dcm): 2 files are copies of others in it, and count twice" in caplog.text
+
+
+def test_what_has_no_pixels_or_no_sound_header_is_in_no_series(tmp_path):
+    whole = write(tmp_path / "0.dcm", 1, corner=(0, 0, 0)).read_bytes()
+    (tmp_path / "1.dcm").write_bytes(whole[:200])
+    (tmp_path / "notes.txt").write_text("hello")
+    write(tmp_path / "report", 1, Modality="SEG")
+    assert [(each.kind, each.name, each.runs[0].name) for each in series_of(list_inputs([tmp_path]))] == [
+        ("dicom", "1.2.7", "0.dcm"),
+        ("picture", "", "1.dcm"),
+        ("picture", "", "notes.txt"),
+        ("picture", "", "report"),
+    ]
+
+
+def test_pictures_and_volumes_are_not_opened_to_order_them(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 2), np.uint8), np.eye(4)), tmp_path / "v.nii")
+    files = list_inputs([tmp_path])
+    monkeypatch.setattr(SourceFile, "open", lambda _: pytest.fail("opened"))
+    monkeypatch.setattr(SourceFile, "on_disk", lambda _: pytest.fail("opened"))
+    assert [each.kind for each in series_of(files)] == ["picture", "nifti"]
+
+
+def test_identity_is_read_alike_for_prepare(tmp_path):
+    path = write(tmp_path / "a.dcm", 1, PatientID="P7", StudyInstanceUID="1.5")
+    assert read_header(path) == ("P7", "1.5", "1.2.7")
+
+
+def test_planes_across_the_body_at_45_degrees_have_positions(tmp_path):
+    """Where two axes lead as much to the head the slices are those that nibabel takes for axial."""
+    affine = np.eye(4)
+    half = np.sqrt(0.5)
+    affine[:3, :3] = [[1, 0, 0], [0, half, -half], [0, half, half]]
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), affine), tmp_path / "v.nii")
+    volume = Volume(tmp_path / "v.nii", "v")
+    assert np.diff(volume.positions) == pytest.approx(np.ones(volume.slices - 1))
