@@ -465,7 +465,7 @@ def test_overlays_of_an_earlier_run_go_and_files_of_others_stay(detector, tmp_pa
     assert left == ["a_overlay.png"] * overlays + ["mine_overlay.png", "notes.txt"]
 
 
-@pytest.mark.parametrize("name", ["overlays/a_overlay.png", "predictions.csv"])
+@pytest.mark.parametrize("name", ["overlays/a_overlay.png", "predictions.csv", "patients.csv"])
 def test_a_file_of_another_is_not_overwritten(detector, tmp_path, name):
     picture(tmp_path / "in" / "a.png")
     path = tmp_path / "out" / name
@@ -474,3 +474,103 @@ def test_a_file_of_another_is_not_overwritten(detector, tmp_path, name):
     with pytest.raises(UserError, match=f"{name}: is there, and `predict` has not written it; name another --output"):
         write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None, True)
     assert path.read_bytes() == b"image,score\n1,2\n"
+
+
+def told_of(output):
+    with open(output / "patients.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def series_of_two(root):
+    """Two DICOM series of one patient, interleaved and named against the order of their positions; their greys are 10, 11, ... and 60, 61, ..."""
+    for number in range(5):
+        for name, first in (("1.2.7", 10), ("1.2.8", 60)):
+            tags = {"SeriesInstanceUID": name, "SOPInstanceUID": f"{name}.{number}", "PatientID": "P7"}
+            place = {"ImagePositionPatient": [0.0, 0.0, 2.5 * number], "ImageOrientationPatient": [1.0, 0, 0, 0, 1, 0]}
+            path = root / f"IM{2 * (4 - number) + (first == 60)}"
+            write_dicom(path, np.full((9, 9), first + number, np.uint8), **tags, **place)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_slices_of_a_series_follow_one_another_and_are_judged_together(detector, tmp_path, packed):
+    (tmp_path / "in").mkdir()
+    series_of_two(tmp_path / "in")
+    given = tmp_path / "in"
+    if packed:
+        given = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "in")
+    rows = rows_of(detector, [given], tmp_path / "out")
+    assert {row["series"] for row in rows[:5]} == {"1.2.8"} or {row["series"] for row in rows[:5]} == {"1.2.7"}
+    for name, first in (("1.2.7", 10), ("1.2.8", 60)):
+        its = [row for row in rows if row["series"] == name]
+        assert [float(row["score"]) for row in its] == [first + number for number in range(5)]
+        assert [float(row["position_mm"]) for row in its] == [0, 2.5, 5, 7.5, 10]
+        assert {row["patient"] for row in its} == {"P7"}
+    told = {row["series"]: row for row in told_of(tmp_path / "out")}
+    assert {name: float(row["score"]) for name, row in told.items()} == {"1.2.7": 13, "1.2.8": 63}
+    assert told["1.2.7"]["worst_slices"] == "IM0 | IM2 | IM4"
+    assert (told["1.2.7"]["slices"], told["1.2.7"]["unreadable"], told["1.2.7"]["verdict"]) == ("5", "0", "normal")
+
+
+def test_a_volume_is_a_series_and_what_cannot_be_read_of_it_is_counted(detector, tmp_path):
+    detector.preprocessing = replace(detector.preprocessing, window=Window(127.5, 255))
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 40), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 3, 1])), tmp_path / "in" / "v.nii.gz")
+    rows = rows_of(detector, [tmp_path / "in"], tmp_path / "whole")
+    assert [row["image"] for row in rows[:2]] == ["v.nii.gz#000", "v.nii.gz#001"]
+    assert [(row["series"], row["position_mm"]) for row in rows[:2]] == [("v.nii.gz", "0.0"), ("v.nii.gz", "3.0")]
+    (told,) = told_of(tmp_path / "whole")
+    assert float(told["score"]) == pytest.approx(np.mean(sorted(float(row["score"]) for row in rows)[-3:]))
+    content = (tmp_path / "in" / "v.nii.gz").read_bytes()
+    (tmp_path / "in" / "v.nii.gz").write_bytes(content[: len(content) // 2])
+    cut = rows_of(detector, [tmp_path / "in"], tmp_path / "cut")
+    assert 10 < len(cut) < 25
+    assert cut[:-1] == rows[: len(cut) - 1]
+    assert "cannot be read as NIfTI" in cut[-1]["error"]
+    (told,) = told_of(tmp_path / "cut")
+    assert (int(told["slices"]), told["unreadable"]) == (len(cut) - 1, "1")
+
+
+def test_images_of_subfolders_are_pooled_to_patients(detector, tmp_path):
+    for name, grey in (("p1/a.png", 10), ("p1/b/c.png", 20), ("p2/a.png", 200), ("x.png", 50)):
+        picture(tmp_path / "in" / name, grey)
+    rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    told = told_of(tmp_path / "out")
+    assert [(row["patient"], row["series"], float(row["score"])) for row in told] == [("p1", "", 15), ("p2", "", 200)]
+    rows_of(detector, [tmp_path / "in" / "x.png"], tmp_path / "out")
+    assert told_of(tmp_path / "out") == [], "those of an earlier run are gone"
+
+
+def test_few_slices_of_long_files_are_held(detector, tmp_path, monkeypatch):
+    """However long a volume is: as many slices are decoded as the network is about to be given."""
+    detector.preprocessing = replace(detector.preprocessing, window=Window(127.5, 255))
+    for name in "ab":
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 400), np.uint8), np.eye(4)), tmp_path / f"{name}.nii")
+    decoded, most = [], []
+    apply = Preprocessing.apply
+    monkeypatch.setattr(Preprocessing, "apply", lambda self, pixels: decoded.append(1) or apply(self, pixels))
+    predict = detector.predict_batch
+    given = []
+
+    def predict_batch(images):
+        given.extend(images)
+        most.append(len(decoded) - len(given))
+        return predict(images)
+
+    detector.predict_batch = predict_batch
+    assert len(rows_of(detector, [tmp_path / "a.nii", tmp_path / "b.nii"], tmp_path / "out", overlays=False)) == 800
+    assert max(most) <= 3 * 16
+
+
+def test_predict_tells_of_patients_in_a_line(trained, data_root, tmp_path, capsys):
+    for name in ("p1", "p2"):
+        shutil.copytree(data_root / "lung_ct" / "normal", tmp_path / "in" / name)
+    predict(trained[0], tmp_path / "in", "--output", tmp_path / "out", "--no-overlays")
+    said = capsys.readouterr().out
+    assert "2 patients or series in " in said
+    assert "patients.csv: verdicts are without guarantee: it is not known whose the validation images are" in said
+    with open(tmp_path / "out" / "patients.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient"] for row in rows] == ["p1", "p2"]
+    assert rows[0]["score"] == rows[1]["score"]
+    assert rows[0]["guaranteed"] == "0"

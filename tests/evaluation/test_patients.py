@@ -1,0 +1,137 @@
+"""What is said of patients and series, against loops over their images."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from anomaly_detection.data.dataset import Domains
+from anomaly_detection.evaluation.calibration import Calibration, Reference
+from anomaly_detection.evaluation.known import Known
+from anomaly_detection.evaluation.patients import COLUMNS, Said, estimate_warning, verdict_rows
+
+DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
+
+
+def reference(center, spread, pooled, unit="patients", guaranteed=True):
+    return Reference(center, spread, center + 2 * spread, guaranteed, tuple(sorted(pooled)), tuple(sorted(pooled)), unit)
+
+
+def calibration(*references, alpha=0.05, everything=None, sure=0.5):
+    by_pair = dict(zip([(0, 0), (1, 0), (1, 1)], references, strict=False))
+    known = Known(((0.0,),), (((1.0,),),), 1.0, sure, 100, True)
+    return Calibration(alpha, by_pair, by_pair, everything or references[0], known)
+
+
+@pytest.fixture
+def many():
+    rng = np.random.default_rng(1)
+    return calibration(reference(10, 2, rng.normal(10, 2, 39)), reference(50, 5, rng.normal(50, 5, 19)))
+
+
+def images(seed=0):
+    """Four patients of several series, with images that are unknown and others that could not be read."""
+    rng = np.random.default_rng(seed)
+    said = []
+    for i in range(120):
+        unit = (f"P{rng.integers(4)}", ("", "1.2", "1.3")[rng.integers(3)])
+        if unit == ("P3", "1.3"):
+            said.append(Said(*unit, f"i{i}", float(rng.normal(10, 4)), False, "lung", "xray"))
+        elif rng.random() < 0.1:
+            said.append(Said(*unit, f"i{i}"))
+        else:
+            lung = unit[0] == "P1"
+            name = ("lung", "ct") if lung ^ (rng.random() < 0.2) else ("liver", "ct")
+            said.append(Said(*unit, f"i{i}", float(rng.normal(50 if lung else 10, 4)), bool(rng.random() < 0.8), *name))
+    return [*said, Said("", "", "alone", 1e9, True, "liver", "ct"), Said("", "", "bad")]
+
+
+def test_every_line_is_what_a_loop_over_its_images_says(many):
+    said = images()
+    rows = verdict_rows(said, many, DOMAINS)
+    units = list(dict.fromkeys((each.patient, each.series) for each in said if each.patient or each.series))
+    assert [(row["patient"], row["series"]) for row in rows] == units
+    assert len(units) == 12
+    verdicts = set()
+    for row, unit in zip(rows, units, strict=True):
+        members = [each for each in said if (each.patient, each.series) == unit]
+        counts = [0, 0, 0]
+        by_domain = {}
+        for each in members:
+            if each.score is None:
+                counts[2] += 1
+                continue
+            counts[0] += 1
+            counts[1] += not each.known
+            if each.known:
+                by_domain.setdefault(each.organ, []).append(each)
+        assert [row[name] for name in ("slices", "unknown_slices", "unreadable")] == counts
+        verdicts.add(row["verdict"])
+        if not by_domain:
+            assert (row["verdict"], row["guaranteed"], row.get("score")) == ("unknown", 0, None)
+            continue
+        known = sorted((each for its in by_domain.values() for each in its), key=lambda each: each.score)[::-1][:3]
+        score = math.fsum(each.score for each in known) / len(known)
+        organ = max(by_domain, key=lambda name: len(by_domain[name]))
+        calibrated = many.domains[DOMAINS.organs.index(organ), 0].pooled
+        p = (1 + sum(each >= score for each in calibrated)) / (1 + len(calibrated))
+        assert row["score"] == pytest.approx(score)
+        assert (row["organ"], row["modality"]) == (organ, "ct")
+        assert row["p_value"] == pytest.approx(p)
+        assert row["verdict"] == ("anomalous" if p <= 0.05 + 1e-12 else "normal")
+        assert (row["score"] > row["threshold"]) == (row["verdict"] == "anomalous")
+        assert row["guaranteed"] == 1
+        assert row["worst_slices"] == " | ".join(each.image for each in known)
+    assert verdicts == {"unknown", "anomalous", "normal"}
+    assert {name for row in rows for name in row} <= set(COLUMNS)
+
+
+def test_few_patients_are_judged_by_those_of_all_domains_in_spreads():
+    few = calibration(reference(10, 2, [11, 12, 9.0], guaranteed=False), reference(50, 5, [52, 70.0], guaranteed=False))
+    standard = [0.5, 1.0, -0.5, 0.4, 4.0]
+    expected = 10 + 2 * max(standard)  # of five the 95th percentile is the highest
+    (row,) = verdict_rows([Said("P", "", "a", expected - 0.01, True, "liver", "ct")], few, DOMAINS)
+    assert (row["verdict"], row["guaranteed"]) == ("normal", 0)
+    assert row["threshold"] == pytest.approx(expected)
+    assert row["p_value"] == 1 / 4
+    (row,) = verdict_rows([Said("P", "", "a", expected + 0.01, True, "liver", "ct")], few, DOMAINS)
+    assert (row["verdict"], row["guaranteed"]) == ("anomalous", 0)
+    low = calibration(reference(10, 2, [9.0], guaranteed=False))
+    (row,) = verdict_rows([Said("P", "", "a", 10.0, True, "liver", "ct")], low, DOMAINS)
+    assert row["threshold"] == pytest.approx(10 + 2 * norm.ppf(0.95)), "the highest of one may be a low one"
+    none = calibration(reference(10, 2, [], guaranteed=False))
+    (row,) = verdict_rows([Said("P", "", "a", 10.0, True, "liver", "ct")], none, DOMAINS)
+    assert (row["threshold"], row["p_value"], row["verdict"]) == (pytest.approx(10 + 2 * norm.ppf(0.95)), 1.0, "normal")
+
+
+def test_without_heads_series_are_judged_as_single_images_are():
+    everything = reference(0, 1, np.arange(19.0), guaranteed=False)
+    several = calibration(reference(10, 2, np.arange(39.0)), reference(50, 5, np.arange(39.0)), everything=everything, sure=None)
+    (row,) = verdict_rows([Said("", "s", "a", 20.0, True)], several, DOMAINS)
+    assert (row["p_value"], row["guaranteed"], row["organ"]) == (1 / 20, 0, None)
+    assert row["threshold"] == 18.0, "the highest of 19, as no domain is told"
+    assert row["verdict"] == "anomalous"
+
+
+def test_series_among_single_images_are_promised_nothing():
+    """It is not known whose the validation images are: a mean of three high slices is not exchangeable with them."""
+    strangers = calibration(reference(10, 2, np.linspace(5, 15, 99), unit="images"))
+    (row,) = rows = verdict_rows([Said("", "s", "a", 20.0, True, "liver", "ct")], strangers, DOMAINS)
+    assert (row["guaranteed"], row["verdict"]) == (0, "anomalous")
+    assert "called anomalous too often" in estimate_warning(rows, strangers)
+
+
+def test_estimates_are_told_and_guarantees_are_not(many):
+    few = calibration(reference(10, 2, [11, 12, 9.0], guaranteed=False), reference(50, 5, range(18), guaranteed=False))
+    rows = verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], few, DOMAINS)
+    assert "3 to 18 validation patients of a domain, and it takes 19" in estimate_warning(rows, few)
+    assert estimate_warning(verdict_rows(images(), many, DOMAINS), many) is None
+    assert estimate_warning([], few) is None
+
+
+def test_no_line_for_images_of_nobody_and_nothing(many):
+    assert verdict_rows([Said("", "", "a", 1.0, True, "liver", "ct")], many, DOMAINS) == []
+    assert verdict_rows([], many, DOMAINS) == []
+    (row,) = verdict_rows([Said("", "s", "bad")], many, DOMAINS)
+    assert (row["verdict"], row["slices"], row["unreadable"]) == ("unknown", 0, 1)
