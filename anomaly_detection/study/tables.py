@@ -220,23 +220,32 @@ def _domain_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     return Table("Domain at test time", ["model", "regime", "measure", "not used", "named by heads", "known"], rows)
 
 
-def _patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+def patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """AUROC over patients, each scored by the mean of its highest slices, on datasets whose patients are known; without rows where there are none."""
     rows = []
     for name in _by_network(results):
-        chosen = [result for result in results if (result.model, result.regime) == name]
-        each = {d: [r.metrics["datasets"][d]["patients"] for r in chosen if "patients" in r.metrics["datasets"].get(d, {})] for d in datasets}
-        if any(each.values()):
-            rows.append([*name, *(_patient_cell(metrics) for metrics in each.values())])
+        each = [_patients(results, *name, dataset) for dataset in datasets]
+        if any(each):
+            rows.append([*name, *map(_patient_words, each)])
     return Table("Patients (auroc; normal + abnormal)", ["model", "regime", *datasets], rows)
 
 
-def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _patients(results: Sequence[Result], model: str, regime: str, dataset: str) -> list[Mapping[str, Any]]:
+    """What each seed's patients of a dataset say, where they are known."""
+    chosen = [result for result in results if (result.model, result.regime) == (model, regime)]
+    return [values["patients"] for result in chosen if "patients" in (values := result.metrics["datasets"].get(dataset, {}))]
+
+
+def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> Cell:
     """Over several trainings without an interval: theirs would be over patients alone. These may know different slices, and so different patients."""
+    return Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
+
+
+def _patient_words(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The AUROC with the numbers of patients it is of."""
     if not metrics:
         return MISSING
-    cell = Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
-    return f"{cell}; {' + '.join(_range([each[label] for each in metrics]) for label in ('normal', 'abnormal'))}"
+    return f"{_patient_cell(metrics)}; {' + '.join(_range([each[label] for each in metrics]) for label in ('normal', 'abnormal'))}"
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -331,7 +340,7 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
         _stratum_table(results, datasets),
         _component_table(results, datasets),
         _domain_table(main, datasets),
-        _patient_table(main, datasets),
+        patient_table(main, datasets),
         _promise_table(main),
         _head_table(results),
         _pixel_table(main, datasets),
@@ -363,9 +372,14 @@ def numbers_table(results: Sequence[Result], datasets: Sequence[str], heading: s
     rows = []
     for name in _by_network(results):
         for metric in (*METRICS, *PIXEL_METRICS, *TWIN_METRICS):
-            for column, cell in cells(results, *name, datasets, metric).items():
-                if cell.values:
-                    deviation = stdev(cell.values) if len(cell.values) > 1 else ""
-                    numbers = (mean(cell.values), deviation, len(cell.values), *(cell.interval or ("", "")))
-                    rows.append([heading, *name, column, metric, *numbers])
+            row = cells(results, *name, datasets, metric)
+            rows += [[heading, *name, column, metric, *_numbers(cell)] for column, cell in row.items() if cell.values]
+        patients = {dataset: _patient_cell(_patients(results, *name, dataset)) for dataset in datasets}
+        rows += [[heading, *name, dataset, "patient_auroc", *_numbers(cell)] for dataset, cell in patients.items() if cell.values]
     return Table(heading, ["data", "model", "regime", "dataset", "metric", "mean", "sd", "seeds", "low", "high"], rows)
+
+
+def _numbers(cell: Cell) -> list[Any]:
+    """Mean, standard deviation, how many seeds, and the ends of the interval; "" for what there is not."""
+    deviation = stdev(cell.values) if len(cell.values) > 1 else ""
+    return [mean(cell.values), deviation, len(cell.values), *(cell.interval or ("", ""))]

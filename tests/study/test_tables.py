@@ -201,6 +201,17 @@ def test_patients_stand_beside_images():
     assert "| dpa | maddr | – | 0.800 ± 0.000; 11–12 + 9 |" in several, "a patient of whom a network knows no slice is left out"
 
 
+def test_patients_stand_in_the_table_for_programs(tmp_path):
+    results = [result("maddr", seed, liver=0.6, lung=0.7) for seed in (0, 1)]
+    for each, value in zip(results, (0.8, 0.9), strict=True):
+        each.metrics["datasets"]["lung"]["patients"] = {"auroc": value, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.95]}}
+    (row,) = [row for row in written_csv(tmp_path, results, DATASETS) if row["metric"] == "patient_auroc"]
+    assert (row["dataset"], row["seeds"], row["low"]) == ("lung", "2", "")
+    assert [float(row["mean"]), float(row["sd"])] == pytest.approx([0.85, stdev([0.8, 0.9])])
+    (row,) = [row for row in written_csv(tmp_path, results[:1], DATASETS) if row["metric"] == "patient_auroc"]
+    assert (float(row["mean"]), row["sd"], float(row["low"]), float(row["high"])) == (0.8, "", 0.6, 0.95)
+
+
 def test_who_tells_the_domain_of_a_test_image():
     only = result("maddr", 0, liver=0.6, lung=0.8)
     only.metrics.update(pooled_calibrated=dict.fromkeys(METRICS, 0.7), pooled_label_calibrated=dict.fromkeys(METRICS, 0.8))
