@@ -14,10 +14,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="PNG, JPEG, TIFF, BMP, DICOM or NIfTI files, folders or zip archives")
     text = (
         "receives predictions.csv, with a line for each image or slice, whose column `overlay` names its picture; patients.csv, with one for each "
-        "patient and series; and overlays/, from which those of an earlier run go"
+        "patient and series; overlays/; and maps/: NAME_anomaly.nii.gz of a volume, NAME_seg.dcm and captures of the overlays of a DICOM series. "
+        "What an earlier run wrote there goes"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=text)
     parser.add_argument("--no-overlays", action="store_true", help="write no pictures of the anomaly maps")
+    parser.add_argument("--no-maps", action="store_true", help="write no NIfTI and DICOM files of the anomaly maps of volumes and series")
     text = "what is shown of more than 8 bits, if training has not settled it: level and width (Hounsfield units for CT), or auto"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=text)
     add_device(parser)
@@ -25,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write predictions.csv, patients.csv and the overlays.
+    """Write predictions.csv, patients.csv, the overlays and the maps.
 
     Raises:
         UserError: there is no such network or input, or not one image could be read.
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     window = parse_window(arguments.window)
     detector = load(arguments.trained, arguments.device)
-    written = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays)
+    written = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays, not arguments.no_maps)
     for line in detector.promises():
         print(line)
     unreadable = f"; {written.unreadable} could not be read, see the column error" if written.unreadable else ""

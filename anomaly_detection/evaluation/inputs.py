@@ -18,12 +18,14 @@ from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.outputs import is_own
+from anomaly_detection.evaluation.overlay import Backdrop, backdrop
 from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 AHEAD = 32  # files that are decoded before it is their turn
-CHUNK = 16  # images of each of them, at most
+LONG = 8  # a file of many images counts as so many
+CHUNK = 16  # images of a file that are decoded at a time
 
 
 class InputImage(NamedTuple):
@@ -34,6 +36,7 @@ class InputImage(NamedTuple):
         name: of the image; of a file that could not be read the file's.
         slice: where it comes from; None where it could not be read.
         pixels: (channels, image_size, image_size) uint8, as the network takes them; None likewise.
+        backdrop: for the picture of it; None likewise, and where there is to be none.
         error: why it could not be read; "" where it was.
     """
 
@@ -41,6 +44,7 @@ class InputImage(NamedTuple):
     name: str
     slice: Slice | None
     pixels: np.ndarray | None
+    backdrop: Backdrop | None = None
     error: str = ""
 
 
@@ -81,23 +85,39 @@ def _words(window: Window | Literal["auto"]) -> str:
     return window if window == "auto" else f"{window.level:g} {window.width:g}"
 
 
-def decode_ahead(series: Sequence[Series], preprocessing: Preprocessing) -> Iterator[InputImage]:
-    """The images of all series in their order; a few files are decoded in threads while the network works, and no more is held of a long one."""
+def decode_ahead(series: Sequence[Series], preprocessing: Preprocessing, pictures: bool) -> Iterator[InputImage]:
+    """The images of all series in their order; a few files are decoded in threads while the network works, and no more is held of a long one.
+
+    Args:
+        series: what is read.
+        preprocessing: how images come to the network.
+        pictures: whether there is to be a picture of each.
+    """
     runs = ((each, run) for each in series for run in each.runs)
     total = sum(len(each.runs) for each in series)
     with ThreadPoolExecutor() as pool, progress_bar(total=total, desc="predicting", unit="file") as bar:
-        waiting: deque[Future] = deque()
-        for each, run in itertools.islice(runs, AHEAD):
-            waiting.append(pool.submit(_some, _read(each, run, preprocessing)))
-        while waiting:
-            images, rest = waiting.popleft().result()
+        waiting: deque[tuple[int, Future]] = deque()
+        room = AHEAD
+        while True:
+            while room > 0 and (following := next(runs, None)):
+                weight = _weight(*following)
+                waiting.append((weight, pool.submit(_some, _read(*following, preprocessing, pictures))))
+                room -= weight
+            if not waiting:
+                return
+            weight, future = waiting.popleft()
+            images, rest = future.result()
             if rest is None:
                 bar.update()
-                for each, run in itertools.islice(runs, 1):
-                    waiting.append(pool.submit(_some, _read(each, run, preprocessing)))
+                room += weight
             else:
-                waiting.appendleft(pool.submit(_some, rest))
+                waiting.appendleft((weight, pool.submit(_some, rest)))
             yield from images
+
+
+def _weight(series: Series, run: Run) -> int:
+    """Of how many files with one image what is held of a file while it waits is about the size."""
+    return LONG if series.kind == "nifti" or len(run.positions) > 1 else 1
 
 
 def _some(reader: Iterator[InputImage]) -> tuple[list[InputImage], Iterator[InputImage] | None]:
@@ -106,9 +126,10 @@ def _some(reader: Iterator[InputImage]) -> tuple[list[InputImage], Iterator[Inpu
     return images, reader if len(images) == CHUNK else None
 
 
-def _read(series: Series, run: Run, preprocessing: Preprocessing) -> Iterator[InputImage]:
+def _read(series: Series, run: Run, preprocessing: Preprocessing, pictures: bool) -> Iterator[InputImage]:
     try:
         for place, image in read_run(run, preprocessing.window):
-            yield InputImage(series, place.name, place, preprocessing.apply(image.pixels))
+            picture = backdrop(image.pixels) if pictures else None
+            yield InputImage(series, place.name, place, preprocessing.apply(image.pixels), picture)
     except UserError as error:
-        yield InputImage(series, run.name, None, None, str(error))
+        yield InputImage(series, run.name, None, None, None, str(error))

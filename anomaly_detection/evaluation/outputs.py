@@ -4,24 +4,28 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, PngImagePlugin
 
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.evaluation.maps.marks import MARK, is_own_map
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text
 
 TABLE = "predictions.csv"
 PATIENTS = "patients.csv"
 OVERLAYS = "overlays"
+MAPS = "maps"
 ENDING = "_overlay.png"
-MARK = "anomaly_detection predict"  # the text "Software" in the PNG files
 LONGEST = 255  # bytes that file systems take for a name
+LONGEST_ENDING = 40  # `whole_file` has longer names for a while
 
 _FORMAT = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm|dicom|ima|nii(\.gz)?)(?=(#\d+)?$)", re.IGNORECASE)
 _TABLES = {TABLE: r"\W*image\W.*\Wcalibrated_score\W", PATIENTS: r"\W*patient\W.*\Wworst_slices\W"}  # how their first lines are known
+_MAP = re.compile(r"_anomaly\.nii\.gz$|_(seg|seg_\d{4,}|overlay_\d{4,})\.dcm$")
 _NOWHERE = re.compile(r'[<>:"\\|?*\x00-\x1f]')  # in no name on Windows
 
 
@@ -51,12 +55,17 @@ def printable(text: str) -> str:
 
 def overlay_names(image: str) -> tuple[str, str]:
     """What the overlay of an image may be called, `a/x_overlay.png` of `a/x.png`; the second where the first is another's."""
-    return _file_name(_FORMAT.sub("", image)), _file_name(image)
+    return _file_name(_FORMAT.sub("", image), ENDING), _file_name(image, ENDING)
 
 
-def _file_name(image: str) -> str:
-    *folders, name = _NOWHERE.sub(lambda match: f"%{ord(match[0]):02X}", image).split("/")
-    return "/".join([*(_shortened(folder, 0) for folder in folders), _shortened(name, len(ENDING) + 8) + ENDING])
+def map_names(series: str) -> tuple[str, str]:
+    """What the maps of a series may be called, up to their endings: `a/v` of `a/v.nii.gz`; the second where the first is another's."""
+    return _file_name(_FORMAT.sub("", series), ""), _file_name(series, "")
+
+
+def _file_name(name: str, ending: str) -> str:
+    *folders, last = _NOWHERE.sub(lambda match: f"%{ord(match[0]):02X}", name).split("/")
+    return "/".join([*(_shortened(folder, 0) for folder in folders), _shortened(last, LONGEST_ENDING + 8) + ending])
 
 
 def _shortened(name: str, left: int) -> str:
@@ -66,7 +75,7 @@ def _shortened(name: str, left: int) -> str:
 
 def check_free(path: Path) -> None:
     """Raise UserError where a file that `predict` has not written has the name of one that it writes."""
-    if path.exists() and not (is_table if path.name in _TABLES else _is_overlay)(path):
+    if path.exists() and not _is_written(path):
         raise UserError(f"{path}: is there, and `predict` has not written it; name another --output")
 
 
@@ -79,20 +88,32 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngImagePlugin.PngInfo()
-    text.add_text("Software", MARK)
-    picture.save(path, compress_level=1, pnginfo=text)  # a third of the time, a tenth more bytes
+    text.add_text("Software", MARK)  # at the beginning of the file, where `_is_overlay` looks for it
+    picture.save(path, compress_level=1, compress_type=zlib.Z_RLE, pnginfo=text)  # a third of the time, a tenth more bytes
 
 
 def is_own(file: SourceFile) -> bool:
-    """Whether `predict` wrote a file: an overlay, or a table beside them."""
-    test = _is_overlay if file.name.lower().endswith(ENDING) else is_table if file.name.rpartition("/")[2] in _TABLES else None
-    if test is None:
+    """Whether `predict` wrote a file: an overlay, a map, or a table beside them."""
+    if _test(file.name) is None:
         return False
     try:
         with file.on_disk() as path:
-            return test(path)
+            return _is_written(path)
     except (OSError, UserError):  # it is told when it is read
         return False
+
+
+def _is_written(path: Path) -> bool:
+    test = _test(path.name)
+    return test is not None and test(path)
+
+
+def _test(name: str) -> Callable[[Path], bool] | None:
+    """What tells whether `predict` wrote a file of such a name; None where it gives no such names."""
+    last = name.rpartition("/")[2]
+    if last in _TABLES:
+        return is_table
+    return _is_overlay if last.lower().endswith(ENDING) else is_own_map if _MAP.search(last) else None
 
 
 def _is_overlay(path: Path) -> bool:
@@ -109,9 +130,9 @@ def is_table(path: Path) -> bool:
 
 
 def remove_stale(folder: Path, written: Iterable[Path]) -> int:
-    """Remove the overlays in a folder that are not among those just written, and the folders that are empty then; returns how many there were."""
+    """Remove what `predict` wrote into a folder before it wrote some files, and the folders that are empty then; returns how many there were."""
     kept = {_identity(path) for path in written}
-    stale = [path for path in folder.rglob(f"*{ENDING}") if _is_overlay(path) and _identity(path) not in kept]
+    stale = [path for path in folder.rglob("*") if path.is_file() and _is_written(path) and _identity(path) not in kept]
     for path in stale:
         path.unlink()
     for parent in sorted({parent for path in stale for parent in path.parents if folder in (parent, *parent.parents)}, reverse=True):

@@ -1,4 +1,4 @@
-"""New images scored by a trained detector: predictions.csv, patients.csv and pictures of the anomaly maps."""
+"""New images scored by a trained detector: predictions.csv, patients.csv and the anomaly maps."""
 
 import csv
 import itertools
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from anomaly_detection.data.formats.series import series_of
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.detector import Detector, Prediction
 from anomaly_detection.evaluation.inputs import InputImage, decode_ahead, files_of, with_window
-from anomaly_detection.evaluation.outputs import OVERLAYS, PATIENTS, TABLE, Names, check_free, overlay_names, printable, remove_stale, save_overlay
-from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.evaluation.map_files import MapFiles
+from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, PATIENTS, TABLE, Names, check_free, printable, remove_stale
+from anomaly_detection.evaluation.patients import BETWEEN, Said, verdict_rows
 from anomaly_detection.evaluation.patients import COLUMNS as PATIENT_COLUMNS
-from anomaly_detection.evaluation.patients import Said, verdict_rows
 from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -40,7 +39,6 @@ SAID = (
 )
 COLUMNS = ("image", "patient", "series", "position_mm", *SAID, "error", "overlay")
 BATCH = 64
-OVERLAY_SIDE = 256
 
 
 class Written(NamedTuple):
@@ -57,11 +55,14 @@ class Written(NamedTuple):
     patients: list[dict[str, Any]]
 
 
-def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, window: WindowChoice, overlays: bool) -> Written:
-    """Write `output`/predictions.csv, patients.csv, and below `output`/overlays/ each image with its anomaly map; few images are in memory at a time.
+def write_predictions(
+    detector: Detector, inputs: Sequence[Path], output: Path, window: WindowChoice, overlays: bool = True, maps: bool = True
+) -> Written:
+    """Write `output`/predictions.csv and patients.csv, below `output`/overlays/ each image with its anomaly map, and below `output`/maps/ the maps of
+    volumes and series, see `SeriesMaps`; few images, and the map of one series, are in memory at a time.
 
     The slices of a volume or series follow one another in order of position, see `series_of`. Every row has an image's name of its own, and names
-    its overlay. What `predict` wrote before is never scored, and overlays of an earlier run go.
+    its overlay. What `predict` wrote before is never scored, and overlays and maps of an earlier run go.
 
     Args:
         detector: scores the images.
@@ -69,6 +70,7 @@ def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, 
         output: a folder.
         window: what is shown of more than 8 bits where training has not settled it; None: what the files say.
         overlays: whether there are to be pictures.
+        maps: whether there are to be maps in the format of a volume or series.
 
     Raises:
         UserError: there is no such input, no file in it, not one could be read, the window is not that of training, or a file that `predict` has
@@ -80,42 +82,33 @@ def write_predictions(detector: Detector, inputs: Sequence[Path], output: Path, 
         check_free(output / name)
     said: list[Said] = []
     errors: list[str] = []
-    with whole_file(output / TABLE) as partial, open(partial, "w", newline="", encoding="utf-8") as table:
+    names = Names()
+    with (
+        whole_file(output / TABLE) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as table,
+        MapFiles(detector, preprocessing, output, overlays, maps) as map_files,
+    ):
         writer = csv.DictWriter(table, COLUMNS, restval="")
         writer.writeheader()
-        pictures = _Pictures(detector, output) if overlays else None
-        names = Names()
-        for image, prediction in _predicted(detector, decode_ahead(series_of(files), preprocessing)):
+        for image, prediction in _predicted(detector, decode_ahead(series_of(files), preprocessing, overlays)):
             row = _row(image, names.take(printable(image.name)), prediction)
             if prediction is None:
                 errors.append(image.error)
-            elif pictures is not None:
-                row["overlay"] = pictures.save(row["image"], image, prediction)
+            else:
+                row["overlay"] = map_files.add(row["image"], image, prediction)
             writer.writerow(row)
             said.append(_said(row, prediction))
         if len(errors) == len(said):
             raise UserError(f"not one of {len(files)} files could be read; the first: {errors[0]}")
-    patients = verdict_rows(said, detector.calibration, detector.domains)
-    write_rows(output / PATIENTS, patients, PATIENT_COLUMNS)
-    if stale := remove_stale(output / OVERLAYS, pictures.written if pictures else ()):
-        logger.info("%s: %d overlays of an earlier run are removed", output / OVERLAYS, stale)
+    patients = [
+        {**row, "maps": BETWEEN.join(map_files.of_series.get((row["patient"], row["series"]), ()))}
+        for row in verdict_rows(said, detector.calibration, detector.domains)
+    ]
+    write_rows(output / PATIENTS, patients, (*PATIENT_COLUMNS, "maps"))
+    stale = sum(remove_stale(output / folder, map_files.written) for folder in (OVERLAYS, MAPS))
+    if stale:
+        logger.info("%s: %d overlays and maps of an earlier run are removed", output, stale)
     return Written(len(said) - len(errors), len(errors), patients)
-
-
-class _Pictures:
-    """The overlays, each under a name of its own."""
-
-    def __init__(self, detector: Detector, output: Path):
-        self.written: list[Path] = []
-        self._detector, self._output, self._names = detector, output, Names()
-
-    def save(self, name: str, image: InputImage, prediction: Prediction) -> str:
-        """Write that of an image, and return its path below the output."""
-        path = f"{OVERLAYS}/{self._names.take(*overlay_names(name))}"
-        picture = Image.fromarray(overlay(image.pixels, prediction.anomaly_map, self._detector.map_scale))
-        self.written.append(self._output / path)
-        save_overlay(picture.resize((OVERLAY_SIDE, OVERLAY_SIDE), Image.Resampling.BICUBIC), self.written[-1])
-        return path
 
 
 def _predicted(detector: Detector, images: Iterator[InputImage]) -> Iterator[tuple[InputImage, Prediction | None]]:

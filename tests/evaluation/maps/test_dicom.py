@@ -30,7 +30,7 @@ def write(source, stem, preprocessing, scale=SCALE):
     """Maps by a detector whose map is the blurred brightness of the network's image."""
     maps = SeriesMaps("dicom", "series", stem, preprocessing, scale, "blur")
     for file in list_source(source):
-        for number, (_, pixels) in enumerate(images_in(file, preprocessing.window)):
+        for number, pixels in enumerate(image.pixels for image in images_in(file, preprocessing.window)):
             anomaly_map = gaussian_filter(preprocessing.apply(pixels)[0].astype(np.float32), 0.7)
             maps.add(file, number, pixels.shape[:2], anomaly_map, draw_overlay(backdrop(pixels), anomaly_map, preprocessing, scale))
     return maps.close()
