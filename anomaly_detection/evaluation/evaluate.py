@@ -43,7 +43,8 @@ class Evaluation:
         calibration: of the scores.
         map_scale: the anomaly map's 99.5th percentile over all pixels of the validation normals: what is usual in a normal image.
         details: arrays by name: latent (rows, D), and those of `Gallery.arrays`: of each dataset and label the test images with telling scores;
-            where none of these is reconstructed, gallery_nearest (n, C, H, W) uint8, the training image whose latent is nearest to each.
+            where none of these is reconstructed, gallery_nearest (n, C, H, W) uint8, the training image whose latent is nearest to each; where
+            there are masks, gallery_mask (n, H, W) bool, which is empty of an image without one.
     """
 
     rows: list[dict[str, Any]]
@@ -100,6 +101,7 @@ def evaluate(
     _add_twin_metrics(metrics, pairs, rows)
     latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
     details = {"latent": latent, **gallery.arrays(offset=len(val))}
+    details |= _gallery_masks(details["gallery_row"] - len(val), masks)
     if "gallery_reconstruction" not in details:
         nearest = chosen[nearest_rows(train_scores.latent, latent[details["gallery_row"]])]
         details["gallery_nearest"] = to_bytes(train.batch(torch.from_numpy(nearest)).image).cpu().numpy()
@@ -174,6 +176,15 @@ def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing],
         if masks is not None:
             known[dataset] = places[masks[0]], masks[1]
     return known
+
+
+def _gallery_masks(places: np.ndarray, masks: Masks) -> dict[str, np.ndarray]:
+    """gallery_mask of the images at some places (n,) of their set; nothing where there are no masks."""
+    known = {int(place): mask for its_places, its_masks in masks.values() for place, mask in zip(its_places, its_masks, strict=True)}
+    if not known:
+        return {}
+    empty = np.zeros_like(next(iter(known.values())))
+    return {"gallery_mask": np.array([known.get(int(place), empty) for place in places])}
 
 
 def _look_at_normals(baseline: Baseline, images: ImageSet) -> tuple[Scores, float]:

@@ -11,19 +11,31 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
 from threadpoolctl import threadpool_limits
 
-from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.evaluation.overlay import LABEL, TOP, heat_colours, overlay
 from anomaly_detection.evaluation.twins import contrast_detail, read_twin_rows
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
+LESION = "cyan"  # the contour of a true mask; in no overlay
 DPI = 90
+VALIDATION = "val_"  # begins the names of the columns of log.csv that validation images have
+UNITS = {  # of the columns of log.csv, by the ends of their names
+    "loss": "loss (no unit)",
+    "accuracy": "share of images named rightly",
+    "variance": "variance (square of the latent's unit)",
+    "resets": "resets (count)",
+    "slots_used": "slots (count)",
+    "dead_queries": "queries (count)",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -81,7 +93,8 @@ def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
         low, high = values["intervals"]["auroc"]
         axes.plot(false, true, label=f"{name} {values['auroc']:.3f} [{low:.3f}, {high:.3f}]")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC, test images (AUROC, 95 % interval)", aspect="equal")
+    axes.set(xlabel="1 - specificity (share of normal images)", ylabel="sensitivity (share of abnormal images)", aspect="equal")
+    axes.set_title("ROC, test images (AUROC, 95 % interval)")
     axes.legend(fontsize=8, loc="lower right")
     return figure
 
@@ -99,7 +112,7 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
             if len(own):
                 axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
         axes.axvline(metrics["datasets"][name]["threshold"], color="black", linestyle="--", label="threshold")
-        axes.set(title=name, xlabel="anomaly score", yticks=[])
+        axes.set(title=name, xlabel="anomaly score (no unit)", ylabel="share of images per unit of score")
         axes.legend(fontsize=7)
     return figure
 
@@ -107,7 +120,7 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
 def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
     """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction, anomaly map over the image.
 
-    Where nothing is reconstructed, the training image with the nearest latent stands in its place.
+    Where nothing is reconstructed, the training image with the nearest latent stands in its place. True masks are drawn around, where there are any.
     """
     chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
     lines = {"image": [details["gallery_image"][place] for place in chosen]}
@@ -116,7 +129,8 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
             lines[text] = [details[name][place] for place in chosen]
     maps = [details["gallery_map"][place] for place in chosen]
     lines["anomaly map"] = [overlay(image, place, map_scale).transpose(2, 0, 1) for image, place in zip(lines["image"], maps, strict=True)]
-    figure = Figure((1.25 * len(chosen), 1.4 * len(lines)), layout="constrained")
+    masks = [details["gallery_mask"][place] for place in chosen] if "gallery_mask" in details else []
+    figure = Figure((1.25 * len(chosen) + 0.8, 1.4 * len(lines)), layout="constrained")
     grid = figure.subplots(len(lines), len(chosen), squeeze=False)
     for column, place in enumerate(chosen):
         row = rows[details["gallery_row"][place]]
@@ -124,10 +138,15 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
             picture = pictures[column]
             axes.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
+            if masks and masks[column].any():
+                axes.contour(masks[column], levels=[0.5], colors=LESION, linewidths=0.8)
         grid[0, column].set_title(f"{row['score']:.3g}", fontsize=8, color=ABNORMAL if row["label"] else NORMAL)
     for axes, text in zip(grid[:, 0], lines, strict=True):
         axes.set_ylabel(text, fontsize=8)
-    figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red", fontsize=9)
+    heat = ScalarMappable(Normalize(1, TOP), ListedColormap(heat_colours()))
+    figure.colorbar(heat, ax=grid, extend="max", ticks=np.linspace(1, TOP, 3)).set_label("\n".join(LABEL), fontsize=7)
+    contour = f", true mask {LESION}" if any(mask.any() for mask in masks) else ""
+    figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red{contour}", fontsize=9)
     return figure
 
 
@@ -146,8 +165,7 @@ def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:
             axes.text(j, i, f"{values[i, j]:.2f}\n{count}" if count else "0", ha="center", va="center", fontsize=9, color=colour)
         for axis, edges in ((axes.xaxis, table.diameters), (axes.yaxis, table.contrasts)):
             axis.set_ticks(np.arange(len(edges)) - 0.5, [f"{edge:.0f}" for edge in edges])
-        unit = pairs[0].get("unit")
-        axes.set(xlabel="diameter (mm)", ylabel="contrast, darker or brighter" + (f" ({unit})" if unit else ""), title=title)
+        axes.set(xlabel="diameter (mm)", ylabel=f"contrast, darker or brighter ({pairs[0].get('unit') or 'no unit'})", title=title)
     figure.suptitle(f"{dataset}: contrast and detail; below each value the number of images", fontsize=9)
     return figure
 
@@ -169,6 +187,8 @@ def draw_latent(rows: Rows, latent: np.ndarray, parts: Sequence[int] | None) -> 
     for line, (view, points) in zip(figure.subplots(len(views), 3), views.items(), strict=True):
         for axes, (key, words) in zip(line, colours.items(), strict=True):
             _scatter(axes, points, words)
+            axes.set_xlabel("component 1 (no unit)", fontsize=6)
+            axes.set_ylabel("component 2 (no unit)", fontsize=6)
             axes.set_title(f"{view}, by {key}" if key != "abnormal" else f"{view}, abnormal or not", fontsize=8)
     return figure
 
@@ -194,7 +214,7 @@ def _tsne(latent: np.ndarray) -> np.ndarray:
 
 
 def draw_training(log: Rows) -> Figure:
-    """Every loss and accuracy of log.csv along the iterations, over all phases; a phase may lack some."""
+    """Every loss and accuracy of log.csv along the iterations, over all phases; a phase may lack some. Training and validation share a panel."""
     steps, offset, last = [], 0, ("", 0)
     for row in log:
         if row["phase"] != last[0]:
@@ -203,14 +223,20 @@ def draw_training(log: Rows) -> Figure:
         steps.append(offset + last[1])
     skip = ("phase", "iteration", "lr", "images_per_second")
     columns = [column for column in dict.fromkeys(column for row in log for column in row) if column not in skip]
-    across = min(4, len(columns))
-    figure = Figure((3 * across, 2.1 * -(-len(columns) // across)), layout="constrained")
-    grid = figure.subplots(-(-len(columns) // across), across, squeeze=False).reshape(-1)
-    for axes, column in zip(grid, columns, strict=False):
-        points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
-        axes.plot(*zip(*points, strict=True), linewidth=1)
-        axes.set_title(column, fontsize=8)
+    panels = list(dict.fromkeys(column.removeprefix(VALIDATION) for column in columns))
+    across = min(4, len(panels))
+    figure = Figure((3 * across, 2.4 * -(-len(panels) // across)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // across), across, squeeze=False).reshape(-1)
+    for axes, panel in zip(grid, panels, strict=False):
+        for column, part, style in ((panel, "training", "-"), (VALIDATION + panel, "validation", "--")):
+            points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, marker="." if len(points) < 30 else None, linewidth=1, markersize=3, label=part)
+        axes.set_title(panel, fontsize=8)
+        axes.set_xlabel("iteration (batches)", fontsize=7)
+        axes.set_ylabel(next((text for ending, text in UNITS.items() if panel.endswith(ending)), "value (no unit)"), fontsize=7)
         axes.tick_params(labelsize=6)
-    for axes in grid[len(columns) :]:
+        axes.legend(fontsize=6, loc="upper right")
+    for axes in grid[len(panels) :]:
         axes.remove()
     return figure

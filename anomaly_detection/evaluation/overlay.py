@@ -115,6 +115,11 @@ def palette() -> np.ndarray:
     return np.rint(np.concatenate([greys, tinted.reshape(-1, 3)])).astype(np.uint8)
 
 
+def heat_colours() -> np.ndarray:
+    """(HEATS, 3) from 0 to 1, the colours of the steps from 1 to `TOP` over a middle grey."""
+    return palette()[GREYS:].reshape(HEATS, SHADES, 3)[:, SHADES // 2] / 255
+
+
 @functools.lru_cache(maxsize=64)
 def _colour_bar(height: int, scale: float) -> np.ndarray:
     """The bar for pictures of a height, as numbers in `palette`, (at least `height`, w) uint8; from left to right it lies over black to white."""

@@ -91,6 +91,9 @@ def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_roo
         assert np.array_equal(image, test.images[place].numpy())
         assert np.abs(made - ((shown[place].reconstruction[0].clamp(-1, 1) + 1) * 127.5).numpy()).max() <= 0.51
         np.testing.assert_allclose(anomaly_map, shown[place].map[0, 0].numpy(), rtol=1e-3, atol=1e-5)
+    for row, mask in zip(outcome.details["gallery_row"], outcome.details["gallery_mask"], strict=True):
+        place = row - len(val)
+        assert np.array_equal(mask, masks[masked.index(place)] if place in masked else np.zeros((16, 16)))
 
     monkeypatch.setattr("anomaly_detection.evaluation.scores.BATCH", 5)
     other = evaluated(baseline, source)

@@ -16,6 +16,7 @@ import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.evaluation.figures import draw_contrast_detail, draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
+from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
 from tests.test_run_experiments import TOY_BASE
 
@@ -70,14 +71,31 @@ def test_gallery_shows_the_images_of_its_dataset(channels, second):
         "gallery_map": np.ones((4, 8, 8)) * np.array([0.0, 9.0, 0.0, 0.0])[:, None, None],
     }
     figure = draw_gallery(rows, details, "liver_ct", map_scale=1.0)
-    shown = [axes.images[0].get_array() for axes in figure.axes]
+    *grid, bar = figure.axes
+    shown = [axes.images[0].get_array() for axes in grid]
     assert len(shown) == 6
     assert (shown[0] == 100).all()
     assert (shown[2] == 150).all()
     assert (shown[4] == 100).all()
-    assert shown[5].reshape(-1, 3).tolist() == [[255, 0, 0]] * 64
+    assert (shown[5] == overlay(picture[1], details["gallery_map"][1], 1.0)).all()
+    assert np.ptp(shown[5]) > 60, "tinted"
+    assert bar.get_ylabel() == "anomaly map, in multiples of the\n99.5th percentile of normal images"
+    assert not any(axes.collections for axes in grid), "no masks are known"
     assert figure.axes[0].get_title() == f"{rows[80]['score']:.3g}"
     assert second in figure.axes[2].get_ylabel()
+
+
+def test_true_masks_are_drawn_around_in_the_gallery():
+    rows, _ = rows_of()
+    mask = np.zeros((2, 8, 8), bool)
+    mask[1, 2:5, 3:7] = True
+    picture = np.full((2, 1, 8, 8), 100, np.uint8)
+    details = {"gallery_row": np.array([80, 81]), "gallery_image": picture, "gallery_map": np.zeros((2, 8, 8)), "gallery_mask": mask}
+    *grid, _ = draw_gallery(rows, details, "liver_ct", 1.0).axes
+    assert [len(axes.collections) for axes in grid] == [0, 1, 0, 1], "around the lesion, in its image and its map"
+    points = np.concatenate([path.vertices for path in grid[1].collections[0].get_paths()])
+    assert points.min(axis=0).tolist() == [2.5, 1.5]
+    assert points.max(axis=0).tolist() == [6.5, 4.5]
 
 
 def test_contrast_and_detail_are_drawn_with_their_numbers():
@@ -123,6 +141,30 @@ def test_training_runs_on_over_phases():
     ]
     figure = draw_training(log)
     assert {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in figure.axes} == {"loss": [[10, 1.0], [20, 0.5]], "rec": [[25, 0.2]]}
+
+
+def test_training_and_validation_share_a_panel():
+    log = [
+        {"phase": "p", "iteration": 10, "loss": 1.0, "organ_accuracy": 0.5, "val_loss": 2.0, "val_organ_accuracy": 0.25, "val_organ_variance": 4.0},
+        {"phase": "p", "iteration": 20, "loss": 0.5, "organ_accuracy": 0.7, "val_loss": None, "val_organ_accuracy": None, "val_organ_variance": None},
+    ]
+    lines = {axes.get_title(): {line.get_label(): line.get_xydata().tolist() for line in axes.lines} for axes in draw_training(log).axes}
+    assert lines == {
+        "loss": {"training": [[10, 1.0], [20, 0.5]], "validation": [[10, 2.0]]},
+        "organ_accuracy": {"training": [[10, 0.5], [20, 0.7]], "validation": [[10, 0.25]]},
+        "organ_variance": {"validation": [[10, 4.0]]},
+    }
+
+
+def test_every_axis_of_every_figure_says_what_it_shows_and_in_what_unit():
+    rows, metrics = rows_of()
+    log = [{"phase": "p", "iteration": step, "loss": 1.0, "gradient_norm": 2.0, "organ_accuracy": 1.0, "slots_used": 3.0} for step in (1, 2)]
+    pairs = [{"diameter_mm": 10.0 + i, "contrast": -20.0 - i, "unit": None, "score": 1.0 * i, "twin_score": 0.0} for i in range(20)]
+    latent = np.random.default_rng(0).normal(size=(len(rows), 6))
+    figures = [draw_roc(rows, metrics), draw_histograms(rows, metrics), draw_training(log), draw_latent(rows, latent, (1, 2))]
+    for axes in (axes for figure in [*figures, draw_contrast_detail(rows, pairs, "liver_ct")] for axes in figure.axes):
+        for label in (axes.get_xlabel(), axes.get_ylabel()):
+            assert re.search(r"\((no unit|count|mm|batches|share of .*|square of .*)\)$|^share of ", label), (axes.get_title(), label)
 
 
 def test_a_study_of_images_with_twins(monkeypatch, tmp_path, twinned, capsys):
