@@ -25,8 +25,10 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
+NEAREST = "nearest training"
 LESION = "cyan"  # the contour of a true mask; in no overlay
 DPI = 90
+PARTS = {"training": {"color": "tab:blue", "linestyle": "-"}, "validation": {"color": "tab:orange", "linestyle": "--"}}
 VALIDATION = "val_"  # begins the names of the columns of log.csv that validation images have
 UNITS = {  # of the columns of log.csv, by the ends of their names
     "loss": "loss (no unit)",
@@ -124,7 +126,7 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
     """
     chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
     lines = {"image": [details["gallery_image"][place] for place in chosen]}
-    for name, text in (("gallery_reconstruction", "reconstruction"), ("gallery_nearest", "nearest training")):
+    for name, text in (("gallery_reconstruction", "reconstruction"), ("gallery_nearest", NEAREST)):
         if name in details:
             lines[text] = [details[name][place] for place in chosen]
     maps = [details["gallery_map"][place] for place in chosen]
@@ -134,11 +136,11 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
     grid = figure.subplots(len(lines), len(chosen), squeeze=False)
     for column, place in enumerate(chosen):
         row = rows[details["gallery_row"][place]]
-        for axes, pictures in zip(grid[:, column], lines.values(), strict=True):
+        for axes, (text, pictures) in zip(grid[:, column], lines.items(), strict=True):
             picture = pictures[column]
             axes.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
-            if masks and masks[column].any():
+            if masks and masks[column].any() and text != NEAREST:  # another image's anatomy
                 axes.contour(masks[column], levels=[0.5], colors=LESION, linewidths=0.8)
         grid[0, column].set_title(f"{row['score']:.3g}", fontsize=8, color=ABNORMAL if row["label"] else NORMAL)
     for axes, text in zip(grid[:, 0], lines, strict=True):
@@ -228,15 +230,16 @@ def draw_training(log: Rows) -> Figure:
     figure = Figure((3 * across, 2.4 * -(-len(panels) // across)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // across), across, squeeze=False).reshape(-1)
     for axes, panel in zip(grid, panels, strict=False):
-        for column, part, style in ((panel, "training", "-"), (VALIDATION + panel, "validation", "--")):
+        for column, part in ((panel, "training"), (VALIDATION + panel, "validation")):
             points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
             if points:
-                axes.plot(*zip(*points, strict=True), style, marker="." if len(points) < 30 else None, linewidth=1, markersize=3, label=part)
+                axes.plot(*zip(*points, strict=True), **PARTS[part], marker="." if len(points) < 30 else None, linewidth=1, markersize=3, label=part)
         axes.set_title(panel, fontsize=8)
         axes.set_xlabel("iteration (batches)", fontsize=7)
         axes.set_ylabel(next((text for ending, text in UNITS.items() if panel.endswith(ending)), "value (no unit)"), fontsize=7)
         axes.tick_params(labelsize=6)
-        axes.legend(fontsize=6, loc="upper right")
     for axes in grid[len(panels) :]:
         axes.remove()
+    drawn = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(drawn.values(), drawn, loc="outside upper center", ncols=2, fontsize=8)
     return figure

@@ -91,8 +91,8 @@ def test_true_masks_are_drawn_around_in_the_gallery():
     mask[1, 2:5, 3:7] = True
     picture = np.full((2, 1, 8, 8), 100, np.uint8)
     details = {"gallery_row": np.array([80, 81]), "gallery_image": picture, "gallery_map": np.zeros((2, 8, 8)), "gallery_mask": mask}
-    *grid, _ = draw_gallery(rows, details, "liver_ct", 1.0).axes
-    assert [len(axes.collections) for axes in grid] == [0, 1, 0, 1], "around the lesion, in its image and its map"
+    *grid, _ = draw_gallery(rows, {**details, "gallery_nearest": picture}, "liver_ct", 1.0).axes
+    assert [len(axes.collections) for axes in grid] == [0, 1, 0, 0, 0, 1], "around the lesion, in its image and its map, in no other image"
     points = np.concatenate([path.vertices for path in grid[1].collections[0].get_paths()])
     assert points.min(axis=0).tolist() == [2.5, 1.5]
     assert points.max(axis=0).tolist() == [6.5, 4.5]

@@ -30,12 +30,12 @@ def place(voxel, matrix=None) -> np.ndarray:
 
 
 def values() -> np.ndarray:
-    """(columns, rows, slices) Hounsfield units; the lesion is brighter than all else."""
+    """(columns, rows, slices) Hounsfield units; the lesion is brighter than all else, and brightest in its middle."""
     grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
     middle = (np.array(SHAPE) - 1) / 2
     body = np.hypot(*np.moveaxis((grid - middle)[..., :2] * SPACING[:2], -1, 0)) < 30
-    lesion = np.linalg.norm((grid - LESION) * SPACING, axis=-1) < 6
-    return np.where(lesion, 180, np.where(body, 40, -200)).astype(np.int16)
+    apart = np.linalg.norm((grid - LESION) * SPACING, axis=-1)
+    return np.where(apart < 6, 180 - 8 * apart, np.where(body, 40, -200)).astype(np.int16)
 
 
 def save_nifti(path):

@@ -60,7 +60,7 @@ def test_the_segmentation_marks_the_lesion_where_it_is_in_the_patient(source, tm
     marked = np.argwhere(volume.array > 0)
     middle = volume.map_indices_to_reference(marked.astype(float)).mean(axis=0)
     assert np.linalg.norm(middle - place(LESION)) < cell(preprocessing)
-    count = np.count_nonzero(values() == 180)
+    count = np.count_nonzero(values() > 60)
     assert count / 3 < len(marked) < 3 * count
     assert {k: str(segmentation[k].value) for k in (*PATIENT, *STUDY)} == {k: str(v) for k, v in {**PATIENT, **STUDY}.items()}
     assert segmentation.FrameOfReferenceUID == SERIES["FrameOfReferenceUID"]
