@@ -261,17 +261,25 @@ def _sources(stack: Sequence[_Marked]) -> tuple[list[Dataset], np.ndarray]:
             pixels[each.frame] = each.mask
         return [first], pixels
     headers = [each.header for each in stack]
-    positions = [np.array(header.get("ImagePositionPatient") or [0, 0, 0], float) for header in headers]
-    gaps = [np.linalg.norm(after - before) for before, after in zip(positions, positions[1:], strict=False)]
+    distance = _distance(headers)
     for header in headers:
         if len(stack) == 1 and "ImagePositionPatient" not in header:
             header.pop("PixelSpacing", None)  # with it highdicom would read a thickness, too
         elif header.get("SliceThickness") is None:
-            header.SliceThickness = _decimal(float(np.median(gaps))) if gaps else None
+            header.SliceThickness = distance
     pixels = np.zeros((len(stack), *stack[0].shape), bool)
     for place, each in enumerate(stack):
         pixels[place] = each.mask
     return headers, pixels
+
+
+def _distance(headers: Sequence[Dataset]) -> str | None:
+    """From slice to slice in mm, the median; None of a single one."""
+    if len(headers) == 1:
+        return None
+    normal = np.cross(*np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3))
+    along = np.sort([np.array(header.ImagePositionPatient, float) @ normal for header in headers])
+    return _decimal(float(np.median(np.diff(along))))
 
 
 def _lacks(error: Exception) -> str:
