@@ -6,9 +6,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
-from anomaly_detection.data.formats.read import images_in
+from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.sources import list_source
-from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.maps.series import SeriesMaps
 from tests.evaluation.maps.sources import LESION, SHAPE, SPACING, place, save_frames, save_nifti, save_series
@@ -36,7 +36,7 @@ def maps_of(kind, source, stem, preprocessing):
     greatest = 0.0
     with SeriesMaps(kind, "v", stem, preprocessing, SCALE, "blur") as maps:
         for file in list_source(source):
-            for number, (_, pixels) in enumerate(images_in(file, preprocessing.window)):
+            for number, (_, pixels) in enumerate(read_images(file.path, plain_window(preprocessing.window))):
                 maps.add(file, number, pixels.shape[:2], blur(pixels, preprocessing), None)
                 greatest = max(greatest, float(preprocessing.back(blur(pixels, preprocessing), pixels.shape[:2]).max()))
         return maps.close(), greatest
