@@ -103,10 +103,15 @@ def parse_override(text: str) -> Layer:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UserError(f"--set {text}: {value!r} is not a YAML value") from None
-    values: Any = parsed
-    for part in reversed(key.strip().split(".")):
+    return overriding(f"--set {text}", key.strip(), parsed)
+
+
+def overriding(source: str, key: str, value: Any) -> Layer:
+    """The layer of one key, such as `baseline.width`, that is changed in what stands elsewhere."""
+    values: Any = value
+    for part in reversed(key.split(".")):
         values = _Inside({int(part) if part.isdigit() else part: values})
-    return Layer(f"--set {text}", values, override=True)
+    return Layer(source, values, override=True)
 
 
 def build(schema: type, layers: Sequence[Layer]) -> Any:

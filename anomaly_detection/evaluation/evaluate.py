@@ -83,14 +83,11 @@ def evaluate(
     domains = source.domains(datasets)
     train, val, test = (source.load(datasets, part, preprocessing, memory_mib).to(device) for part in ("train", "val", "test"))
     masks = _known_masks(source, preprocessing, test)
-    val_scores, map_scale = _look_at_normals(baseline, val)
+    patients = {part: source.patients(images) for part, images in (("train", train), ("val", val), ("test", test))}
+    normals = look_at_normals(baseline, train, val, patients, alpha)
+    calibration = normals.calibration
     test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
-    patients = {"val": source.patients(val), "test": source.patients(test)}
-    val_normals = _normals(val_scores, val, patients["val"])
-    chosen = _evenly(train)
-    train_scores = score_images(baseline, (train.batch(index).image for index in torch.from_numpy(chosen).split(BATCH)))
-    calibration = Calibration.fit(_normals(train_scores, train, source.patients(train), chosen), val_normals, alpha)
-    parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, val_scores), ("test", test, test_scores))
+    parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, normals.val_scores), ("test", test, test_scores))
     rows = [row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains)]
     metrics = metrics_of(rows, calibration, domains)
     _warn_of_few(metrics, alpha)
@@ -99,13 +96,51 @@ def evaluate(
         metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
     pairs = _look_at_twins(baseline, source, preprocessing, test, test_scores.score, maps, masks)
     _add_twin_metrics(metrics, pairs, rows)
-    latent = np.concatenate([val_scores.latent, test_scores.latent]).astype(np.float32)
+    latent = np.concatenate([normals.val_scores.latent, test_scores.latent]).astype(np.float32)
     details = {"latent": latent, **gallery.arrays(offset=len(val))}
     details |= _gallery_masks(details["gallery_row"] - len(val), masks)
     if "gallery_reconstruction" not in details:
-        nearest = chosen[nearest_rows(train_scores.latent, latent[details["gallery_row"]])]
+        nearest = normals.chosen[nearest_rows(normals.train_scores.latent, latent[details["gallery_row"]])]
         details["gallery_nearest"] = to_bytes(train.batch(torch.from_numpy(nearest)).image).cpu().numpy()
-    return Evaluation(rows, patient_rows(rows, calibration, domains), pairs, metrics, calibration, map_scale, details)
+    return Evaluation(rows, patient_rows(rows, calibration, domains), pairs, metrics, calibration, normals.map_scale, details)
+
+
+@dataclass(frozen=True)
+class NormalsSeen:
+    """What a network says of training and validation normals.
+
+    Attributes:
+        calibration, map_scale: see `Evaluation`.
+        val_scores, train_scores: of all validation images, and of the training images that were looked at.
+        chosen: (n,) places of the latter.
+    """
+
+    calibration: Calibration
+    map_scale: float
+    val_scores: Scores
+    train_scores: Scores
+    chosen: np.ndarray
+
+
+def look_at_normals(
+    baseline: Baseline, train: ImageSet, val: ImageSet, patients: Mapping[Part, Sequence[str | None]], alpha: float
+) -> NormalsSeen:
+    """Calibrate a network on normals: all that a trained network needs beside its weights.
+
+    Args:
+        baseline: trained, on the device of the image sets.
+        train, val: normal images of the same domains.
+        patients: whose each image of the parts train and val is; None where that is not known.
+        alpha: the rate of false alarms that is aimed at.
+
+    Raises:
+        UserError: a score is not a number.
+    """
+    val_scores, map_scale = _look_at_validation(baseline, val)
+    chosen = _evenly(train)
+    train_scores = score_images(baseline, (train.batch(index).image for index in torch.from_numpy(chosen).split(BATCH)))
+    of_train, of_val = _normals(train_scores, train, patients["train"], chosen), _normals(val_scores, val, patients["val"])
+    return NormalsSeen(Calibration.fit(of_train, of_val, alpha), map_scale, val_scores, train_scores, chosen)
 
 
 def _look_at_twins(
@@ -187,7 +222,7 @@ def _gallery_masks(places: np.ndarray, masks: Masks) -> dict[str, np.ndarray]:
     return {"gallery_mask": np.array([known.get(int(place), empty) for place in places])}
 
 
-def _look_at_normals(baseline: Baseline, images: ImageSet) -> tuple[Scores, float]:
+def _look_at_validation(baseline: Baseline, images: ImageSet) -> tuple[Scores, float]:
     """The scores of validation normals, and what their maps seldom exceed."""
     parts, usual = [], UpperQuantile(len(images) * int(np.prod(images.images.shape[2:])), USUAL)
     for batch, assessment in assessments(baseline, images):

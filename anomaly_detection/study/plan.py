@@ -137,7 +137,7 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
             for regime in dict.fromkeys(regimes):
                 for datasets in [list(data.datasets)] if regime.mixed else [[name] for name in data.datasets]:
                     layers = [
-                        *_config(model, datasets),
+                        *config_layers(model, datasets),
                         *above,
                         *grid.overrides,
                         Layer("the study", {"datasets": datasets, "seed": seed}, override=True),
@@ -147,7 +147,7 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
     return experiments
 
 
-def _config(model: str, datasets: Sequence[str]) -> list[Layer]:
+def config_layers(model: str, datasets: Sequence[str]) -> list[Layer]:
     """The layers of the model's config for these datasets; common.yaml of a model that has none."""
     path = find_config(configs_of(folder_of(model), CONFIGS), folder_of(model), datasets)
     return read_layers(path) if path.exists() else [*read_layers(CONFIGS / "common.yaml"), Layer(f"--models {model}", {"model": model})]

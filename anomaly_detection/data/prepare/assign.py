@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, publ
     """
     left_out: Counter = Counter()
     usable = _without_contradictions(rows, left_out)
-    owner = _merge_patients(usable)
+    owner = merge_patients((row.patient, row.pixels_sha256) for row in usable)
     if published is None:
         parts = _share_out(usable, owner, shares, healthy_first)
     else:
@@ -96,18 +96,19 @@ def _without_contradictions(rows: Sequence[Row], left_out: Counter) -> list[Row]
     return usable
 
 
-def _merge_patients(rows: Sequence[Row]) -> dict[str, str]:
-    """For each patient the one whose name stands for all with whom they share an image."""
-    owner = {row.patient: row.patient for row in rows}
+def merge_patients(images: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
+    """For each patient the one whose name stands for all with whom they share an image; of each image its patient, and a hash of its pixels."""
+    images = list(images)
+    owner = {patient: patient for patient, _ in images}
 
     def find(patient: str) -> str:
         while owner[patient] != patient:
             patient = owner[patient]
         return patient
 
-    first: dict[str, str] = {}
-    for row in rows:
-        one, other = sorted((find(row.patient), find(first.setdefault(row.pixels_sha256, row.patient))))
+    first: dict[Hashable, str] = {}
+    for patient, pixels in images:
+        one, other = sorted((find(patient), find(first.setdefault(pixels, patient))))
         owner[other] = one
     return {patient: find(patient) for patient in owner}
 
