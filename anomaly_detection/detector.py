@@ -1,27 +1,29 @@
 """A trained network, ready for new images."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.build import load_trained
 from anomaly_detection.data.dataset import Domains, to_floats
-from anomaly_detection.data.formats.pictures import opened, shown
-from anomaly_detection.data.formats.read import read_images
-from anomaly_detection.data.formats.window import plain_window
+from anomaly_detection.data.formats.window import plain_window, window_from
+from anomaly_detection.data.inputs import BATCH, images_of, pixels_of, preprocessed
 from anomaly_detection.data.preprocessing import Preprocessing, agreed, differences
-from anomaly_detection.evaluation.calibration import Calibration, Reference, Word
+from anomaly_detection.evaluation.calibration import Calibration, Reference, Verdict, Word
 from anomaly_detection.evaluation.normals import needed
-from anomaly_detection.evaluation.scores import Scores, assess
+from anomaly_detection.evaluation.scores import Scores, assess, score_images
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+Shown = Sequence[float] | Literal["auto"] | None  # see `Detector.preprocess`
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,13 @@ class Detector:
     preprocessing: Preprocessing
     map_scale: float
 
+    def __repr__(self) -> str:
+        organs, modalities, size = self.domains.organs, self.domains.modalities, self.preprocessing.image_size
+        domains = ", ".join(f"{organs[organ]} {modalities[modality]}" for organ, modality in self.calibration.domains)
+        everything = self.calibration.everything
+        image = f"{size} x {size} {'grey' if self.preprocessing.channels == 1 else 'colour'}"
+        return f"<Detector {type(self.baseline).__name__}: {domains}; {image}; calibrated on {len(everything.highest)} {everything.unit}>"
+
     def promises(self) -> list[str]:
         """What is promised of normal images, and how many patients that rests on: a line on each threshold, and one on what is unknown."""
         calibration = self.calibration
@@ -100,39 +109,73 @@ class Detector:
         named = " with this domain named" if len(self.calibration.domains) > 1 else ""
         return f"{place}: at most {alpha:.3g} of new normal {reference.unit} are called anomalous{named} ({validation})"
 
-    def fit(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    def preprocess(self, image: Any, window: Shown = None) -> np.ndarray:
         """An image as the network takes it, (channels, image_size, image_size) uint8.
 
         Args:
-            image: the path of a file with one image, see `read_images`, or a Pillow image, or an array (H, W) or (H, W, 3) uint8.
+            image: the path of a file with one image in any format that `read_images` reads; a Pillow image; an array (H, W) or (H, W, 3), or a tensor
+                (H, W), (1, H, W) or (3, H, W): uint8, floating point in [0, 1], or other numbers, which are shown through the window.
+            window: what is shown of more than 8 bits where training has not settled it: (level, width), of CT in Hounsfield units, or "auto", from
+                the 0.5th to the 99.5th percentile of the image.
 
         Raises:
             UserError: the file cannot be read, or holds several images.
-            ValueError: an array of another type or shape, or something else.
+            TypeError: something else than these.
+            ValueError: an array of another shape, values that no window is given for, or a window that is not that of training.
         """
-        if isinstance(image, str | Path):
-            pixels, *more = (pixels for _, pixels in read_images(image, plain_window(self.preprocessing.window)))
-            if more:
-                raise UserError(f"{image}: holds {1 + len(more)} images; `read_images` gives one after the other")
-        elif isinstance(image, Image.Image):
-            stored = opened(image)
-            pixels = shown(stored.image, self.preprocessing.window, "image", stored.top)
-        elif not isinstance(image, np.ndarray):
-            raise ValueError(f"expected a path, a Pillow image or an array, got {type(image).__name__}")
-        else:
-            pixels = image
-            if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
-                raise ValueError(f"expected uint8 of shape (H, W) or (H, W, 3), got {pixels.dtype} of shape {pixels.shape}")
-        return self.preprocessing.apply(pixels)
+        preprocessing = self._through(window)
+        return preprocessing.apply(pixels_of(image, preprocessing.window))
 
-    def predict(self, image: str | Path | Image.Image | np.ndarray) -> Prediction:
-        """The verdict on one image, see `fit`."""
-        return self.predict_batch(self.fit(image)[None])[0]
+    def predict(self, image: Any, window: Shown = None) -> Prediction:
+        """The verdict on one image, see `preprocess`."""
+        return self.predict_batch(self.preprocess(image, window)[None])[0]
+
+    def predict_batch(self, images: Any, window: Shown = None) -> list[Prediction]:
+        """The verdicts on N images, see `predictions`."""
+        return list(self.predictions(images, window))
+
+    def predictions(self, images: Any, window: Shown = None) -> Iterator[Prediction]:
+        """The verdicts on N images one after another; each depends on its image alone, and few images are in memory at a time.
+
+        Args:
+            images: a list of what `preprocess` takes, of any sizes; an array (N, H, W) or (N, H, W, 3); a tensor (N, H, W), (N, 1, H, W) or
+                (N, 3, H, W); or what `preprocess` makes of images, (N, channels, image_size, image_size) uint8.
+            window: see `preprocess`.
+
+        Raises:
+            UserError, TypeError, ValueError: as `preprocess` does; which image it is.
+        """
+        for pixels in self._batches(images, window):
+            yield from self._judge(pixels)
+
+    def verdict(self, images: Any, window: Shown = None) -> Verdict:
+        """What is said of N images without their maps, which takes less time; takes and raises what `predictions` does."""
+        batches = (self._floats(pixels) for pixels in self._batches(images, window))
+        return self.calibration.apply(score_images(self.baseline, batches))
+
+    def _batches(self, images: Any, window: Shown) -> Iterator[np.ndarray]:
+        """(B, channels, image_size, image_size) uint8."""
+        preprocessing = self._through(window)
+        shape = preprocessing.channels, preprocessing.image_size, preprocessing.image_size
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == shape:
+            return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+        return preprocessed(images_of(images), preprocessing)
+
+    def _through(self, window: Shown) -> Preprocessing:
+        """The preprocessing with a window where training has left the choice."""
+        choice = window_from(window)
+        if choice is not None and self.preprocessing.window not in (None, choice):
+            trained = plain_window(self.preprocessing.window)
+            raise ValueError(f"window={window}: the network was trained on images shown through {trained}; leave window out")
+        return self.preprocessing if choice is None else replace(self.preprocessing, window=choice)
+
+    def _floats(self, pixels: np.ndarray) -> torch.Tensor:
+        return to_floats(torch.tensor(pixels).to(self.baseline.device))
 
     @torch.inference_mode()
-    def predict_batch(self, images: np.ndarray) -> list[Prediction]:
-        """The verdicts on images (B, channels, image_size, image_size) uint8; each depends on its image alone."""
-        x = to_floats(torch.tensor(images).to(self.baseline.device))
+    def _judge(self, pixels: np.ndarray) -> list[Prediction]:
+        """The verdicts on images (B, channels, image_size, image_size) uint8."""
+        x = self._floats(pixels)
         assessment = assess(self.baseline, x, with_map=True)
         scores = Scores.of(self.baseline, x, assessment)
         verdict = self.calibration.apply(scores)
@@ -153,7 +196,7 @@ class Detector:
                 verdict.unknown[i],
                 maps[i],
             )
-            for i in range(len(images))
+            for i in range(len(pixels))
         ]
 
 

@@ -110,6 +110,37 @@ def test_a_file_is_shown_through_the_window_of_training(untrained, tmp_path):
     path = write_dicom(tmp_path / "a.dcm", STORED, **CT, WindowCenter=-600, WindowWidth=1500)
     detector = Detector(*(getattr(untrained[0], name) for name in ("baseline", "calibration", "domains")), Preprocessing(Window(40, 400)), 1.0)
     grey = np.rint(np.clip((STORED.astype(float) - 1024 - 40) / 400 + 0.5, 0, 1) * 255).astype(np.uint8)
-    assert np.array_equal(detector.fit(path), detector.fit(grey))
+    assert np.array_equal(detector.preprocess(path), detector.preprocess(grey))
     own = Detector(*(getattr(untrained[0], name) for name in ("baseline", "calibration", "domains")), Preprocessing(), 1.0)
-    assert not np.array_equal(own.fit(path), detector.fit(path))
+    assert not np.array_equal(own.preprocess(path), detector.preprocess(path))
+
+
+def test_a_batch_is_what_its_images_are_one_by_one(untrained):
+    detector, val = untrained
+    images = [pixels[0].numpy() for pixels in val.images]
+    alone = [detector.predict(image) for image in images]
+    for batch in (images, np.stack(images), torch.tensor(np.stack(images))[:, None] / 255, val.images.numpy()):
+        together = detector.predict_batch(batch)
+        assert [prediction.score for prediction in together] == pytest.approx([prediction.score for prediction in alone], rel=1e-5)
+        assert [prediction.organ for prediction in together] == [prediction.organ for prediction in alone]
+        verdict = detector.verdict(batch)
+        assert verdict.calibrated.tolist() == pytest.approx([prediction.calibrated_score for prediction in together], rel=1e-3, abs=1e-4)
+        assert verdict.p_value.tolist() == [prediction.p_value for prediction in together]
+
+
+def test_a_window_is_given_where_training_has_left_the_choice(untrained):
+    hu = np.linspace(-1000, 1000, 256).reshape(16, 16).astype(np.int16)
+    detector = untrained[0]
+    with pytest.raises(ValueError, match=r"image: int16 does not say .*; give window=\(level, width\)"):
+        detector.predict(hu)
+    assert detector.predict(hu, window=(40, 400)).score == detector.predict(Window(40, 400).grey(hu)).score
+    assert detector.predict_batch([hu, hu], "auto")[1].score == pytest.approx(detector.predict(Window.covering(hu).grey(hu)).score, rel=1e-5)
+    settled = replace(detector, preprocessing=replace(detector.preprocessing, window=Window(40, 400)))
+    assert settled.predict(hu).score == settled.predict(hu, window=[40, 400]).score == detector.predict(hu, window=(40, 400)).score
+    with pytest.raises(ValueError, match=r"window=\(0, 9\): the network was trained on images shown through \[40, 400\]; leave window out"):
+        settled.predict(hu, window=(0, 9))
+
+
+def test_a_detector_is_told_in_one_line(untrained):
+    line = "<Detector MemAE: liver ct, lung ct, lung xray; 16 x 16 grey; calibrated on 12 patients>"
+    assert repr(untrained[0]) == line

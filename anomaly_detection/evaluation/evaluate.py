@@ -122,9 +122,7 @@ class NormalsSeen:
     chosen: np.ndarray
 
 
-def look_at_normals(
-    baseline: Baseline, train: ImageSet, val: ImageSet, patients: Mapping[Part, Sequence[str | None]], alpha: float
-) -> NormalsSeen:
+def look_at_normals(baseline: Baseline, train: ImageSet, val: ImageSet, patients: Mapping[Part, Sequence[str | None]], alpha: float) -> NormalsSeen:
     """Calibrate a network on normals: all that a trained network needs beside its weights.
 
     Args:
