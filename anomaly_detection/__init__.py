@@ -1,6 +1,9 @@
 """MADDR: one network that detects anomalies in medical images of several organs and modalities.
 
-from anomaly_detection import load, read_images
+from anomaly_detection import AnomalyDetector, load, read_images
+
+normal = AnomalyDetector("feature_ae").fit(images, organ="liver", modality="ct", groups=patients)  # scikit-learn's methods, PyOD's labels
+normal.decision_function(more_images)  # higher is more abnormal; predict, p_value, anomaly_map, save
 
 detector = load("results/.../maddr/lits+covid_ct+covid_xray/seed_0")
 prediction = detector.predict("image.png")  # score, calibrated_score, anomalous, organ, modality, confidence, anomaly_map ...
@@ -18,11 +21,25 @@ if TYPE_CHECKING:
     import numpy as np
 
     from anomaly_detection.detector import Detector
+    from anomaly_detection.estimator import AnomalyDetector
 
-__all__ = ["UserError", "__version__", "load", "read_images"]
+__all__ = ["AnomalyDetector", "UserError", "__version__", "load", "read_images"]
 
 
-# The modules are imported in the functions, so that importing the package imports neither torch nor anything else that is large.
+# The modules are imported in the functions, so that importing the package imports neither torch nor anything else that is large. A class that is
+# one of scikit-learn's cannot be written without importing it: of that the name alone is here, and the module is imported when somebody asks for it.
+
+
+def __getattr__(name: str) -> type:
+    if name != "AnomalyDetector":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from anomaly_detection.estimator import AnomalyDetector
+
+    return AnomalyDetector
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(path: "str | Path", device: str = "auto") -> "Detector":

@@ -18,7 +18,7 @@ LAYERS = (
     ("baseline", "registry", "components"),
     ("MADDR_dpa", "f_anogan", "ganomaly", "memae", "gaussian", "feature_ae"),
     ("evaluation", "training", "build", "detector", "export", "porting"),
-    ("study",),
+    ("study", "estimator"),
     ("commands", "__main__", ""),  # "" is the package itself: what a user imports
 )
 BASELINES = LAYERS[4]
@@ -69,7 +69,7 @@ def level(module: str) -> int:
 
 
 def test_few_modules_stand_beside_the_folders():
-    assert len(list(ROOT.glob("*.py"))) <= 8
+    assert len(list(ROOT.glob("*.py"))) <= 9
 
 
 def test_every_part_has_a_layer():
@@ -118,8 +118,13 @@ def test_training_knows_no_model():
 
 
 def test_package_files_do_nothing():
-    """Importing a module of a folder imports nothing beside it, and nothing is imported late behind one's back."""
+    """Importing a module of a folder imports nothing beside it, and nothing is imported late behind one's back.
+
+    But for one class that users import from the package: it is one of scikit-learn's, which takes a second to import.
+    """
     for module, path in FILES.items():
         if path.name == "__init__.py" and path.parent != ROOT:
             assert not path.read_text(encoding="utf-8").strip(), path
-        assert not [node.name for node in tree(module).body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"], path
+        late = [node for node in tree(module).body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
+        assert {other for node in late for other in imported(ast.walk(node))} == ({f"{PACKAGE}.estimator"} if module == PACKAGE else set()), path
+        assert len(late) == (module == PACKAGE), path

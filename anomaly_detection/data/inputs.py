@@ -125,17 +125,23 @@ def _check_shape(batch: np.ndarray | Tensor) -> None:
         raise ValueError(f"expected {BATCHES}, got {type(batch).__name__} of shape {shape}; of a single image make a list: [image]")
 
 
-def preprocessed(images: Sequence[Any], preprocessing: Preprocessing) -> Iterator[np.ndarray]:
-    """Images, see `images_of`, as a network takes them: (B, channels, image_size, image_size) uint8, at most `BATCH` at a time.
+def preprocessed(images: Sequence[Any], preprocessing: Preprocessing, places: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+    """Images as a network takes them: (B, channels, image_size, image_size) uint8, at most `BATCH` at a time.
+
+    Args:
+        images: see `images_of`.
+        preprocessing: what is done to each.
+        places: of those that are wanted; None: all.
 
     Raises:
         UserError, TypeError, ValueError: as `pixels_of` does; which image it is.
     """
+    places = range(len(images)) if places is None else places
 
     def prepare(place: int) -> np.ndarray:
         return preprocessing.apply(pixels_of(images[place], preprocessing.window, f"image {place}"))
 
     # threads suffice: Pillow decodes and resizes outside the interpreter's lock
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(images), BATCH):
-            yield np.stack(list(pool.map(prepare, range(start, min(start + BATCH, len(images))))))
+        for start in range(0, len(places), BATCH):
+            yield np.stack(list(pool.map(prepare, places[start : start + BATCH])))
