@@ -1,7 +1,8 @@
-"""Baselines from outside the package: the example as it is written, and the mistakes that can be made with a name."""
+"""The examples as they are written, and the mistakes that can be made with the name of a baseline from outside the package."""
 
 import csv
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,18 @@ def test_a_baseline_that_would_leave_the_heads_untrained_is_refused_before_anyth
     with pytest.raises(UserError, match=r"^Forgetful: no optimizer holds maddr\.heads\.organ\.bias"):
         study(data_root, tmp_path / "results", "tests.training.test_loop:Forgetful")
     assert not (tmp_path / "results").exists()
+
+
+def test_the_script_of_the_python_api_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[1] / "examples" / "python_api.py"
+    source = script.read_text(encoding="utf-8")
+    for line, small in (("PATIENTS = 160", "PATIENTS = 16"), ("NEW = 20", "NEW = 2"), ('"image_size": 128}', '"image_size": 64, "iterations": 60}')):
+        assert source.count(line) == 1
+        source = source.replace(line, small)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(source, str(script), "exec"), names)
+    assert (tmp_path / "python_api" / "map.png").stat().st_size > 10_000
+    assert names["detector"].detector_.calibration.everything.unit == "patients"
+    assert names["score"].shape == (8,)
+    assert "<Detector GaussianOfFeatures: liver ct; 64 x 64 grey; calibrated on 2 patients>" in capsys.readouterr().out
