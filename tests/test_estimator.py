@@ -209,7 +209,6 @@ CHECKS = (
     estimator_checks.check_parameters_default_constructible,
     estimator_checks.check_get_params_invariance,
     estimator_checks.check_set_params,
-    estimator_checks.check_mixin_order,
 )
 
 

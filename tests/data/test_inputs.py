@@ -1,6 +1,7 @@
 """Images as users have them: the same pixels whichever way they come, and a clear word where they are no images."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -165,6 +166,29 @@ def test_images_of_all_sizes_are_prepared_in_order_a_few_at_a_time():
     batches = list(preprocessed(images, Preprocessing(image_size=8)))
     assert [batch.shape for batch in batches] == [(BATCH, 1, 8, 8), (3, 1, 8, 8)]
     assert np.concatenate(batches)[:, 0, 3, 3].tolist() == list(range(BATCH + 3))
+
+
+class Recorded(Sequence):
+    """Images that are made when they are asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, place):
+        self.asked.append(place)
+        return GREY
+
+
+def test_no_image_is_read_before_its_batch_is_wanted():
+    images = Recorded()
+    batches = preprocessed(images_of(images), Preprocessing(image_size=8))
+    assert images.asked == []
+    next(batches)
+    assert sorted(images.asked) == list(range(BATCH))
+    batches.close()
 
 
 def test_the_image_that_is_wrong_is_named():
