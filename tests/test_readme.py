@@ -1,31 +1,58 @@
-"""What the README says."""
+"""What the README is: short, in a settled order, with a picture and results on its first screen; and the page on baselines."""
 
 import re
-from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+import yaml
+from PIL import Image
+
+from anomaly_detection.baseline import Baseline
+from tests.documents import PAGES, PROJECT
+
+README = PAGES["README.md"]
+ORDER = ["Limits", "Run", "Prepare data", "Results", "Use", "Configure", "Extend", "Port", "Layout"]
+SCREEN = 40  # lines of source, which wrap
 
 
-def section(title: str) -> str:
-    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+def test_it_is_short_and_in_order():
+    assert len(README.splitlines()) <= 250
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == ORDER
 
 
-def test_the_section_on_baselines_names_the_methods_and_the_example_that_there_are():
-    from anomaly_detection.baseline import Baseline
+def test_the_first_screen_shows_a_picture_results_and_limits():
+    first = "\n".join(README.splitlines()[:SCREEN])
+    (picture,) = re.findall(r"!\[[^\]]+\]\((\S+)\)", first)
+    assert (PROJECT / picture).stat().st_size < 300_000
+    assert Image.open(PROJECT / picture).width > 800
+    rows = [line for line in first.splitlines() if line.startswith("| ")]
+    assert sum(bool(re.search(r"\.\d{3} \|", row)) for row in rows) == 7
+    assert "**Not for clinical use.**" in first
 
-    text = section("Add a baseline")
+
+def test_the_means_are_those_of_the_rows():
+    """Each figure has three digits: the mean of three may be off by one in the last."""
+    for row in re.findall(r"^\|.*\*\*\.\d{3}\*\*.*$", README, re.MULTILINE):
+        *datasets, mean = (float(value) for value in re.findall(r"\.\d{3}", row)[:4])
+        assert abs(sum(datasets) / 3 - mean) < 0.0011, row
+
+
+def test_no_page_speaks_of_a_machine():
+    for page, text in PAGES.items():
+        assert not re.findall(r"(?<![\w.~/:])/(?:home|root|Users|tmp|work|data1?|mnt|opt|usr)\b|[A-Z]:\\", text), page
+
+
+def test_every_page_is_linked():
+    for page in PAGES:
+        assert page == "README.md" or f"]({page})" in README, page
+
+
+def test_the_page_on_baselines_names_the_methods_that_there_are():
+    text = PAGES["docs/extending.md"]
     for method in ("phases", "optimizers", "training_step", "assess", "prepare", "begin_phase", "validation_loss", "sample", "describe", "heads"):
         assert f"{method}" in text
         assert hasattr(Baseline, method)
-    assert (Path(__file__).parents[1] / "examples" / "autoencoder.py").is_file()
 
 
-def test_the_keys_that_the_section_on_baselines_names_make_a_config(tmp_path):
-    from anomaly_detection.config.layers import read_layers
-    from anomaly_detection.registry import build_settings
-
-    keys = re.findall(r"`(\w+: [^`]+)`", section("Add a baseline").split("train_eval`")[1])
-    (tmp_path / "own.yaml").write_text("\n".join(keys), encoding="utf-8")
-    settings = build_settings(read_layers(tmp_path / "own.yaml"))
-    assert settings.model == "examples.autoencoder:Autoencoder"
-    assert list(settings.datasets) == ["lits", "covid_ct", "covid_xray"]
+def test_the_config_that_the_page_on_baselines_shows_is_of_the_example():
+    (config,) = re.findall(r"```yaml\n(.*?)```", PAGES["docs/extending.md"], re.DOTALL)
+    assert yaml.safe_load(config)["model"] == "examples.autoencoder:Autoencoder"
+    assert (PROJECT / "examples" / "autoencoder.py").is_file()

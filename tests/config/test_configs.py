@@ -85,10 +85,3 @@ def test_the_papers_datasets_run_the_published_schedule_at_full_width(model):
         assert settings.maddr.enabled == (name == "universal")
     if model not in FROZEN:
         assert build_settings(read_layers(CONFIGS / model / "paper.yaml")).iterations == SCHEDULES[model][2]
-
-
-def test_the_readme_names_what_exists():
-    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
-    for path in re.findall(r"configs/[\w/]+\.yaml", readme):
-        invented = "brain_mri" in path or "linear" in path  # what the README shows how to add
-        assert (CONFIGS.parent / path).exists() or invented, path
