@@ -1,1 +1,1 @@
-"""What the README's performance section quotes: each module is a command, `python -m benchmarks.NAME --help`."""
+"""What docs/performance.md quotes, and the picture of the README: each module is a command, `python -m benchmarks.NAME --help`."""

@@ -1,13 +1,15 @@
 """The benchmarks compare like with like, and say what they promise."""
 
+import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from anomaly_detection.data.phantom.datasets import write_phantoms
-from benchmarks import agreement, backbone, data, scaling, throughput, train_step
+from benchmarks import agreement, backbone, data, picture, scaling, throughput, train_step
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -85,3 +87,15 @@ def test_ways_to_run_a_backbone_are_told_with_what_they_change(tmp_path, capsys)
     assert rows["project"]["times the project's"] == 1
     assert rows["channels first"]["largest difference"] < 1e-3 < rows["bfloat16"]["largest difference"]
     assert "| channels first |" in capsys.readouterr().out
+
+
+def test_the_picture_shows_the_first_of_the_stratum_by_name(tmp_path):
+    lines = [("b", "abnormal/3.png", "obvious"), ("b", "abnormal/2.png", "obvious"), ("b", "abnormal/1.png", "subtle"), ("a", "x/9.png", "obvious")]
+    with open(tmp_path / "phantoms.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("dataset", "image", "stratum"), *lines])
+    with open(tmp_path / "twins.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("dataset", "image", "twin"), *((name, image, f"twins/{Path(image).name}") for name, image, _ in lines)])
+    assert [(pair.dataset, pair.image.name, pair.twin) for pair in picture.pairs(tmp_path)] == [
+        ("b", "2.png", tmp_path / "b" / "twins" / "2.png"),
+        ("a", "9.png", tmp_path / "a" / "twins" / "9.png"),
+    ]

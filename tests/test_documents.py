@@ -109,7 +109,7 @@ def _run_package(words: list[str], workplace: Path, monkeypatch) -> None:
     elif words[0] in ("prepare", "check"):
         if words[0] == "check" and not arguments.data_root.exists():
             make_data_root(arguments.data_root, ["lits"])
-        words = [*words, "--workers", "1"]
+        words = [*words, "--workers", "1", *(["--size", "64"] if words[0] == "prepare" else [])]
     assert __main__.main(words) in (0, None)
 
 
