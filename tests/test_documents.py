@@ -105,7 +105,7 @@ def _run_package(words: list[str], workplace: Path, monkeypatch) -> None:
         root = arguments.data_root or Path("data")
         if arguments.datasets:
             make_data_root(root, arguments.datasets)
-        words = [*words, "--dry-run"]
+        words = [*words, "--dry-run", *([] if "--models" in words else ["--models", "gaussian"])]
     elif words[0] in ("prepare", "check"):
         if words[0] == "check" and not arguments.data_root.exists():
             make_data_root(arguments.data_root, ["lits"])
