@@ -241,6 +241,13 @@ def test_commands_are_found():
     assert any("maddr prepare lits" in text and text.count("\n") > 3 for text in shown)
 
 
+@pytest.mark.parametrize("table", ["predictions.csv", "patients.csv"])
+def test_the_columns_that_are_listed_are_those_that_predict_writes(table, workplace):
+    (listed,) = re.findall(rf"^\| `{table}` \| [^:]*: (.*) \|$", PAGES["docs/using.md"], re.MULTILINE)
+    assert __main__.main(["predict", "RUN", "image.dcm", "--output", "out", "--no-overlays"]) in (0, None)
+    assert (workplace / "out" / table).read_text(encoding="utf-8").splitlines()[0] == listed.replace(", ", ",")
+
+
 # --- Python, YAML -------------------------------------------------------------------------------------------------------------------------
 
 
