@@ -1,4 +1,4 @@
-"""README.md and docs/ as the tests read them: pages, code blocks, and the code between backticks in the text."""
+"""README.md, docs/ and what else is written for people, as the tests read it: pages, code blocks, and the code between backticks in the text."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[1]
-FILES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md"))]
+FILES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")), *PROJECT.glob("CONTRIBUTING.md"), PROJECT / "folds" / "README.md"]
 PAGES = {path.relative_to(PROJECT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 PORTING = "docs/porting.md"  # most of what it shows belongs to other codebases
 FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
