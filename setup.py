@@ -43,7 +43,12 @@ setup(
     ],
     packages=[*find_packages(include=["anomaly_detection", "anomaly_detection.*"]), *shipped],
     package_dir=shipped,
-    package_data={"anomaly_detection": ["py.typed"], **{name: ["*", "*/*", "*/*/*"] for name in shipped}, "anomaly_detection.shipped.docs": ["*.md"]},
+    package_data={
+        "anomaly_detection": ["py.typed"],
+        "anomaly_detection.study.page": ["*.css", "*.js"],
+        **{name: ["*", "*/*", "*/*/*"] for name in shipped},
+        "anomaly_detection.shipped.docs": ["*.md"],
+    },
     entry_points={"console_scripts": ["maddr = anomaly_detection.__main__:console"]},
     python_requires=">=3.10",
     install_requires=requirements,

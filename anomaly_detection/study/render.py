@@ -52,15 +52,11 @@ def to_text(table: Table) -> str:
     return "\n".join([table.title, *padded])
 
 
-def to_html(document: Document) -> str:
-    """The same as the inside of an HTML page's body."""
-    blocks = [_element("h1", document.heading), _element("p", document.note)]
-    for table in document.tables:
-        head, *body = ("".join(_element(tag, cell) for cell in row) for tag, row in _tagged(table))
-        blocks += [_element("h2", table.title), f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"]
-    items = "".join(_element("li", line) for line in document.provenance)
-    blocks += [_element("h2", "Provenance"), f"<ul>{items}</ul>"] if document.provenance else []
-    return "\n".join(blocks)
+def to_html(table: Table, caption: str = "") -> str:
+    """A table of an HTML page; the title is for who writes the page."""
+    head, *body = ("".join(_element(tag, cell) for cell in row) for tag, row in _tagged(table))
+    told = _element("caption", caption) if caption else ""
+    return f"<table>{told}<thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"
 
 
 def _tagged(table: Table) -> list[tuple[str, Sequence[Any]]]:

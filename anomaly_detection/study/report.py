@@ -1,7 +1,5 @@
 """The report of a study: tables and figures in one page that needs nothing beside it."""
 
-import base64
-import html
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +15,10 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
+from anomaly_detection.study.page.content import Content
+from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.render import Document, Table, to_html, to_markdown, to_text, write_csv
+from anomaly_detection.study.render import Document, Table, to_markdown, to_text, write_csv
 from anomaly_detection.study.summary import summary
 from anomaly_detection.study.tables import Result, numbers_table, short_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
@@ -26,16 +26,6 @@ from anomaly_detection.system.files import read_json, short_hash, whole_file, wr
 from anomaly_detection.system.processes import map_jobs
 
 logger = logging.getLogger(__name__)
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: .6em 0 1.4em; font-size: 13px; }
-th, td { border-bottom: 1px solid #ddd; padding: .25em .7em; text-align: left; }
-th { background: #f4f4f4; }
-summary { cursor: pointer; font-weight: 600; margin: .5em 0; }
-img { max-width: 100%; display: block; margin: .6em 0 1.2em; }
-li { font-size: 13px; }
-"""
 
 
 @dataclass(frozen=True)
@@ -140,7 +130,7 @@ class Tables:
                 partial.write_text(to_markdown(document), encoding="utf-8")
             write_csv(numbers_table(self.rows, study.datasets, study.heading), self._results / "table.csv")
         if figures:
-            write_report(self._results, finished, document)
+            write_report(self._results, finished, document, self.rows, study)
         return document
 
     def short(self) -> Table:
@@ -265,13 +255,17 @@ def drawn_figures(folder: Path) -> list[Path]:
 _ORDER = ("roc", "scores", "contrast_detail", "gallery", "latent", "training")
 
 
-def write_report(results: Path, experiments: Sequence[Experiment], document: Document, workers: int | None = None) -> Path:
-    """Write report.html into the results folder: the tables, then the figures of each experiment, of its first seed.
+def write_report(
+    results: Path, experiments: Sequence[Experiment], document: Document, rows: Sequence[Result], study: Study, workers: int | None = None
+) -> None:
+    """Draw the figures of each experiment, of its first seed, and write report.html into the results folder; see `to_page`.
 
     Args:
         results: the folder of the study.
         experiments: finished ones.
         document: what table.md holds.
+        rows: the results of the experiments, in their order.
+        study: what the page is about.
         workers: processes that draw.
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
@@ -279,13 +273,9 @@ def write_report(results: Path, experiments: Sequence[Experiment], document: Doc
     jobs = [(experiment.folder, _parts(experiment)) for experiment in first if not drawn[experiment.folder]]
     new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
-    sections = [_section(experiment, drawn[experiment.folder]) for experiment in first]
-    title = html.escape(document.heading)
-    page = f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>\n<body>\n'
-    page += f"{to_html(document)}\n<h2>Figures</h2>\n{''.join(sections)}</body></html>\n"
+    content = Content(results, study.datasets, document, experiments, rows, drawn, is_phantom(study.data_root), study.quick)
     with whole_file(results / "report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
-    return results / "report.html"
+        partial.write_text(to_page(content), encoding="utf-8")
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:
@@ -300,11 +290,3 @@ def _kind(experiment: Experiment) -> tuple:
 def _parts(experiment: Experiment) -> list[int] | None:
     maddr = experiment.settings.maddr
     return [maddr.organ_dim, maddr.modality_dim] if maddr.enabled else None
-
-
-def _section(experiment: Experiment, paths: Sequence[Path]) -> str:
-    values = finished_metrics(experiment)["datasets"]
-    told = ", ".join(f"{name} {each['auroc']:.3f}" for name, each in values.items() if "auroc" in each)
-    pictures = "".join(f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">' for path in paths)
-    title = f"{experiment.name}: AUROC {told}" if told else experiment.name
-    return f"<details><summary>{html.escape(title)}</summary>{pictures}</details>\n"

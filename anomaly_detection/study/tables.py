@@ -177,6 +177,12 @@ def short_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     return Table(title, ["model", "regime", *datasets, "mean", *(["seeds"] if several else [])], lines)
 
 
+def metric_tables(results: Sequence[Result], datasets: Sequence[str]) -> list[Table]:
+    """A table for each metric that is known of anything, of every regime, ablations too; its title is the metric."""
+    tables = [_metric_table(results, datasets, metric) for metric in (*METRICS, *PIXEL_METRICS, *TWIN_METRICS)]
+    return [table for table in tables if any(cell.values for row in table.rows for cell in row[2:])]
+
+
 def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """Each term of the constraint alone, and together; without rows where no ablation was run."""
     rows = [

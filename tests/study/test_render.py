@@ -46,9 +46,10 @@ def test_markdown():
 
 
 def test_a_page_shows_the_texts_as_they_are():
-    page = Page(to_html(DOCUMENT))
+    page = Page(to_html(TABLE, "one <b>"))
     assert page.rows == [["a", "b"], ["1", "–"], ["x & y", ""]]
-    assert page.texts == {"h1": ["A & B"], "p": ["words <here>"], "h2": ["one <b>", "Provenance"], "li": ["x", "y < z"]}
+    assert page.texts == {"caption": ["one <b>"]}
+    assert Page(to_html(TABLE)).texts == {}
 
 
 def test_csv_keeps_all_digits(tmp_path):

@@ -1,11 +1,14 @@
 """The report: figures that show what the numbers say, and one page that holds them all."""
 
 import base64
+import html
 import io
 import json
 import os
 import re
 import time
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -180,8 +183,8 @@ def test_a_study_of_images_with_twins(monkeypatch, tmp_path, twinned, capsys):
     (folder,) = results.glob("toy/united/*/seed_0")
     assert len((folder / "twins.csv").read_text().splitlines()) == 1 + 8
     page = (results / "report.html").read_text()
-    pictures = re.findall(r'alt="([^"]+)"', page)
-    assert pictures[2:4] == ["contrast_detail_lung_ct", "contrast_detail_lung_xray"]
+    assert re.findall(r'href="[^"]+/figures/(contrast_detail_\w+)\.png"', page) == ["contrast_detail_lung_ct", "contrast_detail_lung_xray"]
+    assert "obvious_twin_rate" in re.findall(r"<option>(\w+)</option>", page)
     (twinned / "twins.csv").unlink()
     assert main(["evaluate", str(folder)]) == 0
     assert not (folder / "twins.csv").exists(), "what is not known now is not told"
@@ -196,11 +199,14 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     words = ["--models", "toy", "--regimes", "united", "maddr", "--data-root", str(data_root), "--results", str(results), "--seeds", "0", "1"]
     assert run_experiments.main([*words, "--datasets", "liver_ct", "lung_xray"]) == 0
     page = (results / "report.html").read_text()
-    assert page.count("<details>") == 2, "of each model and regime the first seed"
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 2 * 6
-    assert all(Image.open(io.BytesIO(base64.b64decode(picture))).width > 300 for picture in pictures)
-    assert not re.search(r'(src|href)="(?!data:)', page), "it needs nothing beside it"
+    assert not re.search(r'src="(?!data:image/jpeg;base64,)', page), "it needs nothing beside it"
+    links = [unquote(html.unescape(link)) for link in re.findall(r'href="([^"]+)"', page)]
+    assert all((results / link).is_file() for link in links)
+    assert {Path(link).name for link in links} >= {"scores.csv", "patients.csv", "roc.png", "gallery_liver_ct.png", "latent.png", "training.png"}
+    assert len([link for link in links if link.endswith("scores.csv")]) == 4
+    assert len({link for link in links if link.endswith("latent.png")}) == 2, "of each model and regime the first seed"
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert all(max(Image.open(io.BytesIO(base64.b64decode(picture))).size) <= 300 for picture in pictures)
     assert "maddr - united" in page
 
     folder = results / "toy" / "maddr" / "liver_ct+lung_xray" / "seed_0"

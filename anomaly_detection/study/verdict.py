@@ -1,0 +1,128 @@
+"""Does a detector work, where, and how sure is that: a sentence for each, and what the sentences are worth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from anomaly_detection.study.summary import TOLD
+from anomaly_detection.study.tables import Cell, Result, cells
+
+CHANCE = 0.5
+NAMED = 4  # datasets that a sentence names one by one
+MANY = 8  # intervals of which some may exclude chance by chance
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says of one detector.
+
+    Attributes:
+        model, regime: which networks it is about, see `told_regime`.
+        answer: whether it works, in a few words.
+        reason: on which datasets, how sure that is, and what it finds at its threshold.
+    """
+
+    model: str
+    regime: str
+    answer: str
+    reason: str
+
+
+def verdicts(results: Sequence[Result], datasets: Sequence[str]) -> list[Verdict]:
+    """One for each detector: it works where the 95 % interval of its AUROC lies above 0.5.
+
+    Args:
+        results: as `with_joint_intervals` leaves them.
+        datasets: of the study.
+    """
+    return [_verdict(results, model, told_regime(results, model), datasets) for model in dict.fromkeys(result.model for result in results)]
+
+
+def told_regime(results: Sequence[Result], model: str) -> str:
+    """The regime that sentences about a detector are about: with MADDR where there is one, else united, else separate, else what there is."""
+    regimes = [result.regime for result in results if result.model == model]
+    return next((name for name in TOLD if name in regimes), regimes[0])
+
+
+def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> Verdict:
+    row = cells(results, model, regime, datasets, "auroc")
+    known = {name: row[name] for name in datasets if row[name].values}
+    better = [name for name, cell in known.items() if cell.interval and cell.interval[0] > CHANCE]
+    worse = [name for name, cell in known.items() if cell.interval and cell.interval[1] < CHANCE]
+    unsure = [name for name in known if name not in better + worse]
+    groups = {"better than chance on": better, "worse than chance on": worse, "unclear on": unsure}
+    parts = [f"{words} {_aurocs({name: known[name] for name in names})}" for words, names in groups.items() if names]
+    where = f"AUROC {'; '.join(parts)}" if parts else "no abnormal test images, so nothing says what it finds"
+    return Verdict(model, regime, _answer(len(better), len(known)), f"{where}. {_at_threshold(results, model, regime, datasets)}".strip())
+
+
+def _answer(better: int, known: int) -> str:
+    if not known:
+        return "not measured"
+    if not better:
+        return "not shown" if known == 1 else f"not shown (0 of {known} datasets)"
+    if better < known:
+        return f"on {better} of {known} datasets"
+    return "yes" if known == 1 else f"yes, on all {known} datasets"
+
+
+def _aurocs(known: Mapping[str, Cell]) -> str:
+    """Such as "lits 0.63 [0.53–0.73]"; of many datasets how far apart they lie."""
+    values = {name: mean(cell.values) for name, cell in known.items()}
+    if len(known) > NAMED:
+        low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+        return f"{len(known)} datasets ({values[low]:.2f} on {low} to {values[high]:.2f} on {high})"
+    intervals = {name: " [{:.2f}–{:.2f}]".format(*cell.interval) if cell.interval else "" for name, cell in known.items()}
+    return ", ".join(f"{name} {values[name]:.2f}{intervals[name]}" for name in known)
+
+
+def false_alarms(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> dict[str, Cell]:
+    """By dataset, the share of its normal test images that are called abnormal."""
+    passes = cells(results, model, regime, datasets, "specificity")
+    return {name: Cell(tuple(1 - value for value in passes[name].values), _from_one(passes[name].interval)) for name in datasets}
+
+
+def _from_one(interval: Sequence[float] | None) -> list[float] | None:
+    return interval and [1 - each for each in reversed(interval)]
+
+
+def _at_threshold(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> str:
+    """What the networks call abnormal: over several datasets from the lowest to the highest share."""
+    hits = cells(results, model, regime, datasets, "sensitivity")
+    shares = {"abnormal": [hits[name] for name in datasets], "normal": list(false_alarms(results, model, regime, datasets).values())}
+    told = [f"{_range(known)} of {kind}" for kind, each in shares.items() if (known := [cell for cell in each if cell.values])]
+    return f"Flagged {', '.join(told)} images." if told else ""
+
+
+def _range(shares: Sequence[Cell]) -> str:
+    values = [100 * mean(cell.values) for cell in shares]
+    if len(shares) == 1 and shares[0].interval:
+        return "{:.0f} % [{:.0f}–{:.0f}]".format(*values, *(100 * end for end in shares[0].interval))
+    ends = dict.fromkeys(f"{each(values):.0f}" for each in (min, max))
+    return f"{'–'.join(ends)} %"
+
+
+def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
+    """How sure the verdicts are: over whom the intervals are, how many trainings there were, and what the promised false alarms are worth."""
+    seeds = {result.seed for result in results}
+    once = "each network was trained once, and another training may differ"
+    trained = f"each network was trained with {len(seeds)} seeds" if len(seeds) > 1 else once
+    lines = [f"[low–high] are 95 % intervals over {_counted(results, datasets)} of the test part; {trained}."]
+    named = [cells(results, each.model, each.regime, datasets, "auroc") for each in verdicts(results, datasets)]
+    if sum(bool(row[name].values) for row in named for name in datasets) >= MANY:
+        lines.append("Of forty such intervals about one lies above 0.5 by chance alone.")
+    promises = [(name, each["false_alarms"]) for result in results for name, each in result.metrics["datasets"].items() if "false_alarms" in each]
+    promised = " or ".join(dict.fromkeys(f"{100 * each['promised']:.3g} %" for _, each in promises))
+    if promised:
+        estimates = list(dict.fromkeys(name for name, each in promises if not each["guaranteed"]))
+        where = f"; on {', '.join(estimates)} that is an estimate, for want of validation normals" if estimates else ""
+        lines.append(f"Thresholds were set on validation normals, for at most {promised} of normal images called abnormal{where}.")
+    return lines
+
+
+def _counted(results: Sequence[Result], datasets: Sequence[str]) -> str:
+    """Such as "375 patients"; images where it is not known whose they are."""
+    test = [row for result in results for row in result.rows if row["part"] == "test" and row["dataset"] in datasets]
+    units = {(row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images" for row in test}
+    kinds = list(units.values())
+    return " and ".join(f"{count} {kind}" for kind in ("patients", "images") if (count := kinds.count(kind))) or "the images"
