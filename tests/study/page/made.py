@@ -42,7 +42,7 @@ def made_study(
                     rows = read_scores(place / "scores.csv")
                     np.savez(place / "details.npz", **_gallery(rows), map_scale=1.0)
                     experiments.append(SimpleNamespace(folder=place, name=f"{model} {regime} {'+'.join(chosen)} seed {seed}"))
-                    metrics = {"datasets": {dataset: _metrics(rows, dataset) for dataset in chosen}, "pooled": {}, "validation": {}}
+                    metrics = {"datasets": {dataset: _metrics(rows, dataset) for dataset in chosen}, "pooled": _pooled(rows), "validation": {}}
                     results.append(Result(model, regime, chosen, seed, metrics, rows))
                     if seed == min(seeds):
                         figures[place] = [_figure(place, "roc"), _figure(place, f"gallery_{chosen[0]}")]
@@ -77,14 +77,19 @@ def _metrics(rows: Sequence[dict], dataset: str) -> dict:
     return values | counts | {"intervals": {"specificity": [1 - end for end in reversed(alarms["interval"])]}}
 
 
+def _pooled(rows: Sequence[dict]) -> dict:
+    labels, scores = (np.array([row[key] for row in rows if row["part"] == "test"]) for key in ("label", "score"))
+    return {"threshold": 1.0} | (image_metrics(labels, scores, scores > 1.0) if labels.any() else {})
+
+
 def _gallery(rows: Sequence[dict]) -> dict[str, np.ndarray]:
-    """Of each dataset and label the three highest and the three lowest, each with one grey value all over: ten times the number of its row."""
+    """Of each dataset and label the three highest and the three lowest, each grey all over, by the number of its row."""
     chosen = []
     for group in dict.fromkeys((row["dataset"], row["label"]) for row in rows if row["part"] == "test"):
         places = [place for place, row in enumerate(rows) if row["part"] == "test" and (row["dataset"], row["label"]) == group]
         places.sort(key=lambda place: -rows[place]["score"])
         chosen += [*places[:3], *places[-3:]]
-    pixels = np.array(chosen, np.uint8)[:, None, None, None] * np.ones((1, 16, 16), np.uint8)
+    pixels = (np.array(chosen) % 256).astype(np.uint8)[:, None, None, None] * np.ones((1, 16, 16), np.uint8)
     return {"gallery_row": np.array(chosen), "gallery_image": pixels, "gallery_map": np.zeros((len(chosen), 16, 16), np.float32)}
 
 

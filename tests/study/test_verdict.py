@@ -1,0 +1,80 @@
+"""Verdicts, held against intervals and counts that the tests make themselves."""
+
+import pytest
+
+from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
+from anomaly_detection.study.tables import Result
+from anomaly_detection.study.verdict import certainty, false_alarms, verdicts
+
+
+def result(aurocs: dict[str, tuple], model: str = "memae", regime: str = UNITED.name, guaranteed: bool = True, patient: str | None = "P") -> Result:
+    """Of each dataset (AUROC, low, high), or None without abnormal images; it flags 40 % of abnormal and 10 % of normal images."""
+    metrics, rows = {}, []
+    for name, values in aurocs.items():
+        metrics[name] = {"specificity": 0.9, "false_alarms": {"promised": 0.05, "guaranteed": guaranteed}}
+        metrics[name]["intervals"] = {"specificity": [0.8, 0.97]}
+        if values:
+            metrics[name] |= {"auroc": values[0], "sensitivity": 0.4}
+            metrics[name]["intervals"] |= {"auroc": list(values[1:]), "sensitivity": [0.3, 0.5]}
+        rows += [{"dataset": name, "image": f"{i}.png", "patient": patient and f"{patient}{i // 2}", "part": "test"} for i in range(8)]
+    return Result(model, regime, tuple(aurocs), 0, {"datasets": metrics, "pooled": {}}, rows)
+
+
+ABOVE, HOLDS, BELOW = (0.7, 0.51, 0.8), (0.6, 0.5, 0.7), (0.3, 0.2, 0.49)
+
+
+@pytest.mark.parametrize(
+    ("aurocs", "answer", "reason"),
+    [
+        ({"a": ABOVE}, "yes", "AUROC better than chance on a 0.70 [0.51–0.80]. Flagged 40 % [30–50] of abnormal, 10 % [3–20] of normal images."),
+        ({"a": HOLDS}, "not shown", "AUROC unclear on a 0.60 [0.50–0.70]. Flagged"),
+        ({"a": ABOVE, "b": ABOVE}, "yes, on all 2 datasets", "AUROC better than chance on a 0.70 [0.51–0.80], b 0.70 [0.51–0.80]. Flagged 40 %"),
+        (
+            {"a": ABOVE, "b": HOLDS, "c": BELOW},
+            "on 1 of 3 datasets",
+            "AUROC better than chance on a 0.70 [0.51–0.80]; worse than chance on c 0.30 [0.20–0.49]; unclear on b 0.60 [0.50–0.70]. ",
+        ),
+        ({"a": HOLDS, "b": BELOW}, "not shown (0 of 2 datasets)", "AUROC worse than chance on b"),
+        ({"a": ABOVE, "b": None}, "yes", "AUROC better than chance on a 0.70 [0.51–0.80]. Flagged 40 % [30–50] of abnormal, 10 % of normal images."),
+        ({"a": None}, "not measured", "no abnormal test images, so nothing says what it finds. Flagged 10 % [3–20] of normal images."),
+    ],
+)
+def test_it_works_where_the_interval_lies_above_chance(aurocs, answer, reason):
+    (verdict,) = verdicts([result(aurocs)], list(aurocs))
+    assert verdict.answer == answer
+    assert verdict.reason.startswith(reason)
+
+
+def test_many_datasets_are_counted():
+    aurocs = {f"d{number}": (0.6 + number / 100, 0.55, 0.9) for number in range(9)}
+    (verdict,) = verdicts([result(aurocs)], list(aurocs))
+    assert verdict.answer == "yes, on all 9 datasets"
+    assert "better than chance on 9 datasets (0.60 on d0 to 0.68 on d8)" in verdict.reason
+
+
+def test_each_detector_is_told_of_in_one_regime():
+    networks = (("x", SEPARATE), ("x", MADDR), ("y", PROBE), ("y", UNITED), ("z", PROBE))
+    results = [result({"a": ABOVE}, model, regime.name) for model, regime in networks]
+    assert [(each.model, each.regime) for each in verdicts(results, ["a"])] == [("x", MADDR.name), ("y", UNITED.name), ("z", PROBE.name)]
+
+
+def test_false_alarms_are_what_specificity_leaves():
+    (cell,) = false_alarms([result({"a": ABOVE})], "memae", UNITED.name, ["a"]).values()
+    assert cell.values == pytest.approx((0.1,))
+    assert cell.interval == pytest.approx([0.03, 0.2])
+
+
+def test_how_sure_counts_patients_and_says_what_is_an_estimate():
+    first, last = certainty([result({"a": ABOVE})], ["a"])
+    assert first == "[low–high] are 95 % intervals over 4 patients of the test part; each network was trained once, and another training may differ."
+    assert last == "Thresholds were set on validation normals, for at most 5 % of normal images called abnormal."
+    mixed = [result({"a": ABOVE}), result({"b": ABOVE}, guaranteed=False, patient=None)]
+    first, last = certainty(mixed, ["a", "b"])
+    assert "over 4 patients and 8 images of" in first
+    assert last.endswith("; on b that is an estimate, for want of validation normals.")
+
+
+def test_many_intervals_exclude_chance_by_chance():
+    results = [result({"a": HOLDS, "b": HOLDS}, f"m{number}") for number in range(4)]
+    assert any("Of forty such intervals about one" in line for line in certainty(results, ["a", "b"]))
+    assert not any("Of forty" in line for line in certainty(results[:3], ["a", "b"]))
