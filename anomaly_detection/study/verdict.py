@@ -52,7 +52,7 @@ def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Seque
     unsure = [name for name in known if name not in better + worse]
     groups = {"better than chance on": better, "worse than chance on": worse, "unclear on": unsure}
     parts = [f"{words} {_aurocs({name: known[name] for name in names})}" for words, names in groups.items() if names]
-    where = f"AUROC {'; '.join(parts)}" if parts else "no abnormal test images, so nothing says what it finds"
+    where = f"AUROC {'; '.join(parts)}" if parts else "No abnormal test images, so nothing says what it finds"
     return Verdict(model, regime, _answer(len(better), len(known)), f"{where}. {_at_threshold(results, model, regime, datasets)}".strip())
 
 
@@ -108,14 +108,15 @@ def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
     once = "each network was trained once, and another training may differ"
     trained = f"each network was trained with {len(seeds)} seeds" if len(seeds) > 1 else once
     lines = [f"[low–high] are 95 % intervals over {_counted(results, datasets)} of the test part; {trained}."]
-    named = [cells(results, each.model, each.regime, datasets, "auroc") for each in verdicts(results, datasets)]
-    if sum(bool(row[name].values) for row in named for name in datasets) >= MANY:
+    rows = [cells(results, each.model, each.regime, datasets, "auroc") for each in verdicts(results, datasets)]
+    if sum(bool(row[name].values) for row in rows for name in datasets) >= MANY:
         lines.append("Of forty such intervals about one lies above 0.5 by chance alone.")
     promises = [(name, each["false_alarms"]) for result in results for name, each in result.metrics["datasets"].items() if "false_alarms" in each]
     promised = " or ".join(dict.fromkeys(f"{100 * each['promised']:.3g} %" for _, each in promises))
     if promised:
         estimates = list(dict.fromkeys(name for name, each in promises if not each["guaranteed"]))
-        where = f"; on {', '.join(estimates)} that is an estimate, for want of validation normals" if estimates else ""
+        named = ", ".join(estimates) if len(estimates) <= NAMED else f"{len(estimates)} of {len(datasets)} datasets"
+        where = f"; on {named} that is an estimate, for want of validation normals" if estimates else ""
         lines.append(f"Thresholds were set on validation normals, for at most {promised} of normal images called abnormal{where}.")
     return lines
 

@@ -36,7 +36,7 @@ ABOVE, HOLDS, BELOW = (0.7, 0.51, 0.8), (0.6, 0.5, 0.7), (0.3, 0.2, 0.49)
         ),
         ({"a": HOLDS, "b": BELOW}, "not shown (0 of 2 datasets)", "AUROC worse than chance on b"),
         ({"a": ABOVE, "b": None}, "yes", "AUROC better than chance on a 0.70 [0.51–0.80]. Flagged 40 % [30–50] of abnormal, 10 % of normal images."),
-        ({"a": None}, "not measured", "no abnormal test images, so nothing says what it finds. Flagged 10 % [3–20] of normal images."),
+        ({"a": None}, "not measured", "No abnormal test images, so nothing says what it finds. Flagged 10 % [3–20] of normal images."),
     ],
 )
 def test_it_works_where_the_interval_lies_above_chance(aurocs, answer, reason):

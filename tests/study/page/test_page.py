@@ -90,6 +90,7 @@ def test_a_smoke_run_and_phantoms_say_so_first(tmp_path, facts):
     before = page.text[: page.text.index("Does it work?")]
     assert ("numbers mean nothing" in before) == ("quick" in facts)
     assert ("says nothing about patients" in before) == ("phantom" in facts)
+    assert ("memae (united): a smoke run does not say. " in page.text) == ("quick" in facts)
 
 
 def test_one_network_alone(tmp_path):
@@ -100,7 +101,7 @@ def test_one_network_alone(tmp_path):
 
 def test_without_abnormal_images_the_page_says_what_it_can(tmp_path):
     page = Page(to_page(made_study(tmp_path, normal_alone=("liver_ct", "lung_xray"))))
-    assert "memae (united): not measured. no abnormal test images, so nothing says what it finds. Flagged" in page.text
+    assert "memae (united): not measured. No abnormal test images, so nothing says what it finds. Flagged" in page.text
     assert "There are no abnormal test images" in page.text
     assert "not measured" in page.text
     assert page.text.count("False alarms: ") == 1
