@@ -90,7 +90,8 @@ def _panels(content: Content, rows: Rows, measure: str, hollow: Container[tuple[
 def _figure(title: str, key: str, panels: list[Panel], scale: Scale, width: int) -> str:
     told = "; ".join(mark.tip for panel in panels for marks in panel.marks.values() for mark in marks)
     drawing = chart(panels, scale, width, f"{scale.label}, {scale.reference_label}", told)
-    return f'<div><h2>{title}</h2>{key}<div class="scroll" tabindex="0">{drawing}</div></div>'
+    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{scale.label}">{drawing}</div>'
+    return f"<div><h2>{title}</h2>{key}{region}</div>"
 
 
 def _worst(content: Content) -> str:

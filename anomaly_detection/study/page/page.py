@@ -58,6 +58,11 @@ def _lower(name: str, title: str, body: str) -> str:
     return f'<section class="lower" id="{name}"><h2>{html.escape(title)}</h2>{body}</section>\n'
 
 
+def _wide(name: str, table: str) -> str:
+    """A table that may be wider than the page, scrolled with keys, too."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(name)}">{table}</div>'
+
+
 def _measures(content: Content) -> str:
     """A table for each metric, of which the menu shows one."""
     tables = metric_tables(content.results, content.datasets)
@@ -66,8 +71,8 @@ def _measures(content: Content) -> str:
     menu += f"<span>by {term('regime')}; {term('mean')} and {term('pooled')}; {term('oracle_')}; {term('interval')}</span></p>"
     blocks = []
     for number, table in enumerate(tables):
-        attributes = f'class="wide" tabindex="0" data-of="metric" data-name="{table.title}"{" hidden" if number else ""}'
-        blocks.append(f"<div {attributes}>{to_html(table, f'{table.title}. {MEASURES[table.title]}')}</div>")
+        attributes = f'data-of="metric" data-name="{table.title}"{" hidden" if number else ""}'
+        blocks.append(f"<div {attributes}>{_wide(table.title, to_html(table, f'{table.title}. {MEASURES[table.title]}'))}</div>")
     return f"{menu}{''.join(blocks)}<p class='hint'>{html.escape(content.document.note)}</p>"
 
 
@@ -95,7 +100,7 @@ def _operating(content: Content) -> str:
 <output id="shift-words" for="shift"></output> <button type="button" id="as-set">as set</button></p>
 <p class="hint">The slider moves the threshold of every dataset, in {term("spread", "spreads")} of its validation normals.
 To choose it by what test images show makes these numbers look better than they are.</p>{left_out}
-<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody id="operating-rows"></tbody></table></div>
+{_wide("what the detector calls abnormal", f'<table><thead><tr>{head}</tr></thead><tbody id="operating-rows"></tbody></table>')}
 <div class="halves"><div><h3>Now called abnormal: <span id="added-count">0</span></h3><ul class="names" id="added" tabindex="0"></ul></div>
 <div><h3>No longer called abnormal: <span id="removed-count">0</span></h3><ul class="names" id="removed" tabindex="0"></ul></div></div>
 <script type="application/json" id="operating-data">{text}</script>"""
@@ -110,9 +115,7 @@ def _tables(content: Content) -> str:
     """Those that the menu of measures does not show."""
     shown = {table.title for table in metric_tables(content.results, content.datasets)}
     others = [table for table in content.document.tables if table.title not in shown]
-    return "".join(
-        f'<details><summary>{html.escape(table.title)}</summary><div class="wide" tabindex="0">{to_html(table)}</div></details>' for table in others
-    )
+    return "".join(f"<details><summary>{html.escape(table.title)}</summary>{_wide(table.title, to_html(table))}</details>" for table in others)
 
 
 def _experiments(content: Content) -> str:
@@ -125,7 +128,7 @@ def _experiments(content: Content) -> str:
                 if path.stem == "roc" and left > 0:
                     thumbnails.append(_thumbnail(content, experiment, path))
                     left -= len(thumbnails[-1])
-    folded = f'<details><summary>Links to all of them</summary><div class="wide" tabindex="0"><table>{head}{rows}</table></div></details>'
+    folded = f"<details><summary>Links to all of them</summary>{_wide('experiments', f'<table>{head}{rows}</table>')}</details>"
     return f'<div class="thumbnails">{"".join(thumbnails)}</div>{folded}'
 
 
