@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,16 @@ def _fast():
     """The networks of the tests are too small to share: threads would cost more than they bring. Memory is handled as by the commands."""
     torch.set_num_threads(1)
     keep_memory()
+
+
+@pytest.fixture
+def levels():
+    """The loggers whose levels --quiet and --verbose set; put back as they were."""
+    loggers = {name: logging.getLogger(name) for name in (None, "anomaly_detection")}
+    before = {name: logger.level for name, logger in loggers.items()}
+    yield loggers
+    for name, logger in loggers.items():
+        logger.setLevel(before[name])
 
 
 @pytest.fixture

@@ -131,6 +131,17 @@ def test_a_test_part_without_normal_images_is_refused_before_training(toy_model,
     assert not (data_root.parent / "r").exists()
 
 
+def test_quiet_leaves_the_outcome(toy_model, data_root, capsys, levels):
+    """No tables, which lie in files, but where they lie, and what was found in words; as always without carriage returns in a file."""
+    assert study(data_root, "--regimes", "united", "--quiet") == 0
+    told = capsys.readouterr()
+    assert "|" not in told.out
+    assert "AUROC: how often" not in told.out
+    assert told.out.startswith(f"tables in {data_root.parent / 'results' / 'table.md'}")
+    assert "\ntoy (one network without MADDR) called abnormal: " in told.out
+    assert "\r" not in told.err
+
+
 def test_what_is_finished_is_not_done_again(toy_model, data_root, monkeypatch):
     assert study(data_root) == 0
     monkeypatch.setattr(study_run, "run_experiment", lambda *_: pytest.fail("trained again"))

@@ -18,14 +18,7 @@ from anomaly_detection.system.progress import is_quiet, progress_bar
 CLONE = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def levels():
-    """Of the loggers, put back as they were."""
-    loggers = {name: logging.getLogger(name) for name in (None, "anomaly_detection")}
-    before = {name: logger.level for name, logger in loggers.items()}
-    yield loggers
-    for name, logger in loggers.items():
-        logger.setLevel(before[name])
+pytestmark = pytest.mark.usefixtures("levels")
 
 
 def prepare(folder: Path, *options: str) -> subprocess.CompletedProcess:
