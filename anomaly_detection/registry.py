@@ -50,10 +50,13 @@ def find_baseline(name: str) -> "type[Baseline]":
 
     module, _, attribute = place.partition(":")
     try:
-        baseline = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
+        loaded = import_module(module)
+    except (ImportError, ValueError) as error:  # ValueError: an empty name
         advice = "the module must lie where Python imports from: in the working folder, or as PYTHONPATH says"
         raise UserError(f"no model {name!r}: {error}; {advice}") from None
+    baseline = getattr(loaded, attribute, None)
+    if baseline is None:
+        raise UserError(f"no model {name!r}: {getattr(loaded, '__file__', module)} has no attribute {attribute!r}")
     if not (isinstance(baseline, type) and issubclass(baseline, Baseline)):
         raise UserError(f"no model {name!r}: it is no subclass of anomaly_detection.baseline.Baseline")
     return baseline

@@ -87,9 +87,10 @@ def test_one_of_another_package_without_keys_of_its_own(data_root, tmp_path, mon
         ("memea", "did you mean memae?"),
         ("nothing", "the choices are gaussian, .* or package.module:Class"),
         ("no_such_package.module:Class", "No module named 'no_such_package'; the module must lie where Python imports from"),
-        ("examples.autoencoder:Autoencodr", "no attribute 'Autoencodr'"),
+        ("examples.autoencoder:Autoencodr", r"examples.autoencoder\.py has no attribute 'Autoencodr'"),
         ("examples.autoencoder:AutoencoderSettings", "no subclass of anomaly_detection.baseline.Baseline"),
         (":Class", "no model ':Class'"),
+        ("sys:Class", "sys has no attribute 'Class'"),
     ],
 )
 def test_a_name_that_names_no_baseline_is_told_in_one_line(name, message):

@@ -19,9 +19,9 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8, and consoles that know few characters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _import_from_working_folder()
     keep_memory()
     try:
+        _import_from_working_folder()
         sys.exit(main(None))
     except UserError as error:
         logger.debug("raised here:", exc_info=error)
