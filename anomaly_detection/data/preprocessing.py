@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.sparse import csr_array
 
 from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice, plain_window, window_from
@@ -96,7 +97,7 @@ class Preprocessing:
         rows, columns = (
             _sampling(*self._seen(shape)[axis], shape[axis], shape[axis] if at is None else at[axis], anomaly_map.shape[axis]) for axis in (0, 1)
         )
-        return rows @ np.asarray(anomaly_map, np.float32) @ columns.T
+        return rows @ (columns @ np.asarray(anomaly_map, np.float32).T).T
 
     def _seen(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
         """Where the edges of the network's image lie in an image (H, W), in its pixels, of which the first begins at 0: from top to bottom, from left
@@ -204,8 +205,8 @@ def _fitted(lengths: tuple[int, int], size: int, aspect: Aspect) -> tuple[tuple[
 
 
 @functools.lru_cache(maxsize=32)
-def _sampling(start: float, stop: float, length: int, count: int, cells: int) -> np.ndarray:
-    """Weights (count, cells) float32 that lay `cells` values between two edges on a line of `count` pixels.
+def _sampling(start: float, stop: float, length: int, count: int, cells: int) -> csr_array:
+    """Weights (count, cells) float32, few of them above 0, that lay `cells` values between two edges on a line of `count` pixels.
 
     They are bilinear, with antialiasing where the values are finer than the pixels. A pixel whose middle is beyond the edges has none.
 
@@ -220,4 +221,4 @@ def _sampling(start: float, stop: float, length: int, count: int, cells: int) ->
     weights = np.maximum(0, 1 - np.abs(np.arange(cells) + 0.5 - middles[:, None]) / reach)
     seen = (middles >= 0) & (middles <= cells)
     weights = np.where(seen[:, None], weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12), 0)
-    return weights.astype(np.float32)
+    return csr_array(weights.astype(np.float32))
