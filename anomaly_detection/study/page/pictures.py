@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from anomaly_detection.evaluation.gallery import EXTREMES
 from anomaly_detection.evaluation.overlay import overlay
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 SIDE = 104  # pixels of a picture
 SHOWN = 6
 QUALITY = 72
+LINE = 0, 255, 255
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Picture:
         score, threshold: it is called abnormal above.
         distance: of the score from the threshold, in spreads of the validation normals; the farther on the wrong side, the worse.
         pixels: (C, H, W) uint8.
-        overlay: (H, W, 3) uint8, with the anomaly map.
+        overlay: (H, W, 3) uint8, with the anomaly map, and round the lesion where its mask is known a line.
     """
 
     image: str
@@ -77,20 +79,30 @@ def worst(results: Sequence[tuple[Result, Path]], label: int) -> list[Picture]:
 def _gallery(result: Result, folder: Path, label: int) -> list[Picture]:
     try:
         with np.load(folder / "details.npz") as file:
-            details = {name: file[name] for name in ("gallery_row", "gallery_image", "gallery_map", "map_scale")}
+            names = ("gallery_row", "gallery_image", "gallery_map", "map_scale", *({"gallery_mask"} & set(file)))
+            details = {name: file[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         logger.warning("no pictures of %s: details.npz is missing or damaged; `evaluate` writes it anew", folder)
         return []
     units = {name: spread(np.array([r["score"] for r in result.rows if (r["dataset"], r["part"]) == (name, "val")])) for name in result.datasets}
     pictures = []
-    for place, pixels, anomaly_map in zip(details["gallery_row"], details["gallery_image"], details["gallery_map"], strict=True):
+    masks = details.get("gallery_mask", [None] * len(details["gallery_row"]))
+    for place, pixels, anomaly_map, mask in zip(details["gallery_row"], details["gallery_image"], details["gallery_map"], masks, strict=True):
         row = result.rows[place]
         if row["label"] == label:
             threshold = result.metrics["datasets"][row["dataset"]]["threshold"]
             distance = (row["score"] - threshold) / units[row["dataset"]]
-            laid = overlay(pixels, anomaly_map, float(details["map_scale"]))
+            laid = outlined(overlay(pixels, anomaly_map, float(details["map_scale"])), mask)
             pictures.append(Picture(row["image"], row["dataset"], row["score"], threshold, distance, pixels, laid))
     return pictures
+
+
+def outlined(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Pixels (H, W, 3) with a line round the lesions of a mask (H, W), as wide as a small picture can show."""
+    if mask is None or not mask.any():
+        return pixels
+    line = binary_dilation(mask, iterations=max(1, round(len(mask) / SIDE))) & ~mask
+    return np.where(line[..., None], np.array(LINE, np.uint8), pixels)
 
 
 def shown(picture: Picture, label: int) -> str:
@@ -101,7 +113,7 @@ def shown(picture: Picture, label: int) -> str:
     told = f"score {picture.score:.3g}, {abs(picture.distance):.1f} spreads {side} the threshold {picture.threshold:.3g}"
     alt = f"{kind} image {name} of {html.escape(picture.dataset)}"
     images = f'<img alt="{alt}" src="{jpeg(picture.pixels.transpose(1, 2, 0))}">'
-    images += f'<img alt="the same with its anomaly map in red" src="{jpeg(picture.overlay)}">'
+    images += f'<img alt="the same with its anomaly map" src="{jpeg(picture.overlay)}">'
     words = f"<b>{short}</b><span>{html.escape(picture.dataset)}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
     return f'<figure title="{name}: {told}">{images}<figcaption>{words}</figcaption></figure>'
 

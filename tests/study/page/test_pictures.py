@@ -62,6 +62,22 @@ def test_a_picture_is_small_and_named(tmp_path):
     assert f"{picture.score:.3g} ≤ {picture.threshold:.3g}" in text
 
 
+def test_a_line_runs_round_a_lesion_whose_mask_is_known(tmp_path):
+    content = made_study(tmp_path)
+    folder = content.experiments[0].folder
+    with np.load(folder / "details.npz") as file:
+        details = dict(file)
+    masks = np.zeros(details["gallery_map"].shape, bool)
+    masks[:, 5:9, 6:8] = True
+    np.savez(folder / "details.npz", **details, gallery_mask=masks)
+    for picture in worst([(content.results[0], folder)], 1):
+        for y in range(16):
+            for x in range(16):
+                beside = any(masks[0, y + j, x + i] for j, i in ((0, 1), (0, -1), (1, 0), (-1, 0)) if max(y + j, x + i) < 16)
+                line = beside and not masks[0, y, x]
+                assert picture.overlay[y, x].tolist() == ([0, 255, 255] if line else pytest.approx([picture.pixels[0, y, x]] * 3, abs=2))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_large_images_become_small_ones(channels):
     pixels = np.full((300, 200, channels), 100, np.uint8)
