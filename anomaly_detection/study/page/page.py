@@ -89,7 +89,7 @@ def _operating(content: Content) -> str:
             "dataset",
             "threshold (score)",
             "validation normals above it",
-            f"{term('can be promised')}: at most",
+            term("can be promised", "can be promised at most"),
             "sensitivity",
             "specificity",
             "images called otherwise",
