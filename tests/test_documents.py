@@ -57,6 +57,7 @@ def workplace(source, tmp_path, monkeypatch):
     for path in source.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as `python -m` and `maddr` look into the working folder
     small = datasets.write_phantoms
     monkeypatch.setattr(downloads, "write_downloads", lambda out, **options: shutil.copytree(source / "downloads", out))  # made so, but small
     monkeypatch.setattr(datasets, "write_phantoms", lambda out, **options: small(out, images=12, size=64, workers=1, **options))
@@ -86,7 +87,7 @@ def _try_package(words: list[str], workplace: Path, monkeypatch) -> None:
             _run_package(words, workplace, monkeypatch)
         else:  # the command itself is spoken of
             with pytest.raises(SystemExit) as left:
-                __main__.main([*words, "--help"])
+                __main__.main([word for word in [*words, "--help"] if word != "COMMAND"])
             assert left.value.code == 0
         return
     arguments = _parse(lambda: __main__.main(words), words)

@@ -39,6 +39,7 @@ def make_workplace(folder: Path) -> None:
     for name in ("scans.zip", "more.zip"):
         _zip(folder / name, sorted((folder / "scans" / "normal").glob("1*.png")))
     (folder / "INPUT...").symlink_to(folder / "scans" / "normal")
+    (folder / "my_module.py").write_text("from tests.helpers import ToyBaseline\n\n\nclass MyBaseline(ToyBaseline):\n    pass\n", encoding="utf-8")
     for file, text in MINIATURES["ganomaly"].items():
         path = folder / "path" / "to" / "ganomaly" / file
         path.parent.mkdir(parents=True, exist_ok=True)
