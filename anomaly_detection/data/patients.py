@@ -64,7 +64,7 @@ def subfolders(sources: Sequence[str]) -> dict[str, str]:
     Args:
         sources: paths, with "/" between, below the folder that was given.
     """
-    folders = {source: PurePosixPath(source).parent.parts for source in sources}
+    folders = {source: tuple(source.split("/")[:-1]) for source in sources}
     depth = 0
     while folders and len({parts[depth : depth + 1] for parts in folders.values()}) == 1 and max(map(len, folders.values())) > depth:
         depth += 1

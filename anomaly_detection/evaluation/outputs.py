@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, PngImagePlugin
@@ -37,11 +37,16 @@ class Names:
 
     def take(self, *candidates: str) -> str:
         """The first of the candidates that is free; else the last, with a number before its suffix."""
-        last = PurePosixPath(candidates[-1])
-        numbered = (str(last.with_stem(f"{last.stem}~{number}")) for number in itertools.count(2))
-        name = next(name for name in itertools.chain(candidates, numbered) if _alike(name) not in self._taken)
+        name = next(name for name in itertools.chain(candidates, _numbered(candidates[-1])) if _alike(name) not in self._taken)
         self._taken.add(_alike(name))
         return name
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """`a/x~2.png` and so on."""
+    path = PurePosixPath(name)
+    for number in itertools.count(2):
+        yield str(path.with_stem(f"{path.stem}~{number}"))
 
 
 def _alike(name: str) -> str:
@@ -50,7 +55,7 @@ def _alike(name: str) -> str:
 
 def printable(text: str) -> str:
     """Text with the bytes of file names that are no UTF-8 written as %E9, so that any file can hold it."""
-    return re.sub(r"[\ud800-\udfff]", lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
+    return text if text.isascii() else re.sub(r"[\ud800-\udfff]", lambda match: f"%{ord(match[0]) & 0xFF:02X}", text)
 
 
 def overlay_names(image: str) -> tuple[str, str]:

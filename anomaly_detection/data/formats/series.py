@@ -108,7 +108,8 @@ def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
         files: with a name of its own each.
     """
     layouts = _layouts([file for _, file in files])
-    folders = subfolders([_without_kinds(file) for _, file in files])
+    paths = [_without_kinds(file) for _, file in files]
+    folders = subfolders(paths)
     groups: dict[Hashable, list[int]] = {}
     for i, layout in enumerate(layouts):
         key = (layout.header.patient_id, layout.header.series) if layout and layout.header.series else i
@@ -116,7 +117,7 @@ def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
     series = []
     for members in groups.values():
         name, file = files[members[0]]
-        folder = folders.get(_without_kinds(file), "")
+        folder = folders.get(paths[members[0]], "")
         if layouts[members[0]] is None:
             volume = is_nifti(file.name)
             series.append(Series("nifti" if volume else "picture", name if volume else "", folder, (Run(name, file),)))
