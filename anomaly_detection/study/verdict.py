@@ -79,11 +79,7 @@ def _aurocs(known: Mapping[str, Cell]) -> str:
 def false_alarms(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> dict[str, Cell]:
     """By dataset, the share of its normal test images that are called abnormal."""
     passes = cells(results, model, regime, datasets, "specificity")
-    return {name: Cell(tuple(1 - value for value in passes[name].values), _from_one(passes[name].interval)) for name in datasets}
-
-
-def _from_one(interval: Sequence[float] | None) -> list[float] | None:
-    return interval and [1 - each for each in reversed(interval)]
+    return {name: passes[name].complement() for name in datasets}
 
 
 def _at_threshold(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> str:
