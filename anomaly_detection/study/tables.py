@@ -15,6 +15,7 @@ from anomaly_detection.study.render import Document, Table
 
 NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 MISSING = "–"
+PATIENT_METRIC = "patient_auroc"
 # all test images with one threshold: the columns of their scores and of what is called abnormal; None: above the threshold of the pool
 POOLED = {
     "pooled": ("plain_score", None),
@@ -180,6 +181,8 @@ def short_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
 def metric_tables(results: Sequence[Result], datasets: Sequence[str]) -> list[Table]:
     """A table for each metric that is known of anything, of every regime, ablations too; its title is the metric."""
     tables = [_metric_table(results, datasets, metric) for metric in (*METRICS, *PIXEL_METRICS, *TWIN_METRICS)]
+    patients = [[*name, *(_patient_cell(_patients(results, *name, dataset)) for dataset in datasets)] for name in _by_network(results)]
+    tables.insert(1, Table(PATIENT_METRIC, ["model", "regime", *datasets], patients))
     return [table for table in tables if any(cell.values for row in table.rows for cell in row[2:])]
 
 
@@ -381,7 +384,7 @@ def numbers_table(results: Sequence[Result], datasets: Sequence[str], heading: s
             row = cells(results, *name, datasets, metric)
             rows += [[heading, *name, column, metric, *_numbers(cell)] for column, cell in row.items() if cell.values]
         patients = {dataset: _patient_cell(_patients(results, *name, dataset)) for dataset in datasets}
-        rows += [[heading, *name, dataset, "patient_auroc", *_numbers(cell)] for dataset, cell in patients.items() if cell.values]
+        rows += [[heading, *name, dataset, PATIENT_METRIC, *_numbers(cell)] for dataset, cell in patients.items() if cell.values]
     return Table(heading, ["data", "model", "regime", "dataset", "metric", "mean", "sd", "seeds", "low", "high"], rows)
 
 

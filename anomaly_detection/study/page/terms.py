@@ -35,6 +35,7 @@ CALLS = {
 }
 MEASURES = {
     "auroc": TERMS["AUROC"],
+    "patient_auroc": "AUROC of patients, where they are known: each scores the mean of its highest slices that the network knows.",
     "average_precision": "The area under precision over sensitivity; chance is the share of abnormal images.",
     **{name: f"{text}, at the threshold fixed on validation normals." for name, text in CALLS.items()},
     **{f"oracle_{name}": f"{text}, {ORACLE}." for name, text in CALLS.items()},

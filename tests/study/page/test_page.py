@@ -79,6 +79,8 @@ def test_one_file_that_asks_for_nothing(tmp_path):
 def test_every_measure_is_in_the_menu_and_defined(tmp_path):
     page = Page(to_page(made_study(tmp_path)))
     tables = {each["data-name"]: each for each in page.of("div", **{"data-of": "metric"})}
+    assert list(tables)[:2] == ["auroc", "patient_auroc"]
+    assert "0.625 [0.500, 0.750]" in page.text
     assert {"auroc", "average_precision", "sensitivity", "specificity", "oracle_f1"} <= set(tables)
     assert [name for name, each in tables.items() if "hidden" not in each] == ["auroc"]
     assert "oracle_f1. The harmonic mean of sensitivity and precision, at the threshold with the best accuracy on these very test labels" in page.text

@@ -7,10 +7,11 @@ from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.twins import TWIN_METRICS
 from anomaly_detection.study.page.terms import MEASURES, TERMS, definitions, term
 from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
+from anomaly_detection.study.tables import PATIENT_METRIC
 
 
 def test_every_measure_is_defined():
-    assert set(MEASURES) == {*METRICS, *PIXEL_METRICS, *TWIN_METRICS}
+    assert set(MEASURES) == {*METRICS, *PIXEL_METRICS, *TWIN_METRICS, PATIENT_METRIC}
     assert all(text.endswith(".") for text in [*MEASURES.values(), *TERMS.values()])
 
 
