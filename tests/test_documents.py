@@ -275,7 +275,7 @@ def test_a_block_of_python_runs(block, workplace, monkeypatch):
         "organ": torch.arange(8) % 2,
         "modality": torch.arange(8) // 2 % 2,
     }
-    exec(compile(block.text, block.page, "exec"), names)  # noqa: S102
+    exec(compile(block.text, block.page, "exec"), names)
     if "loss" in names:
         assert names["loss"].item() > 0
 
@@ -289,7 +289,7 @@ def resolve(code: str) -> None:
     """Imports are carried out; calls of what they bring are given the arguments shown; attributes of what such calls return are looked up."""
     names, types = {}, {}
     tree = ast.parse(code)
-    exec(compile(ast.Module([node for node in tree.body if isinstance(node, ast.ImportFrom)], []), "imports", "exec"), names)  # noqa: S102
+    exec(compile(ast.Module([node for node in tree.body if isinstance(node, ast.ImportFrom)], []), "imports", "exec"), names)
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
             call, function = node.value, names[node.value.func.id]
