@@ -2,7 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -111,6 +112,7 @@ class DicomMaps:
         self._stem, self._name, self._scale, self._model = stem, name, scale, model
         self._segmentations, self._captures = UID(), UID()
         self._marked: list[_Marked] = []
+        self._captured: tuple[Hashable, Dataset] | None = None
         self._failed = False
         self.paths: list[Path] = []
 
@@ -129,14 +131,16 @@ class DicomMaps:
         self._marked.append(_Marked(header, frame, np.packbits(marked), marked.shape))
         if overlay is not None:
             number = len(self._marked)
-            self._write(self._stem.with_name(self._stem.name + CAPTURE.format(number)), lambda: self._capture(header, frame, overlay, number))
+            self._write(CAPTURE.format(number), lambda: self._capture(header, frame, overlay, number))
 
     def close(self) -> list[Path]:
         """Write the segmentations; returns all files that were written, none where the source does not allow it."""
-        stacks = _stacks(self._marked)
+        stacks: list[list[_Marked]] = []
+        with self._told():
+            stacks = _stacks(self._marked)
         for number, stack in enumerate(stacks, 1):
             ending = SEGMENTATION if len(stacks) == 1 else SEGMENTATIONS.format(number)
-            self._write(self._stem.with_name(self._stem.name + ending), lambda: self._segmentation(stack, number))
+            self._write(ending, lambda: self._segmentation(stack, number))
         self._marked = []
         return self.paths
 
@@ -149,26 +153,34 @@ class DicomMaps:
         else:
             self.remove()
 
-    def _write(self, path: Path, build: Callable[[], Dataset]) -> None:
+    def _write(self, ending: str, build: Callable[[], Dataset]) -> None:
         if self._failed:
             return
+        path = self._stem.with_name(self._stem.name + ending)
+        with self._told():
+            with whole_file(path) as partial:
+                build().save_as(partial)
+            self.paths.append(path)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell in a line what a source lacks, and take away what was written; a full disk is no fault of it."""
         try:
             with QUIET:
-                dataset = build()
-        except Exception as error:  # highdicom raises AttributeError, KeyError, TypeError, ValueError and more for what a source lacks
+                yield
+        except OSError:
+            self.remove()
+            raise
+        except Exception as error:  # highdicom and pydicom raise AttributeError, KeyError, TypeError, ValueError and more
             reason = _lacks(error)
             logger.warning("warning: %s: no maps in DICOM, since the source is not complete (%s); its overlays are PNG files", self._name, reason)
             self._failed, self._marked = True, []
             self.remove()
-            return
-        with whole_file(path) as partial:
-            dataset.save_as(partial)
-        self.paths.append(path)
 
     def remove(self) -> None:
         """Take away what has been written so far."""
         while self.paths:
-            self.paths.pop().unlink()
+            self.paths.pop().unlink(missing_ok=True)
 
     def _maker(self, header: Dataset, description: str, offset: int) -> dict[str, Any]:
         """What all files say of where they come from."""
@@ -203,6 +215,7 @@ class DicomMaps:
             source_images=headers,
             pixel_array=pixels,
             segmentation_type=SegmentationTypeValues.BINARY,
+            omit_empty_frames=bool(pixels.any()),
             segment_descriptions=[described],
             series_instance_uid=self._segmentations,
             sop_instance_uid=UID(),
@@ -213,26 +226,37 @@ class DicomMaps:
 
     def _capture(self, header: Dataset, frame: int, overlay: Overlay, number: int) -> Dataset:
         from highdicom import UID
-        from highdicom.sc import SCImage
-        from pydicom.uid import ExplicitVRLittleEndian
 
-        capture = SCImage.from_ref_dataset(
-            header,
-            pixel_array=np.asarray(overlay.picture.convert("RGB")),
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "P"),  # asked for by highdicom; the next line says what the source does
-            series_instance_uid=self._captures,
-            sop_instance_uid=UID(),
-            instance_number=number,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **self._maker(header, f"anomaly overlays, {self._model}", 1001),
-        )
+        picture = np.asarray(overlay.picture.convert("RGB"))
+        key = header.StudyInstanceUID, header.PatientID, picture.shape
+        if self._captured is None or self._captured[0] != key:
+            self._captured = key, self._first_capture(header, picture)
+        capture = self._captured[1]  # used again for every image, since most of its making is the same
+        capture.SOPInstanceUID = capture.file_meta.MediaStorageSOPInstanceUID = UID()
+        capture.InstanceNumber, capture.PixelData = number, picture.tobytes()
         capture.PatientOrientation = header.get("PatientOrientation")
         _refer(capture, header, frame)
         _place(capture, header, frame, overlay.shape)
         return capture
+
+    def _first_capture(self, header: Dataset, picture: np.ndarray) -> Dataset:
+        from highdicom import UID
+        from highdicom.sc import SCImage
+        from pydicom.uid import ExplicitVRLittleEndian
+
+        return SCImage.from_ref_dataset(
+            header,
+            pixel_array=picture,
+            photometric_interpretation="RGB",
+            bits_allocated=8,
+            coordinate_system="PATIENT",
+            patient_orientation=("L", "P"),  # asked for by highdicom; what the source says takes its place
+            series_instance_uid=self._captures,
+            sop_instance_uid=UID(),
+            instance_number=1,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+            **self._maker(header, f"anomaly overlays, {self._model}", 1001),
+        )
 
 
 def _stacks(marked: Sequence[_Marked]) -> list[list[_Marked]]:
@@ -308,7 +332,10 @@ def _refer(capture: Dataset, header: Dataset, frame: int) -> None:
 
 def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]) -> None:
     """Say where the picture lies in the patient: its image, (h, w) of it, covers the whole of the source's."""
+    for keyword in PLANE:
+        capture.pop(keyword, None)  # of the image before
     for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "Laterality"):
+        capture.pop(keyword, None)
         if keyword in header:
             setattr(capture, keyword, header.get(keyword))
     spacing = _of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")

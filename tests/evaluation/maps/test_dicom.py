@@ -108,9 +108,11 @@ def slice_of(data):
     return round(column_row_slice[2])
 
 
-def test_what_exceeds_nothing_is_an_empty_segmentation(tmp_path):
+def test_what_exceeds_nothing_is_an_empty_segmentation(tmp_path, caplog):
     save_series(tmp_path / "in")
-    write(tmp_path / "in", tmp_path / "ct", WAYS[0], scale=300)
+    with caplog.at_level(logging.WARNING):
+        write(tmp_path / "in", tmp_path / "ct", WAYS[0], scale=300)
+    assert not caplog.records
     assert not highdicom.seg.segread(tmp_path / "ct_seg.dcm").pixel_array.any()
 
 
@@ -174,6 +176,47 @@ def test_images_that_are_no_single_stack_have_a_segmentation_each(tmp_path):
     segmentations = [highdicom.seg.segread(tmp_path / name) for name in written]
     assert len({each.SeriesInstanceUID for each in segmentations}) == 1
     assert sorted(len(each.ReferencedSeriesSequence[0].ReferencedInstanceSequence) for each in segmentations) == [1, SHAPE[2], SHAPE[2]]
+
+
+@pytest.mark.parametrize("tags", [{"SOPInstanceUID": None}, {"ImageOrientationPatient": [1, 0, 0]}, {"ImagePositionPatient": ["1", "2"]}], ids=str)
+def test_without_pictures_too_a_faulty_source_is_told_in_a_line(tmp_path, caplog, tags):
+    headers = [source_header(path) for path in save_series(tmp_path / "in")]
+    for header in headers:
+        for keyword, value in tags.items():
+            header.pop(keyword, None)
+            if value is not None:
+                setattr(header, keyword, value)
+    maps = DicomMaps(tmp_path / "ct", "series", 1.0, "blur")
+    for header in headers:
+        maps.add(header, 0, np.full(SHAPE[1::-1], 2.0), None)
+    with caplog.at_level(logging.WARNING):
+        assert maps.close() == []
+    assert [record.message[:45] for record in caplog.records] == ["warning: series: no maps in DICOM, since the "]
+    assert not list(tmp_path.glob("ct*"))
+
+
+def test_a_capture_says_nothing_of_the_one_before(tmp_path):
+    """The second image of a series has no place in the patient, and is of another size."""
+    first, second = save_series(tmp_path / "in")[:2]
+    lost = source_header(second)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"):
+        lost.pop(keyword, None)
+    lost.Rows, lost.Columns = 301, 255
+    lost.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    nothing, way = np.zeros((8, 8), np.float32), Preprocessing(image_size=8)
+    maps = DicomMaps(tmp_path / "ct", "series", 1.0, "blur")
+    for header, shape in ((source_header(first), SHAPE[1::-1]), (lost, (301, 255))):
+        maps.add(header, 0, way.back(nothing, shape), draw_overlay(backdrop(np.full(shape, 90, np.uint8)), nothing, way, 1.0))
+    maps.close()
+    one, two = (pydicom.dcmread(tmp_path / f"ct_overlay_000{number}.dcm") for number in (1, 2))
+    assert one.ImagePositionPatient
+    assert not {"ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "FrameOfReferenceUID"} & set(two.dir())
+    assert (two.Rows, two.pixel_array.shape[0], one.Rows) == (301, 301, 256)
+    assert two.SourceImageSequence[0].ReferencedSOPInstanceUID == lost.SOPInstanceUID != one.SourceImageSequence[0].ReferencedSOPInstanceUID
+    assert (one.InstanceNumber, two.InstanceNumber) == (1, 2)
+    for each in (one, two):
+        assert each.file_meta.MediaStorageSOPInstanceUID == each.SOPInstanceUID
+        assert np.abs(each.pixel_array[:250, :190].astype(int) - 90).max() <= 1
 
 
 def test_a_missing_frame_of_reference_is_told_in_a_line(tmp_path, caplog):
