@@ -19,6 +19,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json, write_json
 
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct]\nimage_size: 16\niterations: 6\nval_iter: 3\nbatch_size: 4\n"
 
@@ -90,6 +91,21 @@ def test_train_eval_and_report_show_the_result(config, data_root, tmp_path, caps
         assert (folder / "table.md").read_text() == table
         assert not (folder / "study.json").exists(), "what is trained there later belongs in its tables, too"
     assert (run / "figures" / "roc.png").exists()
+
+
+def test_what_is_known_of_patients_is_told_beside_the_images(config, data_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)  # figures take their time
+    assert main(["train_eval", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "b")]) == 0
+    (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
+    metrics = read_json(run / "metrics.json")
+    metrics["datasets"]["lung_ct"]["patients"] = {"auroc": 0.75, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
+    write_json(run / "metrics.json", metrics)
+    assert "Patients" not in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    start = told.index("Patients (auroc; normal + abnormal)")
+    assert told[start + 1].split() == ["model", "regime", "liver_ct", "lung_ct"]
+    assert told[start + 2].split(maxsplit=3) == ["toy", "united", "–", "0.750 [0.600, 0.900]; 12 + 9"]
 
 
 def test_a_report_of_single_trainings_has_them_all(config, data_root, tmp_path, capsys, monkeypatch):

@@ -20,7 +20,7 @@ from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_markdown, to_text, write_csv
 from anomaly_detection.study.summary import summary
-from anomaly_detection.study.tables import Result, numbers_table, short_table, study_document, with_joint_intervals
+from anomaly_detection.study.tables import Result, numbers_table, patient_table, short_table, study_document, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs
@@ -137,6 +137,10 @@ class Tables:
         """What `rows` say, for a terminal."""
         return short_table(self.rows, self._study.datasets)
 
+    def patients(self) -> Table:
+        """The same over patients; without rows where they are not known."""
+        return patient_table(self.rows, self._study.datasets)
+
     def words(self) -> list[str]:
         """What `rows` say in sentences, see `summary`."""
         return summary(self.rows, self._study.datasets, is_phantom(self._study.data_root), self._study.quick)
@@ -195,7 +199,8 @@ def tell_results(results: Path, data_root: Path | None = None, figures: bool = F
     if (results / "study.json").exists():
         study.write(results)  # the images may lie elsewhere now
     written = f"tables in {results / 'table.md'} and {results / 'table.csv'}" + (f", with figures in {results / 'report.html'}" if figures else "")
-    return [to_text(tables.short()), "", *tables.words(), "", written]
+    shown = [to_text(table) for table in (tables.short(), tables.patients()) if table.rows]
+    return ["\n\n".join(shown), "", *tables.words(), "", written]
 
 
 def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Experiment | None:
