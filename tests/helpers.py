@@ -95,6 +95,7 @@ def toy_settings(**options) -> SimpleNamespace:
         "lr_step": 5,
         "lr_gamma": 0.5,
         "mixup": None,
+        "balanced": False,
         "bf16": False,
         "feature_cache_mib": 16,
         "seed": 0,

@@ -157,7 +157,7 @@ def _training(subject: Subject) -> Iterator[str]:
 
 def _results(folder: Path, metrics: Metrics | None) -> str:
     if metrics is None:
-        return f"Not measured yet: `python -m anomaly_detection evaluate {folder}` does it and writes this card anew."
+        return f"Not measured yet: `maddr evaluate {folder}` does it and writes this card anew."
     rows = []
     for name, values in metrics["datasets"].items():
         alarms, unknown = values["false_alarms"], values["unknown"]
