@@ -45,7 +45,7 @@ def table(text: str, section: str) -> dict[str, list[str]]:
 def test_a_card_says_what_was_trained_and_then_what_was_measured(trained, data_root):
     text = (trained / "model_card.md").read_text()
     assert text.startswith("# Model card: toy maddr liver_ct+lung_ct seed 0\n\n**Not for clinical use.**")
-    assert f"Not measured yet: `python -m anomaly_detection evaluate {trained}`" in text
+    assert f"Not measured yet: `maddr evaluate {trained}`" in text
     assert table(text, "Data") == {
         "dataset": ["shows", "normal, trained on", "normal, validation", "normal, test", "abnormal, test"],
         "---": ["---"] * 5,
