@@ -5,11 +5,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from anomaly_detection.config.layers import Layer, overriding
 from anomaly_detection.data.phantom.datasets import write_phantoms
-from benchmarks import agreement, backbone, data, picture, scaling, throughput, train_step
+from anomaly_detection.registry import build_settings
+from benchmarks import agreement, backbone, data, picture, scaling, throughput, train_step, variants
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -99,3 +102,32 @@ def test_the_picture_shows_the_first_of_the_stratum_by_name(tmp_path):
         ("b", "2.png", tmp_path / "b" / "twins" / "2.png"),
         ("a", "9.png", tmp_path / "a" / "twins" / "9.png"),
     ]
+
+
+def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
+    """Two seeds against two; the value is the loop's, and the interval narrows to nothing where both networks say the same."""
+    random = np.random.default_rng(0)
+    scores = {(side, seed): random.normal(size=(len(variants.DATASETS), 30, 2)) for side in "ab" for seed in (0, 1)}
+
+    def pairs(path: Path) -> list[dict]:
+        side, seed = path.parts[0], int(path.parts[1])
+        named = [(name, enumerate(scores[side, seed][number])) for number, name in enumerate(variants.DATASETS)]
+        return [{"dataset": name, "image": f"{i:02}", "score": score, "twin_score": twin} for name, pairs in named for i, (score, twin) in pairs]
+
+    monkeypatch.setattr(variants, "read_twin_rows", pairs)
+    monkeypatch.setattr(variants, "read_scores", lambda path: [{**pair, "patient": f"P{pair['image']}"} for pair in pairs(path)])
+    sides = [[Path(side) / str(seed) / file for seed in (0, 1)] for side, file in (("a", "x"), ("b", "x"))]
+    rises = {key: [(each[:, 0] > each[:, 1]).mean() for each in value] for key, value in scores.items()}
+    expected = np.mean([np.subtract(rises["a", seed], rises["b", seed]) for seed in (0, 1)])
+    told = variants.twin_rate_difference(*sides)
+    assert told.value == pytest.approx(expected)
+    assert told.low < told.value < told.high
+    same = variants.twin_rate_difference(sides[0], sides[0])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_every_variant_is_one_of_the_settings():
+    for variant in variants.VARIANTS.values():
+        layers = [Layer("test", {"model": "feature_ae", "datasets": ["lits"]}), *(overriding("test", key, value) for key, value in variant.items())]
+        maddr = build_settings([*layers, Layer("test", {"maddr": {"enabled": True}})]).maddr
+        assert maddr.enabled

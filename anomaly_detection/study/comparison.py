@@ -98,13 +98,13 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         values.append([float(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores)) for a, b in pairs])
         drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
-        by_dataset[dataset] = _difference(values[-1], drawn[-1], degrees[-1])
+        by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1])
     if not by_dataset:
         return {}
     of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
     # Satterthwaite: the freedom of a sum of variances, of which each dataset's has its own
     together = of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
-    by_dataset["mean"] = _difference(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), together)
+    by_dataset["mean"] = difference_of(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), together)
     return by_dataset
 
 
@@ -117,5 +117,6 @@ def _aurocs(network: Scored, seed: int) -> np.ndarray:
     return _DRAWN[key]
 
 
-def _difference(values: Sequence[float], drawn: np.ndarray, degrees: float) -> Difference:
+def difference_of(values: Sequence[float], drawn: np.ndarray, degrees: float) -> Difference:
+    """The mean over trainings of a difference, with its interval; see `over_seeds`."""
     return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees)))

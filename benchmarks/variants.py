@@ -1,0 +1,111 @@
+"""What would make MADDR's terms help: variants of the constraint on phantoms, each against the same networks without it, over seeds.
+
+Measured are the mean of the datasets' twin rates and that of their AUROCs, minus those of `united_probe`, which names domains, too, and is trained
+without any term. Intervals are over patients and seeds, paired in both.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomaly_detection.__main__ import main as maddr
+from anomaly_detection.evaluation.bootstrap import share_samples
+from anomaly_detection.evaluation.rows import read_scores
+from anomaly_detection.evaluation.twins import read_twin_rows
+from anomaly_detection.study.comparison import Difference, difference_of, differences, scored
+from anomaly_detection.study.regimes import MADDR, PROBE
+from benchmarks.measure import show
+
+DATASETS = ("lits", "covid_ct", "covid_xray")
+TERMS = ("organ", "modality", "center")
+WEIGHTS = (0.01, 0.1, 1.0, 10.0)
+
+
+def _weights(*values: float) -> dict[str, Any]:
+    return {f"maddr.{term}_weight": value for term, value in zip(TERMS, values, strict=True)}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"all {weight:g}": _weights(weight, weight, weight) for weight in WEIGHTS},
+    **{f"{term} {weight:g}": _weights(*(weight if each == term else 0.0 for each in TERMS)) for term in TERMS for weight in WEIGHTS},
+    **{f"dimensions {count}": {"maddr.organ_dim": count, "maddr.modality_dim": count} for count in (2, 32)},
+    "a center for each domain": {"maddr.center_of": "domain"},
+    "moving center": {"maddr.center_momentum": 0.99},
+    "a moving center for each domain": {"maddr.center_of": "domain", "maddr.center_momentum": 0.99},
+    "balanced batches": {"balanced": True},
+    "heads that only watch": {"maddr.heads_train_encoder": False},
+}
+
+
+def run(model: str, variant: Mapping[str, Any], regime: str, seeds: Sequence[int], results: Path) -> None:
+    """The experiments of a model in one regime, those that are not finished.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    overrides = [word for key, value in variant.items() for word in ("--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}")]
+    words = ["--phantom", "--models", model, "--regimes", regime, "--seeds", *map(str, seeds), "--results", str(results), *overrides]
+    if maddr(["study", "--quiet", *words]):
+        raise RuntimeError(f"{results}: an experiment failed, as said above")
+
+
+def folders(model: str, regime: str, seeds: Sequence[int], results: Path) -> list[Path]:
+    """Of the experiments, in the order of seeds."""
+    return [results / model / regime / "+".join(DATASETS) / f"seed_{seed}" for seed in seeds]
+
+
+def twin_rate_difference(one: Sequence[Path], other: Sequence[Path]) -> Difference:
+    """Mean of the datasets' twin rates of networks minus that of others, folders of the same seeds in the same order."""
+    flags = [[_flags(folder) for folder in side] for side in (one, other)]
+    values = [np.mean([a[name][0].mean() - b[name][0].mean() for name in DATASETS]) for a, b in zip(*flags, strict=True)]
+    # the same draws for every dataset: phantoms of the three show the same bodies
+    drawn = [np.mean([share_samples(*a[name]) - share_samples(*b[name]) for name in DATASETS], axis=0) for a, b in zip(*flags, strict=True)]
+    return difference_of(values, np.array(drawn), sum(len(set(flags[0][0][name][1])) - 1 for name in DATASETS))
+
+
+def _flags(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """By dataset, whether each lesion raises the score, and whose it is."""
+    patients = {(row["dataset"], row["image"]): row["patient"] for row in read_scores(folder / "scores.csv")}
+    flags = {}
+    for name in DATASETS:
+        pairs = sorted((pair for pair in read_twin_rows(folder / "twins.csv") if pair["dataset"] == name), key=lambda pair: pair["image"])
+        scores, twins = (np.array([pair[key] for pair in pairs]) for key in ("score", "twin_score"))
+        flags[name] = (scores > twins) + 0.5 * (scores == twins), [patients[name, pair["image"]] for pair in pairs]
+    return flags
+
+
+def auroc_difference(one: Sequence[Path], other: Sequence[Path]) -> Difference:
+    """The same of the mean of the datasets' AUROCs."""
+    rows = [[read_scores(folder / "scores.csv") for folder in side] for side in (one, other)]
+    return differences(*({name: [scored(each, name) for each in side] for name in DATASETS} for side in rows))["mean"]
+
+
+def rows(models: Sequence[str], variants: Sequence[str], seeds: Sequence[int], results: Path) -> Iterator[dict[str, Any]]:
+    """One for each variant and model."""
+    for model in models:
+        run(model, {}, PROBE.name, seeds, results / "without")
+    for variant in variants:
+        for model in models:
+            folder = results / variant.replace(" ", "_")
+            run(model, VARIANTS[variant], MADDR.name, seeds, folder)
+            sides = folders(model, MADDR.name, seeds, folder), folders(model, PROBE.name, seeds, results / "without")
+            yield {"variant": variant, "model": model, "twin rate": str(twin_rate_difference(*sides)), "auroc": str(auroc_difference(*sides))}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.variants", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["feature_ae", "memae"], metavar="MODEL", help="(default: feature_ae memae)")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME", help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="(default: 0 1 2 3 4)")
+    parser.add_argument("--results", type=Path, default=Path("results/variants"), metavar="DIR", help="(default: results/variants)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    arguments = parser.parse_args(argv)
+    show(rows(arguments.models, arguments.variants, arguments.seeds, arguments.results), arguments.json)
+
+
+if __name__ == "__main__":
+    main()
