@@ -36,7 +36,7 @@ from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE, UNITED, regime_of
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json
+from anomaly_detection.system.files import fitting_name, read_json, short_hash, whole_file, write_json
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
@@ -66,10 +66,14 @@ class Experiment:
 
     @classmethod
     def place(cls, settings: Settings, results: Path, regime: str | None = None) -> "Experiment":
-        """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe."""
+        """The experiment in its folder RESULTS/model/regime/datasets/seed_N; without a regime the one that the settings describe.
+
+        The names of the datasets are joined by +; where that is longer than a file system allows, to its beginning and a hash of the whole.
+        """
         if regime is None:
             regime = regime_of(len(settings.datasets), settings.maddr).name
-        return cls(settings, regime, results / folder_of(settings.model) / regime / "+".join(settings.datasets) / f"seed_{settings.seed}")
+        datasets = fitting_name("+".join(settings.datasets))
+        return cls(settings, regime, results / folder_of(settings.model) / regime / datasets / f"seed_{settings.seed}")
 
     def without_probe(self) -> "Experiment":
         """The experiment whose network this one gives a probe."""

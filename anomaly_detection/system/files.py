@@ -15,6 +15,8 @@ from typing import Any
 
 from anomaly_detection.system.errors import UserError
 
+LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
+SHORTENED = 200
 # UTF-32 first: its mark begins with that of UTF-16
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -46,6 +48,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 def short_hash(path: Path) -> str:
     """The beginning of a file's SHA-256, by which two are told apart."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
+
+def fitting_name(name: str) -> str:
+    """The name of a file or folder as it is, where a file system can hold it; else its beginning and a hash of the whole, in `SHORTENED` bytes."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST:
+        return name
+    end = f"...{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: SHORTENED - len(end)].decode(errors="ignore") + end  # a character that the cut halves is left out
 
 
 @contextmanager

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import optional, read_json, read_table, read_text, whole_file, whole_folder
+from anomaly_detection.system.files import fitting_name, optional, read_json, read_table, read_text, whole_file, whole_folder
 
 
 def test_the_file_appears_whole_and_alone(tmp_path):
@@ -132,3 +132,20 @@ def test_json_is_read_with_a_mark_and_damage_is_placed(tmp_path):
     (tmp_path / "a.json").write_text('{"a":\n 1,\n')
     with pytest.raises(UserError, match=r"a\.json: damaged \(.*line [23] column"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_name_is_shortened_only_where_no_file_system_holds_it(tmp_path):
+    longest = "a" * 250 + "+b.cd"
+    assert fitting_name(longest) == longest
+    (tmp_path / longest).mkdir()  # what was made before keeps its name
+    names = [fitting_name(longest + end) for end in "ef"]
+    assert names[0] != names[1]
+    assert all(len(name.encode()) == 200 and name.startswith("a" * 150) for name in names)
+
+
+def test_a_name_is_shortened_between_characters(tmp_path):
+    for offset in range(3):
+        name = fitting_name("x" * offset + "肝臓" * 60)
+        assert name.removeprefix("x" * offset)[:50] == "肝臓" * 25
+        (tmp_path / name).mkdir()
+        assert 195 <= len(name.encode()) <= 200

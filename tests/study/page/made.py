@@ -13,6 +13,7 @@ from anomaly_detection.evaluation.rows import COLUMNS, read_scores, write_rows
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.tables import Result, study_document, with_joint_intervals
+from anomaly_detection.system.files import fitting_name
 
 HEADING = "Made up <b>of</b> \"numbers\" & 'names'"
 DOMAINS = {"liver_ct": ("liver", "ct"), "lung_xray": ("lung", "xray")}
@@ -34,7 +35,7 @@ def made_study(
         for regime in regimes:
             for chosen in [tuple(datasets)] if REGIMES[regime].mixed else [(dataset,) for dataset in datasets]:
                 for seed in seeds:
-                    place = folder / model.replace(":", ".") / regime / "+".join(chosen) / f"seed_{seed}"
+                    place = folder / model.replace(":", ".") / regime / fitting_name("+".join(chosen)) / f"seed_{seed}"
                     rng = np.random.default_rng([len(experiments), seed])
                     rows = [row for dataset in chosen for row in _rows(rng, dataset, dataset not in normal_alone, name)]
                     rows.sort(key=lambda row: row["part"], reverse=True)  # validation first
