@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Literal
 
 from anomaly_detection.study.summary import TOLD
 from anomaly_detection.study.tables import Cell, Result, cells
 
 CHANCE = 0.5
 NAMED = 4  # datasets that a sentence names one by one
+TWIN_RATES = {"obvious": "obvious_twin_rate", "all": "twin_rate"}  # of these lesions, where images have healthy twins
 MANY = 8  # intervals of which some may exclude chance by chance
 
 
@@ -19,17 +21,22 @@ class Verdict:
     Attributes:
         model, regime: which networks it is about, see `told_regime`.
         answer: whether it works, in a few words.
-        reason: on which datasets, how sure that is, and what it finds at its threshold.
+        reason: on which datasets, how sure that is, what lesions do to the score where images have healthy twins, and what it finds at its threshold.
+        extent: on how many of the datasets it works.
     """
 
     model: str
     regime: str
     answer: str
     reason: str
+    extent: Literal["all", "some", "none"]
 
 
 def verdicts(results: Sequence[Result], datasets: Sequence[str]) -> list[Verdict]:
     """One for each detector: it works where the 95 % interval of its AUROC lies above 0.5.
+
+    AUROC is low where bodies differ more than a lesion does. So the answer says, too, on how many datasets lesions raise the score above that of the
+    same body without them: where the 95 % interval of the twin rate, of all lesions or of a stratum, lies above 0.5.
 
     Args:
         results: as `with_joint_intervals` leaves them.
@@ -45,15 +52,30 @@ def told_regime(results: Sequence[Result], model: str) -> str:
 
 
 def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> Verdict:
-    row = cells(results, model, regime, datasets, "auroc")
-    known = {name: row[name] for name in datasets if row[name].values}
-    better = [name for name, cell in known.items() if cell.interval and cell.interval[0] > CHANCE]
-    worse = [name for name, cell in known.items() if cell.interval and cell.interval[1] < CHANCE]
+    def known(metric: str) -> dict[str, Cell]:
+        return {name: cell for name, cell in cells(results, model, regime, datasets, metric).items() if name in datasets and cell.values}
+
+    aurocs = known("auroc")
+    twins = {kind: rates for kind, metric in TWIN_RATES.items() if (rates := known(metric))}
+    where = f"AUROC {_against_chance(aurocs)}" if aurocs else "No abnormal test images, so nothing says what it finds"
+    raised = "; ".join(f"of {kind} lesions {_against_chance(rates)}" for kind, rates in twins.items())
+    told = f"Share that raises the score above that of the same body without them, {raised}" if raised else ""
+    sentences = [where, told, _at_threshold(results, model, regime, datasets)]
+    better = len(_better(aurocs))
+    extent = "all" if 0 < better == len(aurocs) else "some" if better or any(map(_better, twins.values())) else "none"
+    return Verdict(model, regime, _answer(better, len(aurocs)) + _twin_answer(twins), " ".join(f"{each}." for each in sentences if each), extent)
+
+
+def _against_chance(known: Mapping[str, Cell]) -> str:
+    """Where a rate is better than 0.5, where worse, and where its interval does not say."""
+    better, worse = _better(known), [name for name, cell in known.items() if cell.interval and cell.interval[1] < CHANCE]
     unsure = [name for name in known if name not in better + worse]
     groups = {"better than chance on": better, "worse than chance on": worse, "unclear on": unsure}
-    parts = [f"{words} {_aurocs({name: known[name] for name in names})}" for words, names in groups.items() if names]
-    where = f"AUROC {'; '.join(parts)}" if parts else "No abnormal test images, so nothing says what it finds"
-    return Verdict(model, regime, _answer(len(better), len(known)), f"{where}. {_at_threshold(results, model, regime, datasets)}".strip())
+    return "; ".join(f"{words} {_rates({name: known[name] for name in names})}" for words, names in groups.items() if names)
+
+
+def _better(known: Mapping[str, Cell]) -> list[str]:
+    return [name for name, cell in known.items() if cell.interval and cell.interval[0] > CHANCE]
 
 
 def _answer(better: int, known: int) -> str:
@@ -66,7 +88,15 @@ def _answer(better: int, known: int) -> str:
     return "yes" if known == 1 else f"yes, on all {known} datasets"
 
 
-def _aurocs(known: Mapping[str, Cell]) -> str:
+def _twin_answer(twins: Mapping[str, Mapping[str, Cell]]) -> str:
+    """The end of an answer: on how many of the datasets with healthy twins lesions raise the score, obvious ones where it is known which are."""
+    if not twins:
+        return ""
+    kind, rates = next(iter(twins.items()))
+    return f"; {kind} lesions raise the score more often than by chance on {len(_better(rates))} of {len(rates)}"
+
+
+def _rates(known: Mapping[str, Cell]) -> str:
     """Such as "lits 0.63 [0.53–0.73]"; of many datasets how far apart they lie."""
     values = {name: mean(cell.values) for name, cell in known.items()}
     if len(known) > NAMED:
@@ -87,7 +117,7 @@ def _at_threshold(results: Sequence[Result], model: str, regime: str, datasets: 
     hits = cells(results, model, regime, datasets, "sensitivity")
     shares = {"abnormal": [hits[name] for name in datasets], "normal": list(false_alarms(results, model, regime, datasets).values())}
     told = [f"{_range(known)} of {kind}" for kind, each in shares.items() if (known := [cell for cell in each if cell.values])]
-    return f"Flagged {', '.join(told)} images." if told else ""
+    return f"Flagged {', '.join(told)} images" if told else ""
 
 
 def _range(shares: Sequence[Cell]) -> str:

@@ -78,3 +78,41 @@ def test_many_intervals_exclude_chance_by_chance():
     results = [result({"a": HOLDS, "b": HOLDS}, f"m{number}") for number in range(4)]
     assert any("Of forty such intervals about one" in line for line in certainty(results, ["a", "b"]))
     assert not any("Of forty" in line for line in certainty(results[:3], ["a", "b"]))
+
+
+def twins(aurocs: dict[str, tuple], rates: dict[str, tuple], kinds: tuple[str, ...] = ("obvious_twin_rate", "twin_rate")) -> Result:
+    """As `result`, and of some datasets (twin rate, low, high) of obvious lesions; of all lesions it is 0.2 less."""
+    told = result(aurocs)
+    for name, (rate, low, high) in rates.items():
+        values = told.metrics["datasets"][name]
+        for kind in kinds:
+            less = 0.2 * (kind == "twin_rate")
+            values[kind], values["intervals"][kind] = rate - less, [low - less, high - less]
+    return told
+
+
+@pytest.mark.parametrize(
+    ("aurocs", "rates", "answer", "extent"),
+    [
+        ({"a": HOLDS, "b": BELOW}, {"a": (0.9, 0.8, 1.0), "b": (1.0, 0.9, 1.0)}, "not shown (0 of 2 datasets)", "some"),
+        ({"a": ABOVE, "b": ABOVE}, {"a": (0.9, 0.8, 1.0)}, "yes, on all 2 datasets", "all"),
+        ({"a": HOLDS, "b": HOLDS}, {"a": (0.6, 0.5, 0.7), "b": (0.4, 0.3, 0.49)}, "not shown (0 of 2 datasets)", "none"),
+    ],
+)
+def test_of_images_with_healthy_twins_the_share_of_lesions_that_raise_the_score_is_told(aurocs, rates, answer, extent):
+    """Where bodies differ more than a lesion does AUROC alone would say that nothing is seen."""
+    (verdict,) = verdicts([twins(aurocs, rates)], list(aurocs))
+    above = sum(low > 0.5 for _, low, _ in rates.values())
+    assert verdict.answer == f"{answer}; obvious lesions raise the score more often than by chance on {above} of {len(rates)}"
+    assert verdict.extent == extent
+    assert "Share that raises the score above that of the same body without them, of obvious lesions " in verdict.reason
+    for name, (rate, low, high) in rates.items():
+        for less in (0, 0.2):
+            assert f"{name} {rate - less:.2f} [{low - less:.2f}–{high - less:.2f}]" in verdict.reason
+
+
+def test_lesions_of_unknown_strata_are_told_together():
+    (verdict,) = verdicts([twins({"a": HOLDS}, {"a": (0.9, 0.8, 1.0)}, ("twin_rate",))], ["a"])
+    assert verdict.answer == "not shown; all lesions raise the score more often than by chance on 1 of 1"
+    assert "without them, of all lesions better than chance on a 0.70 [0.60–0.80]. Flagged" in verdict.reason
+    assert "obvious" not in verdict.reason

@@ -26,12 +26,9 @@ def answers(content: Content) -> str:
 def _sentences(content: Content) -> str:
     lines = []
     for verdict in verdicts(content.results, content.datasets):
-        kind = "all" if verdict.answer.startswith("yes") else "some" if verdict.answer.startswith("on ") else "none"
-        answer = verdict.answer
-        if content.quick:
-            kind, answer = "none", "a smoke run does not say"
+        extent, answer = ("none", "a smoke run does not say") if content.quick else (verdict.extent, verdict.answer)
         network = f"<b>{html.escape(verdict.model)}</b> ({html.escape(verdict.regime)})"
-        lines.append(f'<li class="{kind}">{network}: <span class="answer">{answer}</span>. {html.escape(verdict.reason)}</li>')
+        lines.append(f'<li class="{extent}">{network}: <span class="answer">{answer}</span>. {html.escape(verdict.reason)}</li>')
     title = f"Does it work? {term('better than chance', 'What counts as yes')}"
     sure = html.escape(" ".join(certainty(content.results, content.datasets)))
     return f'<h2>{title}</h2><ul class="verdicts">{"".join(lines)}</ul><p class="certainty">How sure: {sure}</p>'

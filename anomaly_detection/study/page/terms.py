@@ -8,7 +8,7 @@ ORACLE = "at the threshold with the best accuracy on these very test labels: the
 TERMS = {
     "AUROC": "How often an abnormal image scores higher than a normal one: 1 is always, 0.5 as by chance. It needs no threshold.",
     "interval": "[low–high] is the 95 % interval of what other patients (and, with several seeds, other trainings) would have given.",
-    "better than chance": "The whole 95 % interval of the AUROC lies above 0.5. It says that something is seen, not that it is "
+    "better than chance": "The whole 95 % interval of the AUROC, or of a twin rate, lies above 0.5. It says that something is seen, not that it is "
     "enough. Unclear: the interval holds 0.5.",
     "regime": "What a network is trained on. separate: one network for each dataset. united: one for all, mixed. united_probe: united, whose "
     "latent is read for organ and modality afterwards. maddr: united, with the constraint of MADDR. maddr_TERMS: with some of its terms alone.",
