@@ -58,12 +58,19 @@ def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Seque
     aurocs = known("auroc")
     twins = {kind: rates for kind, metric in TWIN_RATES.items() if (rates := known(metric))}
     where = f"AUROC {_against_chance(aurocs)}" if aurocs else "No abnormal test images, so nothing says what it finds"
-    raised = "; ".join(f"of {kind} lesions {_against_chance(rates)}" for kind, rates in twins.items())
-    told = f"Share that raises the score above that of the same body without them, {raised}" if raised else ""
-    sentences = [where, told, _at_threshold(results, model, regime, datasets)]
+    sentences = [where, _raised(twins), _at_threshold(results, model, regime, datasets)]
     better = len(_better(aurocs))
     extent = "all" if 0 < better == len(aurocs) else "some" if better or any(map(_better, twins.values())) else "none"
     return Verdict(model, regime, _answer(better, len(aurocs)) + _twin_answer(twins), " ".join(f"{each}." for each in sentences if each), extent)
+
+
+def _raised(twins: Mapping[str, Mapping[str, Cell]]) -> str:
+    """What lesions do to the score of a body: over several datasets from the lowest to the highest share."""
+    if not twins:
+        return ""
+    (kind, rates), *others = ((kind, _range(list(rates.values()))) for kind, rates in twins.items())
+    also = "".join(f"; of {other} lesions {each}" for other, each in others)
+    return f"Of {kind} lesions {rates} raise the score above that of the same body without them (by chance 50 %){also}"
 
 
 def _against_chance(known: Mapping[str, Cell]) -> str:
