@@ -17,6 +17,8 @@ import anomaly_detection
 from anomaly_detection import __main__, registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
+from anomaly_detection.data.catalog import mark_phantom
+from anomaly_detection.study.report import Study
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
@@ -128,14 +130,47 @@ def test_a_report_of_single_trainings_has_them_all(config, data_root, tmp_path, 
     assert "seeds" in capsys.readouterr().out
 
 
+def test_a_report_needs_no_images(config, data_root, tmp_path, capsys, caplog, monkeypatch):
+    """What was measured is in the results: they are told where the images are gone, which is said, and that they were phantoms."""
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)  # figures take their time
+    mark_phantom(data_root, "rendered")
+    assert main(["train_eval", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "b")]) == 0
+    (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
+    assert main(["report", str(run)]) == 0
+    told, table = capsys.readouterr().out.splitlines()[-9:], (run / "table.md").read_text()
+    assert "These images are phantoms, rendered by a computer: this says nothing about patients." in told
+    assert "is gone" not in caplog.text
+    data_root.rename(tmp_path / "archive")
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[-9:] == told
+    assert f"{data_root} is gone" in caplog.text
+    assert "- liver_ct: 4 normal val, 4 normal test, 4 anomaly test\n" in (run / "table.md").read_text(), "those that were scored"
+    with pytest.raises(UserError, match="nowhere: no such folder; the data root is"):
+        main(["report", str(run), "--data-root", str(tmp_path / "nowhere")])
+    assert main(["report", str(run), "--data-root", str(tmp_path / "archive")]) == 0
+    assert (run / "table.md").read_text() == table
+
+
+def test_an_experiment_of_a_study_knows_that_it_was_a_smoke_run(config, data_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)
+    assert main(["train_eval", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "b")]) == 0
+    (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
+    Study.of(["liver_ct", "lung_ct"], data_root, phantom=False, quick=True).write(tmp_path / "b")
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    assert "This was a smoke run (--quick): it shows that everything runs, and its numbers mean nothing." in capsys.readouterr().out
+    assert (run / "table.md").read_text().startswith(f"# Anomaly detection on {data_root.name} (quick: a smoke run, not a result)")
+
+
 def test_report_says_what_to_do(config, data_root, tmp_path, capsys, caplog):
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
     assert f"next: maddr evaluate {run}" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"seed_0: nothing to report: not evaluated yet; `maddr evaluate .*seed_0` does it"):
         main(["report", str(run)])
-    with pytest.raises(UserError, match=r"study\.json: no such file; name the folder of a study, results/NAME, or of an experiment"):
-        main(["report", str(tmp_path / "a" / "toy")])
+    for place, lack in (("a/toy", "holds no study and no experiment"), ("b", "no such folder"), ("mine.yaml", "is a file")):
+        with pytest.raises(UserError, match=f"{place}: {lack}; name the folder of a study, results/NAME, or of an experiment"):
+            main(["report", str(tmp_path / place)])
     with pytest.raises(UserError, match="nothing to report: no experiment has ended"):
         main(["report", str(tmp_path / "a")])
     study = {"heading": "x", "datasets": ["liver_ct", "lung_ct"], "data_root": str(data_root)}
@@ -177,7 +212,8 @@ def test_evaluating_what_is_not_trained_is_refused(config, data_root, tmp_path):
     ("error", "code", "words"),
     [
         (UserError("lr: expected a number"), 2, "error: lr: expected a number"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device; nothing that was saved"),
+        (NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), 2, "error: a/b: Not a directory; name another place"),
         (KeyboardInterrupt(), 130, "same command again"),
     ],
 )

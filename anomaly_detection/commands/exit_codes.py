@@ -1,5 +1,6 @@
 """How a command begins and ends: what it prints to and imports from; errors told in one line, and the exit code."""
 
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,9 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
 
 logger = logging.getLogger(__name__)
+
+# the errors of paths where nothing can ever be written: to try again is no use
+NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(main: Callable[[list[str] | None], int]) -> None:
@@ -28,9 +32,8 @@ def run(main: Callable[[list[str] | None], int]) -> None:
         sys.exit(_told(str(error)))
     except OSError as error:
         logger.debug("raised here:", exc_info=error)
-        sys.exit(
-            _told(f"{error.filename or 'a file'}: {error.strerror or error}; nothing that was saved is lost, run the same command again to continue")
-        )
+        advice = "name another place" if error.errno in NO_PLACE else "nothing that was saved is lost, run the same command again to continue"
+        sys.exit(_told(f"{error.filename or 'a file'}: {error.strerror or error}; {advice}"))
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -22,6 +22,7 @@ from anomaly_detection.build import add_calibration, build_baseline, checkpoint_
 from anomaly_detection.components.feature_store import FeatureStore
 from anomaly_detection.config.layers import Layer, read_yaml, to_plain
 from anomaly_detection.config.settings import Settings
+from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
@@ -268,6 +269,7 @@ def _write_identity(experiment: Experiment, source: DataSource) -> None:
         "regime": experiment.regime,
         "data": _fingerprint(experiment.settings, source),
         "data_root": str(source.data_root.resolve()),
+        "phantom": is_phantom(source.data_root),
         "package": __version__,
         "torch": torch.__version__,
     }

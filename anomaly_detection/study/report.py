@@ -1,7 +1,8 @@
 """The report of a study: tables and figures in one page that needs nothing beside it."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,24 +38,26 @@ class Study:
         datasets: in the order of their columns.
         data_root: the folder that holds the datasets.
         quick: whether it is a smoke run.
+        phantom: whether the images are phantoms.
     """
 
     heading: str
     datasets: tuple[str, ...]
     data_root: Path
     quick: bool = False
+    phantom: bool = False
 
     def write(self, results: Path) -> None:
         """Leave study.json."""
-        facts = {"heading": self.heading, "datasets": list(self.datasets), "data_root": str(self.data_root.resolve()), "quick": self.quick}
-        write_json(results / "study.json", facts)
+        facts = {"heading": self.heading, "datasets": list(self.datasets), "data_root": str(self.data_root.resolve())}
+        write_json(results / "study.json", {**facts, "quick": self.quick, "phantom": self.phantom})
 
     @classmethod
     def of(cls, datasets: Sequence[str], data_root: Path, phantom: bool, quick: bool = False) -> "Study":
         """Of some datasets, under the heading that says what they are."""
         data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else data_root.resolve().name
         heading = f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
-        return cls(heading, tuple(datasets), data_root, quick)
+        return cls(heading, tuple(datasets), data_root, quick, phantom)
 
     @classmethod
     def read(cls, results: Path, data_root: Path | None = None) -> "Study":
@@ -68,20 +71,37 @@ class Study:
             UserError: there are no experiments, or they saw images of several folders, and no data root says which.
         """
         if (results / "study.json").exists():
-            values = read_json(results / "study.json")
-            return cls(values["heading"], tuple(values["datasets"]), data_root or Path(values["data_root"]), values.get("quick", False))
+            return cls._written(results, data_root)
         folders = experiment_folders(results)
         if not folders:
-            advice = "name the folder of a study, results/NAME, or of an experiment, .../seed_0"
-            raise UserError(f"{results / 'study.json'}: no such file; {advice}")
+            lack = "holds no study and no experiment" if results.is_dir() else "is a file" if results.exists() else "no such folder"
+            raise UserError(f"{results}: {lack}; name the folder of a study, results/NAME, or of an experiment, .../seed_0")
         origins = [origin for folder in folders if "regime" in (origin := read_json(folder / "provenance.json"))]
         if not origins:
             load_experiment(folders[0])  # says what to do with what an older version wrote
+        chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
+        datasets = list(dict.fromkeys(name for names in chosen for name in names))
+        if (around := _study_around(results)) is not None:
+            study = cls._written(around, data_root)
+            return cls.of(datasets, study.data_root, study.phantom, study.quick)
         roots = sorted({origin["data_root"] for origin in origins}) if data_root is None else [str(data_root)]
         if len(roots) > 1:
             raise UserError(f"{results}: its experiments saw images of several folders, {', '.join(roots)}; name one of these: --data-root")
-        chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
-        return cls.of(list(dict.fromkeys(name for names in chosen for name in names)), Path(roots[0]), is_phantom(Path(roots[0])))
+        return cls.of(datasets, Path(roots[0]), is_phantom(Path(roots[0])) or any(origin.get("phantom") for origin in origins))
+
+    @classmethod
+    def _written(cls, results: Path, data_root: Path | None) -> "Study":
+        """What `write` left."""
+        values = read_json(results / "study.json")
+        root = data_root or Path(values["data_root"])
+        phantom = values.get("phantom", False) or is_phantom(root)
+        return cls(values["heading"], tuple(values["datasets"]), root, values.get("quick", False), phantom)
+
+
+def _study_around(results: Path) -> Path | None:
+    """The folder of the study in whose folder an experiment lies; None where it lies in none."""
+    outer = list(results.resolve().parents)[3:4]
+    return outer[0] if outer and (outer[0] / "study.json").exists() and experiment_folders(results) == [results] else None
 
 
 def experiment_folders(results: Path) -> list[Path]:
@@ -97,13 +117,13 @@ class Tables:
     Args:
         results: the folder of the study, or of an experiment, whose tables they are then alone.
         study: what they are about.
-        source: of its images.
+        source: of its images; None where they are gone, and whether they are those that were measured is not checked.
 
     Attributes:
         rows: the results that `write` put into them.
     """
 
-    def __init__(self, results: Path, study: Study, source: DataSource):
+    def __init__(self, results: Path, study: Study, source: DataSource | None):
         self.rows: list[Result] = []
         self._results, self._study, self._source = results, study, source
         self._finished: dict[Path, tuple[int, Experiment | None]] = {}  # by metrics.json, with the time of that file
@@ -125,7 +145,7 @@ class Tables:
                 return None
             study = self._study
             self.rows = self._with_joint_intervals([self._result(each) for each in finished])
-            document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self._source, study.datasets))
+            document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self._counts()))
             with whole_file(self._results / "table.md") as partial:
                 partial.write_text(to_markdown(document), encoding="utf-8")
             write_csv(numbers_table(self.rows, study.datasets, study.heading), self._results / "table.csv")
@@ -143,7 +163,7 @@ class Tables:
 
     def words(self) -> list[str]:
         """What `rows` say in sentences, see `summary`."""
-        return summary(self.rows, self._study.datasets, is_phantom(self._study.data_root), self._study.quick)
+        return summary(self.rows, self._study.datasets, self._study.phantom, self._study.quick)
 
     def experiments(self) -> list[Experiment]:
         """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.
@@ -164,6 +184,13 @@ class Tables:
             return models.index(settings.model), regimes.index(experiment.regime), settings.seed, self._study.datasets.index(settings.datasets[0])
 
         return sorted(experiments, key=place)
+
+    def _counts(self) -> dict[str, Mapping[tuple[str, str], int]]:
+        """Images of each dataset by kind and part; where the images are gone, those that were scored."""
+        if self._source is not None:
+            return {name: self._source.counts(name) for name in self._study.datasets}
+        scored = {(row["dataset"], row["image"]): (("normal", "anomaly")[row["label"]], row["part"]) for result in self.rows for row in result.rows}
+        return {name: Counter(split for (dataset, _), split in scored.items() if dataset == name) for name in self._study.datasets}
 
     def _result(self, experiment: Experiment) -> Result:
         key = experiment.folder, self._finished[experiment.folder / "metrics.json"][0]
@@ -193,7 +220,11 @@ def tell_results(results: Path, data_root: Path | None = None, figures: bool = F
         figures: also report.html.
     """
     study = Study.read(results, data_root)
-    tables = Tables(results, study, DataSource(study.data_root))
+    gone = data_root is None and not study.data_root.is_dir()
+    if gone:
+        text = "%s is gone (or elsewhere: --data-root): the tables are of what was measured there, and whether images changed since is not checked"
+        logger.warning(text, study.data_root)
+    tables = Tables(results, study, None if gone else DataSource(study.data_root))
     if tables.write(figures) is None:
         return None
     if (results / "study.json").exists():
@@ -203,7 +234,7 @@ def tell_results(results: Path, data_root: Path | None = None, figures: bool = F
     return ["\n\n".join(shown), "", *tables.words(), "", written]
 
 
-def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Experiment | None:
+def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None) -> Experiment | None:
     """The experiment in a folder with metrics; None, and why, where it belongs in no table of these datasets."""
     try:
         experiment = load_experiment(folder)
@@ -215,11 +246,11 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Exp
         logger.warning("left out of the tables: %s: no regime %s is known", folder, experiment.regime)
     elif not (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))):
         logger.info("left out of the tables: %s: of other datasets than %s", folder, ", ".join(datasets))
-    elif not same_data(experiment, source):
+    elif source is not None and not same_data(experiment, source):
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
     elif (metrics := finished_metrics(experiment)) is None:
         logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
-    elif not same_twins(metrics, experiment, source):
+    elif source is not None and not same_twins(metrics, experiment, source):
         text = "left out of the tables: %s: scored with other healthy twins than lie in %s now; `evaluate` does it anew"
         logger.warning(text, folder, source.data_root)
     else:
@@ -227,9 +258,9 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource) -> Exp
     return None
 
 
-def provenance_lines(experiments: Sequence[Experiment], source: DataSource, datasets: Sequence[str]) -> list[str]:
-    """What the table's numbers come from."""
-    lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in source.counts(name).items()) for name in datasets]
+def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Mapping[tuple[str, str], int]]) -> list[str]:
+    """What the table's numbers come from: how many images of each dataset, by kind and part, and which experiments."""
+    lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in by_split.items()) for name, by_split in counts.items()]
     described: dict[str, list[str]] = {}
     for experiment in experiments:
         settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
@@ -278,7 +309,7 @@ def write_report(
     jobs = [(experiment.folder, _parts(experiment)) for experiment in first if not drawn[experiment.folder]]
     new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
-    content = Content(results, study.datasets, document, experiments, rows, drawn, is_phantom(study.data_root), study.quick)
+    content = Content(results, study.datasets, document, experiments, rows, drawn, study.phantom, study.quick)
     with whole_file(results / "report.html") as partial:
         partial.write_text(to_page(content), encoding="utf-8")
 

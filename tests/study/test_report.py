@@ -237,7 +237,7 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
         main(["report", str(folder)])
     assert run_experiments.main([*words, "--datasets", "liver_ct", "lung_xray"]) == 0
     assert json.loads((folder / "metrics.json").read_text()) == metrics, "what an older version scored is scored anew"
-    with pytest.raises(UserError, match=r"study\.json: no such file"):
+    with pytest.raises(UserError, match="holds no study and no experiment"):
         main(["report", str(tmp_path)])
 
 
