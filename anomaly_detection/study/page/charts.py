@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anomaly_detection.study.page.terms import shortened
+
 # by regime: a path round (0, 0), and a colour (Okabe and Ito's, which the colour-blind tell apart)
 SHAPES = {
     "separate": ("M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z", "#0072b2"),
@@ -110,21 +112,19 @@ def _panel(panel: Panel, scale: Scale, across: float, heights: dict[str, float],
     def x(value: float) -> float:
         return across * (min(max(value, scale.low), scale.high) - scale.low) / (scale.high - scale.low)
 
-    fits = int(across / CHARACTER)
-    short = panel.title if len(panel.title) <= fits else panel.title[: fits - 1] + "…"
-    parts = [f'<text class="title" x="0" y="12">{html.escape(short)}<title>{html.escape(panel.title)}</title></text>']
+    parts = [f'<text class="title" x="0" y="12">{_fitting(panel.title, across)}</text>']
     top = float(TITLE)
     for number, (model, height) in enumerate(heights.items()):
         if number % 2 == 0:
             parts.append(f'<rect class="band" x="0" y="{top:.1f}" width="{across:.1f}" height="{height:.1f}"/>')
         if first:
-            parts.append(f'<text class="model" x="-8" y="{top + height / 2 + 4:.1f}">{html.escape(model)}</text>')
+            parts.append(f'<text class="model" x="-8" y="{top + height / 2 + 4:.1f}">{_fitting(model, LABELS - 8)}</text>')
         for place, mark in enumerate(panel.marks.get(model, ())):
             parts.append(_mark(mark, x, top + 3 + line * (place + 0.5)))
         top += height
     base = TITLE + inner
     if not any(panel.marks.values()):
-        parts.append(f'<text class="none" x="6" y="{TITLE + inner / 2 + 4:.1f}">not measured</text>')
+        parts.append(f'<text class="none" x="{x(scale.reference) + 6:.1f}" y="{TITLE + inner / 2 + 4:.1f}">not measured</text>')
     for tick in scale.ticks(across / TICK):
         anchor = "start" if x(tick) < 4 else "end" if x(tick) > across - 4 else "middle"
         parts.append(f'<path class="tick" d="M{x(tick):.1f} {base:.1f}v4"/>')
@@ -133,6 +133,11 @@ def _panel(panel: Panel, scale: Scale, across: float, heights: dict[str, float],
     told = f"<title>{html.escape(scale.reference_label)}</title>"
     parts.append(f'<path class="reference" d="M{x(scale.reference):.1f} {TITLE}V{base:.1f}">{told}</path>')
     return "".join(parts)
+
+
+def _fitting(name: str, pixels: float) -> str:
+    """As much of a name as there is room for; all of it where a pointer rests on it."""
+    return f"{html.escape(shortened(name, int(pixels / CHARACTER)))}<title>{html.escape(name)}</title>"
 
 
 def _mark(mark: Mark, x, y: float) -> str:

@@ -17,12 +17,14 @@ from scipy.ndimage import binary_dilation
 from anomaly_detection.evaluation.gallery import EXTREMES
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.study.page.operating import spread
+from anomaly_detection.study.page.terms import shortened
 from anomaly_detection.study.tables import Result
 
 logger = logging.getLogger(__name__)
 
 SIDE = 104  # pixels of a picture
 SHOWN = 6
+NAME, DATASET = 26, 16  # characters on two lines below a picture, and on one
 QUALITY = 72
 LINE = 0, 255, 255
 
@@ -108,14 +110,14 @@ def outlined(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 def shown(picture: Picture, label: int) -> str:
     """A picture, the same with its anomaly map, and its name and score, in HTML."""
     kind = "abnormal" if label else "normal"
-    name, short = html.escape(picture.image), html.escape(picture.image.rpartition("/")[2])
+    name, short = html.escape(picture.image), html.escape(shortened(picture.image.rpartition("/")[2], NAME))
     side, sign = ("above", "&gt;") if picture.called else ("below", "≤")
     told = f"score {picture.score:.3g}, {abs(picture.distance):.1f} spreads {side} the threshold {picture.threshold:.3g}"
     alt = f"{kind} image {name} of {html.escape(picture.dataset)}"
     images = f'<img alt="{alt}" src="{jpeg(picture.pixels.transpose(1, 2, 0))}">'
     images += f'<img alt="the same with its anomaly map" src="{jpeg(picture.overlay)}">'
-    words = f"<b>{short}</b><span>{html.escape(picture.dataset)}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
-    return f'<figure title="{name}: {told}">{images}<figcaption>{words}</figcaption></figure>'
+    words = f"<b>{short}</b><span>{html.escape(shortened(picture.dataset, DATASET))}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
+    return f'<figure title="{name} of {html.escape(picture.dataset)}: {told}">{images}<figcaption>{words}</figcaption></figure>'
 
 
 def jpeg(pixels: np.ndarray, side: int = SIDE) -> str:

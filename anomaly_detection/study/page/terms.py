@@ -64,6 +64,14 @@ def definitions() -> str:
     return f"<details><summary>What the words mean</summary><dl>{listed}{measures}</dl></details>{boxes}"
 
 
+def shortened(name: str, most: int) -> str:
+    """At most so many characters of a name: its beginning and its end, since what belongs together begins alike."""
+    if len(name) <= most:
+        return name
+    head = most // 3
+    return f"{name[:head]}…{name[len(name) - (most - head - 1) :]}"
+
+
 def _key(name: str) -> str:
     if name not in TERMS:
         raise KeyError(f"{name}: no such term")

@@ -31,6 +31,18 @@ def test_marks_lie_at_their_values():
         assert f">{words}<" in text
 
 
+def test_long_names_are_told_apart_by_their_ends():
+    names = [f"brain_mri_of_the_university_hospital_{number}" for number in range(10, 18)]
+    model = "my.package.of.baselines:Autoencoder"
+    text = chart([Panel(f"brain MRI ({name})", {model: []}) for name in names], SCALE, 500, "name", "words")
+    titles = re.findall(r'class="title" x="0" y="12">([^<]+)<title>([^<]+)</title>', text)
+    assert [whole for _, whole in titles] == [f"brain MRI ({name})" for name in names]
+    assert len({short for short, _ in titles}) == len(names)
+    assert all(short.endswith(f"{number})") for number, (short, _) in zip(range(10, 18), titles, strict=True))
+    labels = re.findall(r'class="model"[^>]*>([^<]+)<title>([^<]+)</title>', text)
+    assert labels == [("my.p…oencoder", model)] * 2, "no letter is cut off"
+
+
 def test_every_regime_has_a_shape_of_its_own():
     assert set(SHAPES) == set(REGIMES)
     assert len({shape for shape, _ in SHAPES.values()}) == len(SHAPES)
