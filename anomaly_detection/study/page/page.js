@@ -94,8 +94,13 @@ function operatingPoint() {
   choose();
 }
 
-// On paper nothing can be pressed.
-window.addEventListener("beforeprint", () => { byId("definitions").querySelector("details").open = true; });
+// On paper nothing can be pressed; links lead nowhere there.
+let unfolded = [];
+window.addEventListener("beforeprint", () => {
+  unfolded = [...document.querySelectorAll("details:not([open]):not(:has(a))")];
+  unfolded.forEach((each) => { each.open = true; });
+});
+window.addEventListener("afterprint", () => unfolded.forEach((each) => { each.open = false; }));
 
 document.querySelectorAll("select.switch").forEach(switchBetween);
 if (byId("operating-data")) operatingPoint();

@@ -116,7 +116,8 @@ def shown(picture: Picture, label: int) -> str:
     alt = f"{kind} image {name} of {html.escape(picture.dataset)}"
     images = f'<img alt="{alt}" src="{jpeg(picture.pixels.transpose(1, 2, 0))}">'
     images += f'<img alt="the same with its anomaly map" src="{jpeg(picture.overlay)}">'
-    words = f"<b>{short}</b><span>{html.escape(shortened(picture.dataset, DATASET))}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
+    dataset = html.escape(shortened(picture.dataset, DATASET))
+    words = f"<b>{short}</b><span>{dataset}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
     return f'<figure title="{name} of {html.escape(picture.dataset)}: {told}">{images}<figcaption>{words}</figcaption></figure>'
 
 

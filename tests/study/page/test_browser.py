@@ -130,5 +130,12 @@ def test_menus_and_slider_answer_what_the_scores_say(tmp_path):
         assert page.texts("[popover]")[0].startswith("better than chance: The whole 95 % interval")
         page.press("Escape")
         assert not page.texts("[popover]")
+        opened = "[...document.querySelectorAll('details[open]')].length"
+        folded = page.value("[...document.querySelectorAll('details')].filter(each => !each.querySelector('a')).length")
+        assert page.value(opened) == 0
+        page.value("dispatchEvent(new Event('beforeprint'))")
+        assert page.value(opened) == folded > 2, "on paper everything is shown but links"
+        page.value("dispatchEvent(new Event('afterprint'))")
+        assert page.value(opened) == 0
         assert page.value("[...document.images].every(each => each.complete && each.naturalWidth > 0 && each.alt)")
         assert not page.problems
