@@ -344,3 +344,13 @@ def test_normal_images_alone(root, capsys):
     assert "no abnormal test images" in capsys.readouterr().out
     with pytest.raises(UserError, match="--masks .*: masks mark the lesions of abnormal images, of which there are none; give --abnormal, too"):
         main([str(word) for word in (*words, "--masks", root / "a")])
+
+
+def test_what_gives_no_dataset_stands_in_nobodys_way(root):
+    """Too few patients, as told by a wrong expression: the command that is mended needs nothing deleted."""
+    with pytest.raises(UserError, match="^1 patient with normal images is too few: training, validation and test need one each"):
+        prepare(root, "--patient", "([a-z])")
+    assert not (root / "data" / "x").exists()
+    prepare(root, "--patient", "([a-z][0-9])")
+    assert images(root) == listed(root)
+    assert not list((root / "data").glob(".x*")), "no unfinished work is left"

@@ -80,7 +80,8 @@ def share_patients(patients: Sequence[str], shares: Shares) -> dict[str, Part]:
     """
     count = len(patients)
     if count < 3:
-        raise UserError(f"{count} patients with normal images are too few: training, validation and test need one each (--patient tells them apart)")
+        told = "1 patient with normal images is" if count == 1 else f"{count} patients with normal images are"
+        raise UserError(f"{told} too few: training, validation and test need one each (--patient tells them apart)")
     train = min(max(1, round(shares.train * count)), count - 2)
     val = min(max(1, round(shares.val * count)), count - train - 1)
     return {patient: "train" if place < train else "val" if place < train + val else "test" for place, patient in enumerate(patients)}

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -84,6 +84,7 @@ def build_dataset(
     workers: int | None,
     skip_bad: bool,
     told_by: Key = "name",
+    accept: Callable[[list[Row]], object] = len,
 ) -> tuple[list[Row], list[str], bool]:
     """Make the images of a dataset in `folder`, or find that they are made.
 
@@ -95,6 +96,8 @@ def build_dataset(
         workers: processes; None: one for each processor.
         skip_bad: leave out what cannot be read; otherwise the first such file ends it.
         told_by: by what the jobs know the patients that they name, see `settle_patients`.
+        accept: is given the rows before the images take their place, and raises UserError where they are no dataset. They stay unfinished work then,
+            which the same command takes up, and another one begins anew.
 
     Returns:
         the rows of the manifest in order of `image`, one line for each file that was left out, and whether anything was done.
@@ -112,7 +115,7 @@ def build_dataset(
     try:
         with FileLock(lock, timeout=0):
             try:
-                return *_make(folder, jobs, preprocessing, record, workers, skip_bad, told_by), True
+                return *_make(folder, jobs, preprocessing, record, workers, skip_bad, told_by, accept), True
             finally:
                 with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                     lock.unlink()
@@ -121,7 +124,14 @@ def build_dataset(
 
 
 def _make(
-    folder: Path, jobs: Sequence[Job], preprocessing: Preprocessing, record: dict, workers: int | None, skip_bad: bool, told_by: Key
+    folder: Path,
+    jobs: Sequence[Job],
+    preprocessing: Preprocessing,
+    record: dict,
+    workers: int | None,
+    skip_bad: bool,
+    told_by: Key,
+    accept: Callable[[list[Row]], object],
 ) -> tuple[list[Row], list[str]]:
     unfinished = folder.with_name(f".{folder.name}.partial")
     unfinished.mkdir(exist_ok=True)
@@ -141,6 +151,7 @@ def _make(
     rows = settle_patients(rows, told_by)
     if not rows:
         raise UserError(f"{folder.name}: none of {len(jobs)} files gave an image" + (f"; the first: {bad[0]}" if bad else ""))
+    accept(rows)
     write_manifest(unfinished / MANIFEST, rows)
     with whole_file(unfinished / RECORD) as partial:
         partial.write_text(json.dumps({**record, "skipped": bad}, indent=1), encoding="utf-8")

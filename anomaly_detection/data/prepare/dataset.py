@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anomaly_detection.data.catalog import DatasetSpec
@@ -77,8 +78,9 @@ def prepare(
         UserError: one line that says what, where, and how to mend it; images that were made by then are not made again.
     """
     folder = target.data_root / spec.root
-    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad, told_by)
-    splits, left_out = assign_splits(rows, shares, healthy_first, published)
+    assign = partial(assign_splits, shares=shares, healthy_first=healthy_first, published=published)
+    rows, skipped, made = build_dataset(folder, jobs, spec.preprocessing, settings, workers, skip_bad, told_by, accept=assign)
+    splits, left_out = assign(rows)
     origin = "as published with the images" if published is not None else _describe(shares)
     if target.inherited is not None and not target.folds.exists():
         others = [other for other in target.catalog.values() if other.name != spec.name and (target.data_root / other.root).is_dir()]
