@@ -197,10 +197,13 @@ def test_the_folder_tells_the_regime(config, data_root, tmp_path):
 
 
 def test_evaluating_what_is_not_trained_is_refused(config, data_root, tmp_path):
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such folder"):
         main(["evaluate", str(tmp_path / "nothing"), "--data-root", str(data_root)])
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
+    for place, lack in ((run.parent, "holds no experiment"), (run / "x", "no such folder")):
+        with pytest.raises(UserError, match=f"{re.escape(str(place))}: {lack}; name the folder of one, .../seed_0"):
+            main(["evaluate", str(place)])
     with pytest.raises(UserError, match=r"checkpoint\.pt: is a file; name the folder of the experiment, .*seed_0$"):
         main(["evaluate", str(run / "checkpoint.pt"), "--data-root", str(data_root)])
     (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:500])

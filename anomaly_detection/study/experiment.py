@@ -376,6 +376,9 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     """
     if folder.is_file():
         raise UserError(f"{folder}: is a file; name the folder of the experiment, {folder.parent}")
+    if not (folder / "provenance.json").exists():
+        lack = "holds no experiment" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {lack}; name the folder of one, .../seed_0")
     regime = read_json(folder / "provenance.json").get("regime")
     if regime is None:
         raise UserError(f"{folder} was written by an older version of this package; run the experiment again into another --results")

@@ -75,9 +75,10 @@ def test_what_is_no_text_is_told(tmp_path, data):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    for path in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(UserError, match="no such file"):
-            read_text(path)
+    with pytest.raises(UserError, match="nothing: no such file"):
+        read_text(tmp_path / "nothing")
+    with pytest.raises(UserError, match=f"{tmp_path}: is a folder; name a file"):
+        read_text(tmp_path)
 
 
 ROWS = [{"image": "a b.png", "score": 0.25, "label": 1, "rest": "x"}, {"image": "c,d;e.png", "score": -1.5e-5, "label": None, "rest": "007"}]
