@@ -18,9 +18,9 @@ def _fast():
     keep_memory()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def levels():
-    """The loggers whose levels --quiet and --verbose set; put back as they were."""
+    """The loggers whose levels commands set; put back as they were."""
     loggers = {name: logging.getLogger(name) for name in (None, "anomaly_detection")}
     before = {name: logger.level for name, logger in loggers.items()}
     yield loggers

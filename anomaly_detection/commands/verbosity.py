@@ -25,17 +25,18 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
 
 def begin_logging() -> None:
     """Results go to stdout; everything else is a line of the log, on stderr."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    package = logging.getLogger("anomaly_detection")
+    if package.level == logging.NOTSET:
+        package.setLevel(logging.INFO)  # of its own modules: others have more to tell than anyone wants to read
 
 
 def set_verbosity(arguments: argparse.Namespace) -> None:
     """Set the levels of logging as the arguments ask; without any of the two nothing changes."""
     level = getattr(arguments, "verbosity", logging.INFO)
-    if level > logging.INFO:
-        for name in (None, "anomaly_detection"):
-            logging.getLogger(name).setLevel(level)
-    elif level < logging.INFO:
-        logging.getLogger("anomaly_detection").setLevel(level)  # of its own modules: others have more to tell than anyone wants to read
+    if level != logging.INFO:
+        logging.getLogger("anomaly_detection").setLevel(level)
+    if level < logging.INFO:
         _tell_versions()
 
 

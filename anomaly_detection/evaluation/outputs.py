@@ -69,8 +69,14 @@ def map_names(series: str) -> tuple[str, str]:
 
 
 def _file_name(name: str, ending: str) -> str:
-    *folders, last = _NOWHERE.sub(lambda match: f"%{ord(match[0]):02X}", name).split("/")
+    # what leads up or to the root, as an identifier in a header may, is a name like any other
+    parts = [part if part.strip(".") else part.replace(".", "%2E") for part in _NOWHERE.sub(_as_percent, name).split("/") if part]
+    *folders, last = parts or [""]
     return "/".join([*(_shortened(folder, 0) for folder in folders), _shortened(last, LONGEST_ENDING + 8) + ending])
+
+
+def _as_percent(match: re.Match[str]) -> str:
+    return f"%{ord(match[0]):02X}"
 
 
 def _shortened(name: str, left: int) -> str:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from scipy.ndimage import gaussian_filter
 
@@ -159,6 +160,33 @@ def test_an_error_midway_leaves_no_map(detector, tmp_path):
         write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None)
     assert not list((tmp_path / "out" / "maps").iterdir())
     assert not (tmp_path / "out" / "predictions.csv").exists()
+
+
+def test_identifiers_that_look_like_paths_lead_nowhere_else(detector, tmp_path):
+    pytest.importorskip("highdicom")
+    (tmp_path / "in").mkdir()
+    with pydicom.config.disable_value_validation():
+        for number, uid in enumerate(("../../../up", str(tmp_path / "root"), "..")):
+            save_series(tmp_path / "in" / str(number), SeriesInstanceUID=uid)
+    output = tmp_path / "out" / "deep" / "er"
+    write_predictions(detector, [tmp_path / "in"], output, None, overlays=False)
+    _, patients = tables(output)
+    assert all((output / row["maps"]).resolve().is_relative_to(output / "maps") for row in patients)
+    assert sorted(path.name for path in tmp_path.rglob("*_seg.dcm")) == ["%2E%2E_seg.dcm", "root_seg.dcm", "up_seg.dcm"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("ending", ["_seg.dcm", "_overlay_0002.dcm"])
+def test_a_dicom_file_of_another_is_not_overwritten(detector, tmp_path, ending):
+    pytest.importorskip("highdicom")
+    save_series(tmp_path / "in")
+    path = tmp_path / "out" / "maps" / (SERIES["SeriesInstanceUID"] + ending)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match="is there, and `predict` has not written it; name another --output"):
+        write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None)
+    assert path.read_bytes() == b"mine"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_a_map_of_another_is_not_overwritten(detector, tmp_path):

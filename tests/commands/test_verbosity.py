@@ -12,13 +12,11 @@ from PIL import Image
 import anomaly_detection
 from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
+from anomaly_detection.commands.verbosity import begin_logging
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.progress import is_quiet, progress_bar
 
 CLONE = Path(__file__).parents[2]
-
-
-pytestmark = pytest.mark.usefixtures("levels")
 
 
 def prepare(folder: Path, *options: str) -> subprocess.CompletedProcess:
@@ -60,6 +58,17 @@ def test_verbose_tells_versions_and_only_the_package_has_more_to_say(tmp_path, l
     assert caplog.messages[0].startswith(f"anomaly-detection {anomaly_detection.__version__} in {CLONE / 'anomaly_detection'}, Python 3.")
     assert f"numpy {np.__version__}, " in caplog.messages[1]
     assert caplog.messages[2] == f"configs in {CLONE / 'configs'}"
+
+
+def test_other_packages_tell_warnings_alone(levels, monkeypatch):
+    """highdicom, for one, names all attributes that it copies."""
+    monkeypatch.setattr(levels[None], "handlers", [])
+    levels["anomaly_detection"].setLevel(logging.NOTSET)
+    begin_logging()
+    stranger, module = logging.getLogger("highdicom.base"), logging.getLogger("anomaly_detection.evaluation.predictions")
+    assert stranger.isEnabledFor(logging.WARNING)
+    assert not stranger.isEnabledFor(logging.INFO)
+    assert module.isEnabledFor(logging.INFO)
 
 
 def test_verbose_tells_where_an_error_comes_from(levels, capsys, caplog):

@@ -7,6 +7,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom.multival import MultiValue
 
 from anomaly_detection.data.formats.dicom import DICOM, QUIET, START, begins_as_dicom, other_content
 from anomaly_detection.data.formats.greyscale import places, value
@@ -97,7 +98,9 @@ def _identity(data: pydicom.Dataset) -> Header:
 
 
 def _text(data: pydicom.Dataset, tag: str) -> str:
-    return " ".join(str(data.get(tag) or "").split())
+    """One line; a backslash, which DICOM takes to part several values, stands between these as it does in the file."""
+    content = data.get(tag) or ""
+    return " ".join("\\".join(map(str, content if isinstance(content, MultiValue) else [content])).split())
 
 
 def _place(data: pydicom.Dataset, number: int) -> Place | None:

@@ -65,6 +65,8 @@ class Volume:
         header = self._image.header
         if not header["sform_code"] and not header["qform_code"]:
             raise UserError(f"{name}: its header does not tell the orientation (sform and qform code 0); save it with an affine")
+        if not np.isfinite(self._image.affine).all():
+            raise UserError(f"{name}: its affine holds what is no number, so that the place of its voxels is unknown; save it with a proper one")
         with self._told():
             self._axes = nibabel.io_orientation(self._image.affine)
         if np.isnan(self._axes).any():

@@ -1,6 +1,7 @@
 """Which images belong together: the slices of a volume or of a series, in order of their position in the patient."""
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,9 +98,10 @@ class _Frame(NamedTuple):
 def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
     """The series that files belong to, in order of their first files. Headers of DICOM files are read for it; pictures are not opened.
 
-    DICOM files of one PatientID and SeriesInstanceUID are one series. Its frames are in order of Image Position (Patient) along the normal of Image
-    Orientation (Patient), stack after stack where there are several orientations; where not all of them have a position, of InstanceNumber; else of
-    the names of the files. The slices of a NIfTI volume are in their stored order. Any other file is by itself.
+    DICOM files of one PatientID and SeriesInstanceUID are one series; a file of which there are copies is in it once. Its frames are in order of
+    Image Position (Patient) along the normal of Image Orientation (Patient), stack after stack where there are several orientations; where not all of
+    them have a position, of InstanceNumber; else of the names of the files. The slices of a NIfTI volume are in their stored order. Any other file is
+    by itself.
 
     The patient is the PatientID of a DICOM file; of files without one the first folder on the way that is not the same for all files, as `prepare`
     takes it, where folders called `normal` and the like say nothing of whom; else it is not known.
@@ -154,13 +156,27 @@ def _without_kinds(file: SourceFile) -> str:
 
 
 def _dicom_series(files: Sequence[tuple[str, SourceFile, Layout]], folder: str) -> Series:
-    frames = [_Frame(*each, number) for each in files for number in range(len(each[2].places))]
     header, name = files[0][2].header, files[0][0]
-    instances = [layout.instance for _, _, layout in files if layout.instance]
-    if header.series and (copies := len(instances) - len(set(instances))):
-        logger.warning("warning: series %s (%s): %d files are copies of others in it, and count twice", header.series, name, copies)
+    once = _without_copies(files)
+    if copies := len(files) - len(once):
+        logger.warning("warning: series %s (%s): %d files are copies of others in it, and left out", header.series, name, copies)
+    frames = [_Frame(*each, number) for each in once for number in range(len(each[2].places))]
     series = header.series or (name if len(frames) > 1 else "")
     return Series("dicom", series, header.patient_id or folder, _runs(_in_order(frames)))
+
+
+def _without_copies(files: Sequence[tuple[str, SourceFile, Layout]]) -> list[tuple[str, SourceFile, Layout]]:
+    """Of files of one SOPInstanceUID and the same content the first: a slice that lies there twice would count twice in its patient's score.
+
+    Some programs give all files of a series the same identifier, so it alone makes no copy.
+    """
+    instances = Counter(layout.instance for _, _, layout in files if layout.instance)
+    once: dict[Hashable, tuple[str, SourceFile, Layout]] = {}
+    for each in files:
+        name, file, layout = each
+        key = (layout.instance, file.size, file.checksum()) if instances[layout.instance] > 1 else name
+        once.setdefault(key, each)
+    return list(once.values())
 
 
 def _in_order(frames: Sequence[_Frame]) -> list[tuple[_Frame, float | None]]:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pydicom
 from pydicom import Dataset
+from pydicom.valuerep import DA, DS, TM
 
 from anomaly_detection.data.formats.archives import one_line
 from anomaly_detection.data.formats.dicom import QUIET
 from anomaly_detection.evaluation.maps.marks import MARK
+from anomaly_detection.evaluation.outputs import check_free
 from anomaly_detection.evaluation.overlay import Overlay
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
@@ -33,10 +35,13 @@ EXTRA = 'pip install "anomaly-detection[dicom]"'
 
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight")
 STUDY = ("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "StudyDescription", "AccessionNumber", "ReferringPhysicianName")
-SERIES = ("SeriesInstanceUID", "SeriesNumber", "Modality", "Laterality", "FrameOfReferenceUID", "PositionReferenceIndicator")
+SERIES = ("SeriesInstanceUID", "SeriesNumber", "Modality", "BodyPartExamined", "Laterality", "FrameOfReferenceUID", "PositionReferenceIndicator")
 IMAGE = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "PatientOrientation")
 PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationSequence", "DimensionIndexSequence")
+LARGEST = 2**31 - 1  # of the numbers that DICOM has as text
+DATES = {"DA": DA, "TM": TM}
+TURNED = 1e-3  # scanners say the directions of slices that lie side by side with so small differences
 EMPTY = (*PATIENT[:4], *STUDY[1:4], *STUDY[5:])  # must be there, but may say nothing (type 2)
 
 
@@ -73,14 +78,30 @@ def source_header(path: Path) -> Dataset:
     try:
         with QUIET:
             header = pydicom.dcmread(path, force=True, specific_tags=[*PATIENT, *STUDY, *SERIES, *IMAGE, *PLANE, *FRAMES], stop_before_pixels=True)
+            _mend(header)
     except Exception as error:  # see `read_dicom`
         raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)})") from None
-    for keyword in EMPTY:
-        if keyword not in header:
-            setattr(header, keyword, None)
-    if header.PatientSex not in ("M", "F", "O"):
-        header.PatientSex = None
     return header
+
+
+def _mend(header: Dataset) -> None:
+    """Leave out what is not as the standard has it, where it need not be there."""
+    for keyword in EMPTY:
+        if not _is_sound(header, keyword):
+            setattr(header, keyword, None)
+    if header.get("NumberOfFrames") in (None, 1) and not any(header.get(keyword) for keyword in FRAMES):
+        header.pop("NumberOfFrames", None)  # some slices of a series say that they are one frame
+
+
+def _is_sound(header: Dataset, keyword: str) -> bool:
+    """Whether an element that may be empty says what the standard knows; dates that somebody made unknown are often none."""
+    try:
+        element = header[keyword]
+        if element.VR in DATES:
+            DATES[element.VR](element.value or "")
+        return keyword != "PatientSex" or element.value in ("M", "F", "O")
+    except Exception:  # it is not there, or damaged, see `read_dicom`
+        return False
 
 
 class DicomMaps:
@@ -157,6 +178,7 @@ class DicomMaps:
         if self._failed:
             return
         path = self._stem.with_name(self._stem.name + ending)
+        check_free(path)
         with self._told():
             with whole_file(path) as partial:
                 build().save_as(partial)
@@ -185,7 +207,7 @@ class DicomMaps:
     def _maker(self, header: Dataset, description: str, offset: int) -> dict[str, Any]:
         """What all files say of where they come from."""
         return {
-            "series_number": int(header.get("SeriesNumber") or 0) + offset,
+            "series_number": (int(header.get("SeriesNumber") or 0) + offset) % LARGEST,
             "series_description": description[:64],
             "manufacturer": MARK,
             "manufacturer_model_name": self._model,
@@ -211,7 +233,7 @@ class DicomMaps:
             f"Pixels whose anomaly map by {self._model} exceeds {self._scale:.6g}, the 99.5th percentile of the maps of normal validation images. "
             "For research only; it outlines no lesion."
         )
-        return Segmentation(
+        segmentation = Segmentation(
             source_images=headers,
             pixel_array=pixels,
             segmentation_type=SegmentationTypeValues.BINARY,
@@ -223,6 +245,9 @@ class DicomMaps:
             content_label="ANOMALY",
             **self._maker(headers[0], f"anomaly map above usual, {self._model}", 1000),
         )
+        if "PixelMeasuresSequence" not in segmentation.SharedFunctionalGroupsSequence[0]:
+            segmentation.PatientOrientation = headers[0].get("PatientOrientation")  # which there must be where there is no place in the patient
+        return segmentation
 
     def _capture(self, header: Dataset, frame: int, overlay: Overlay, number: int) -> Dataset:
         from highdicom import UID
@@ -262,18 +287,28 @@ class DicomMaps:
 def _stacks(marked: Sequence[_Marked]) -> list[list[_Marked]]:
     """The images that one segmentation can hold: slices side by side in one frame of reference, the frames of one file, or one image alone."""
     stacks: dict[Hashable, list[_Marked]] = {}
+    directions: list[np.ndarray] = []
     again: Counter[Hashable] = Counter()
     for each in marked:
         header = each.header
         key: Hashable = header.SOPInstanceUID
         if "NumberOfFrames" not in header and all(header.get(keyword) for keyword in ("FrameOfReferenceUID", *PLANE[:3])):
-            directions = tuple(np.round(np.array(header.ImageOrientationPatient, float), 3))
-            key = header.FrameOfReferenceUID, directions, tuple(header.PixelSpacing), each.shape
+            key = header.FrameOfReferenceUID, _number_of(header.ImageOrientationPatient, directions), tuple(header.PixelSpacing), each.shape
             position = key, tuple(header.ImagePositionPatient)
             again[position] += 1
             key = key, again[position]  # a phase that shows the same place anew
         stacks.setdefault(key, []).append(each)
     return list(stacks.values())
+
+
+def _number_of(orientation: Sequence[float], directions: list[np.ndarray]) -> int:
+    """The place of the first of some directions that is nearly an orientation, which is added where none is."""
+    wanted = np.array(orientation, float)
+    for number, each in enumerate(directions):
+        if np.abs(each - wanted).max() <= TURNED:
+            return number
+    directions.append(wanted)
+    return len(directions) - 1
 
 
 def _sources(stack: Sequence[_Marked]) -> tuple[list[Dataset], np.ndarray]:
@@ -287,6 +322,8 @@ def _sources(stack: Sequence[_Marked]) -> tuple[list[Dataset], np.ndarray]:
     headers = [each.header for each in stack]
     distance = _distance(headers)
     for header in headers:
+        if len(stack) > 1:
+            header.ImageOrientationPatient = headers[0].ImageOrientationPatient  # highdicom asks for the same digits
         if len(stack) == 1 and "ImagePositionPatient" not in header:
             header.pop("PixelSpacing", None)  # with it highdicom would read a thickness, too
         elif header.get("SliceThickness") is None:
@@ -334,10 +371,13 @@ def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]
     """Say where the picture lies in the patient: its image, (h, w) of it, covers the whole of the source's."""
     for keyword in PLANE:
         capture.pop(keyword, None)  # of the image before
-    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "Laterality"):
+    for keyword in ("FrameOfReferenceUID", "PositionReferenceIndicator", "BodyPartExamined"):
         capture.pop(keyword, None)
         if keyword in header:
             setattr(capture, keyword, header.get(keyword))
+    capture.pop("Laterality", None)
+    if "Laterality" in header or "BodyPartExamined" not in header:
+        capture.Laterality = header.get("Laterality")  # empty where it is not known whether what was examined has sides
     spacing = _of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")
     if spacing is None:
         return
@@ -351,14 +391,14 @@ def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]
     along_row, along_column = np.array(directions, float).reshape(2, 3)
     shift = (finer - np.array(spacing, float)) / 2  # from the middle of the source's first pixel to that of the picture's
     capture.ImagePositionPatient = [_decimal(each) for each in np.array(corner, float) + along_row * shift[1] + along_column * shift[0]]
-    capture.ImageOrientationPatient = list(directions)
+    capture.ImageOrientationPatient = [_decimal(float(each)) for each in directions]  # some sources have longer numbers than may be
     if (thickness := _of_frame(header, frame, "PixelMeasuresSequence", "SliceThickness")) is not None:
         capture.SliceThickness = thickness
 
 
 def _decimal(number: float) -> str:
     """Of at most 16 characters, as DICOM has decimal strings."""
-    return str(pydicom.valuerep.DS(number, auto_format=True))
+    return str(DS(number, auto_format=True))
 
 
 def _of_frame(header: Dataset, frame: int, group: str, keyword: str) -> Any:

@@ -123,6 +123,10 @@ def test_what_is_no_volume_is_refused_in_one_line(tmp_path):
     unknown = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), None)
     nibabel.save(unknown, tmp_path / "unknown.nii")
     cases["does not tell the orientation"] = tmp_path / "unknown.nii"
+    content = bytearray(save(tmp_path / "lost.nii", np.zeros((2, 2, 2), np.uint8)).read_bytes())
+    content[292:296] = np.float32(np.nan).tobytes()  # x of the first voxel, by the sform
+    (tmp_path / "lost.nii").write_bytes(content)
+    cases["its affine holds what is no number"] = tmp_path / "lost.nii"
     for words, path in cases.items():
         with pytest.raises(UserError, match=words) as caught:
             Volume(path, path.name)

@@ -214,11 +214,12 @@ def patients(*inputs):
 def test_whose_images_are(tmp_path):
     write(tmp_path / "p1" / "a.dcm", 1, PatientID=" P 7 ")
     write(tmp_path / "p1" / "b.dcm", 2, uid="1.2.8", PatientID="")
+    write(tmp_path / "p1" / "c.dcm", 2, uid="1.2.9", PatientID="7/a\\8")  # to DICOM two values
     for name in ("p1/x.png", "p2/deep/x.png", "x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 2), np.uint8), np.eye(4)), tmp_path / "p2" / "v.nii")
-    expected = {"p1/a.dcm": "P 7", "p1/b.dcm": "p1", "p1/x.png": "p1", "p2/deep/x.png": "p2", "p2/v.nii": "p2", "x.png": ""}
+    expected = {"p1/a.dcm": "P 7", "p1/b.dcm": "p1", "p1/c.dcm": "7/a\\8", "p1/x.png": "p1", "p2/deep/x.png": "p2", "p2/v.nii": "p2", "x.png": ""}
     assert patients(tmp_path) == expected
     assert set(patients(tmp_path / "p2").values()) == {"deep", ""}
     assert patients(tmp_path / "x.png") == {"x.png": ""}
@@ -232,13 +233,20 @@ def test_folders_that_say_what_an_image_shows_are_no_patients(tmp_path):
     assert patients(tmp_path) == {"normal/1.png": "", "anomaly/2.png": "", **named}
 
 
-def test_copies_in_a_series_are_told(tmp_path, caplog):
+def test_copies_in_a_series_are_left_out(tmp_path, caplog):
     for name in ("a", "b"):
         write(tmp_path / name / "1.dcm", 1, corner=(0, 0, 0))
         write(tmp_path / name / "2.dcm", 2, corner=(0, 0, 1))
     (series,) = read(tmp_path)
-    assert greys(series) == [1, 1, 2, 2]
-    assert "series 1.2.7 (a/1.dcm): 2 files are copies of others in it, and count twice" in caplog.text
+    assert greys(series) == [1, 2]
+    assert "series 1.2.7 (a/1.dcm): 2 files are copies of others in it, and left out" in caplog.text
+
+
+def test_what_shares_its_identifier_alone_is_no_copy(tmp_path, caplog):
+    for grey in (3, 1, 2):
+        write(tmp_path / f"{grey}.dcm", grey, corner=(0, 0, grey), SOPInstanceUID="1.2.3")
+    assert greys(read(tmp_path)[0]) == [1, 2, 3]
+    assert not caplog.text
 
 
 def test_what_has_no_pixels_or_no_sound_header_is_in_no_series(tmp_path):

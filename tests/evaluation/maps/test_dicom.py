@@ -134,6 +134,67 @@ def test_sex_is_told_where_it_is_one_that_the_standard_knows(tmp_path):
     assert not pydicom.dcmread(tmp_path / "ct_seg.dcm").PatientSex
 
 
+@pytest.mark.parametrize("tags", [{"PatientBirthDate": "1970"}, {"StudyDate": "20200000"}, {"StudyTime": "25:00"}], ids=str)
+def test_dates_that_are_none_are_left_empty(tmp_path, tags):
+    """Such as somebody has made that took names and dates away."""
+    paths = save_series(tmp_path / "in")
+    for path in paths:
+        data = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            for keyword, value in tags.items():
+                setattr(data, keyword, value)
+            data.save_as(path)
+    assert len(write(tmp_path / "in", tmp_path / "ct", WAYS[0])) == SHAPE[2] + 1
+    for name in ("ct_seg.dcm", "ct_overlay_0001.dcm"):
+        data = pydicom.dcmread(tmp_path / name)
+        assert not any(data[keyword].value for keyword in tags)
+        assert data.PatientName == PATIENT["PatientName"]
+
+
+def test_slices_that_say_they_are_one_frame_are_slices(tmp_path):
+    save_series(tmp_path / "in", NumberOfFrames=1)
+    assert [path.name for path in write(tmp_path / "in", tmp_path / "ct", WAYS[0])][-1] == "ct_seg.dcm"
+    assert len(highdicom.seg.segread(tmp_path / "ct_seg.dcm").ReferencedSeriesSequence[0].ReferencedInstanceSequence) == SHAPE[2]
+    assert "ReferencedFrameNumber" not in pydicom.dcmread(tmp_path / "ct_overlay_0001.dcm").SourceImageSequence[0]
+
+
+def test_slices_side_by_side_are_one_stack_though_their_directions_differ_in_the_last_digits(tmp_path):
+    """About 0.2955, where rounding to three digits would part them."""
+    for number, path in enumerate(sorted(save_series(tmp_path / "in"))):
+        data = pydicom.dcmread(path)
+        data.ImageOrientationPatient = [1, 0, 0, 0, "0.955", "-0.2955002" if number % 2 else "-0.2954998"]
+        data.save_as(path)
+    paths = write(tmp_path / "in", tmp_path / "ct", WAYS[0])
+    assert [path.name for path in paths if "seg" in path.name] == ["ct_seg.dcm"]
+    assert len(paths) == SHAPE[2] + 1
+
+
+def test_numbers_stay_within_what_dicom_allows(tmp_path):
+    """Directions of more than 16 characters are common in files that were made by programs; 2147483647 is the largest number of a series."""
+    with pydicom.config.disable_value_validation():
+        directions = [0.9553364891256060, 0.0, 0.29552020666133955, 0.0, 1.0, 0.0]
+        for path in save_series(tmp_path / "in", SeriesNumber=2**31 - 1):
+            data = pydicom.dcmread(path)
+            data.ImageOrientationPatient = [pydicom.valuerep.DSfloat(str(each), validation_mode=pydicom.config.IGNORE) for each in directions]
+            data.save_as(path)
+    write(tmp_path / "in", tmp_path / "ct", WAYS[0])
+    for name in ("ct_seg.dcm", "ct_overlay_0001.dcm"):
+        data = pydicom.dcmread(tmp_path / name)
+        assert 0 <= data.SeriesNumber < 2**31
+    assert [len(str(each)) <= 16 for each in data.ImageOrientationPatient] == [True] * 6
+    assert list(data.ImageOrientationPatient) == pytest.approx(directions, abs=1e-9)
+
+
+@pytest.mark.parametrize(("tags", "expected"), [({}, ""), ({"BodyPartExamined": "ABDOMEN"}, None), ({"Laterality": "L"}, "L")], ids=str)
+def test_a_side_is_told_or_left_open_where_there_may_be_one(tmp_path, tags, expected):
+    save_series(tmp_path / "in", **tags)
+    write(tmp_path / "in", tmp_path / "ct", WAYS[0])
+    capture = pydicom.dcmread(tmp_path / "ct_overlay_0001.dcm")
+    assert ("Laterality" in capture) == (expected is not None)
+    assert (capture.get("Laterality") or "") == (expected or "")
+    assert capture.get("BodyPartExamined") == tags.get("BodyPartExamined")
+
+
 @pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
 def test_a_source_that_lacks_what_must_be_there_is_told_in_a_line(tmp_path, missing, caplog):
     save_series(tmp_path / "in", **{missing: None})
