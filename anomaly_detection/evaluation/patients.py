@@ -91,14 +91,22 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -
     """What must be known of lines of `verdict_rows` that rest on an estimate; None where each is guaranteed or unknown."""
     if all(row["guaranteed"] or row["verdict"] == "unknown" for row in rows):
         return None
-    if calibration.everything.unit != "patients":
-        return (
-            "patients.csv: verdicts are without guarantee: it is not known whose the validation images are, so that series were compared with single "
-            "images, and those of many slices are called anomalous too often"
+    domains, enough = list(calibration.domains.values()), needed(calibration.alpha)
+    strangers = [each for each in domains if each.unit != "patients"]
+    few = [len(each.pooled) for each in domains if each.unit == "patients" and len(each.pooled) < enough]
+    reasons = []
+    if not calibration.tells_domains:
+        reasons.append("nothing tells the domains apart, so that one threshold is for all")
+    elif few:
+        counts = " to ".join(map(str, sorted({min(few), max(few)})))
+        reasons.append(f"there are {counts} validation patients of a domain, and it takes {enough} of one domain")
+    if strangers:
+        where = "" if len(strangers) == len(domains) else f"of {len(strangers)} of {len(domains)} domains "
+        reasons.append(
+            f"{where}it is not known whose the validation images are, so that series were compared with single images, and those of many slices are "
+            "called anomalous too often"
         )
-    counts = [len(each.pooled) for each in calibration.domains.values()]
-    advice = f"there are {min(counts)} to {max(counts)} validation patients of a domain, and it takes {needed(calibration.alpha)} of one domain"
-    return f"patients.csv: some verdicts are estimates: {advice}"
+    return f"patients.csv: verdicts that are not guaranteed are estimates: {'; '.join(reasons)}"
 
 
 def _counts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:

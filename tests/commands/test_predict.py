@@ -568,7 +568,7 @@ def test_predict_tells_of_patients_in_a_line(trained, data_root, tmp_path, capsy
     predict(trained[0], tmp_path / "in", "--output", tmp_path / "out", "--no-overlays")
     said = capsys.readouterr().out
     assert "2 patients or series in " in said
-    assert "patients.csv: verdicts are without guarantee: it is not known whose the validation images are" in said
+    assert "patients.csv: verdicts that are not guaranteed are estimates: it is not known whose the validation images are" in said
     with open(tmp_path / "out" / "patients.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["patient"] for row in rows] == ["p1", "p2"]

@@ -130,6 +130,22 @@ def test_estimates_are_told_and_guarantees_are_not(many):
     assert estimate_warning([], few) is None
 
 
+def test_each_reason_of_estimates_is_told_of_the_domains_that_it_is_true_of():
+    sure, few = reference(10, 2, range(39)), reference(50, 5, range(3), guaranteed=False)
+    strangers = reference(90, 5, range(9), unit="images", guaranteed=False)
+    mixed = calibration(sure, few, strangers, everything=reference(0, 1, range(51), unit="patients and images", guaranteed=False))
+    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "lung", "ct")], mixed, DOMAINS), mixed)
+    assert "there are 3 validation patients of a domain, and it takes 19 of one domain; of 1 of 3 domains it is not known whose" in told
+    assert estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], mixed, DOMAINS), mixed) is None
+
+
+def test_that_nothing_tells_domains_apart_is_the_reason_however_many_patients_there_are():
+    everything = reference(30, 9, range(99), guaranteed=False)
+    united = calibration(reference(10, 2, range(39)), reference(50, 5, range(60)), everything=everything, sure=None)
+    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True)], united, DOMAINS), united)
+    assert told.endswith("estimates: nothing tells the domains apart, so that one threshold is for all")
+
+
 def test_no_line_for_images_of_nobody_and_nothing(many):
     assert verdict_rows([Said("", "", "a", 1.0, True, "liver", "ct")], many, DOMAINS) == []
     assert verdict_rows([], many, DOMAINS) == []
