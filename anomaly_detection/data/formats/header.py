@@ -83,6 +83,8 @@ def read_layout(file: SourceFile) -> Layout | None:
             if other_content(data):
                 return None
             frames = range(int(value(data, "NumberOfFrames") or 1))
+            if len(frames) > file.size:
+                return None  # a damaged number, and a list of as many places might not fit into memory
             number = _numbers("InstanceNumber", [data])
             return Layout(_identity(data), _text(data, "SOPInstanceUID"), number and int(number[0]), tuple(_place(data, each) for each in frames))
     except Exception:

@@ -187,7 +187,8 @@ class Volume:
     def _as_stored(self, slices: Sequence[int]) -> np.ndarray:
         """Axial slices, float32 (n, ...), with the other two axes as they lie in the file."""
         wanted = {number: place for place, number in enumerate(slices)}
-        values = np.empty((len(wanted), *(self.shape[axis] for axis in self._plane())), np.float32)
+        with self._told():  # a damaged header may ask for more than there is memory
+            values = np.empty((len(wanted), *(self.shape[axis] for axis in self._plane())), np.float32)
         for k, slab in self._slabs(None if self._axial != 2 else sorted(wanted)):
             if self._axial == 2:
                 values[wanted[k]] = slab

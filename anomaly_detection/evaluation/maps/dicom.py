@@ -40,6 +40,7 @@ IMAGE = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Rows", "Colum
 PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationSequence", "DimensionIndexSequence")
 LARGEST = 2**31 - 1  # of the numbers that DICOM has as text
+UNICODE = "ISO_IR 192"
 DATES = {"DA": DA, "TM": TM}
 TURNED = 1e-3  # scanners say the directions of slices that lie side by side with so small differences
 EMPTY = (*PATIENT[:4], *STUDY[1:4], *STUDY[5:])  # must be there, but may say nothing (type 2)
@@ -89,6 +90,8 @@ def _mend(header: Dataset) -> None:
     for keyword in EMPTY:
         if not _is_sound(header, keyword):
             setattr(header, keyword, None)
+    header.decode()
+    header.SpecificCharacterSet = UNICODE  # highdicom knows not all character sets, and none that begin with the default one
     if header.get("NumberOfFrames") in (None, 1) and not any(header.get(keyword) for keyword in FRAMES):
         header.pop("NumberOfFrames", None)  # some slices of a series say that they are one frame
 

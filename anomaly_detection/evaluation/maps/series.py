@@ -1,5 +1,6 @@
 """The maps of the images of a volume or a series, as one thing in the format of their source."""
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -13,6 +14,7 @@ from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.maps.dicom import DicomMaps, source_header
 from anomaly_detection.evaluation.maps.nifti import ENDING, NiftiMap
 from anomaly_detection.evaluation.overlay import Overlay
+from anomaly_detection.system.errors import UserError
 
 
 class SeriesMaps:
@@ -47,7 +49,7 @@ class SeriesMaps:
             overlay: the picture that is captured in DICOM; None: none is.
 
         Raises:
-            UserError: the file cannot be read any more.
+            UserError: the file cannot be read any more, or the map of a volume does not fit into memory.
         """
         laid = self._preprocessing.back(anomaly_map, shape)
         if self._dicom is not None:
@@ -55,7 +57,7 @@ class SeriesMaps:
             return
         if self._nifti is None:
             with file.on_disk() as path:
-                self._nifti = NiftiMap(Volume(path, str(file)), self._stem.with_name(self._stem.name + ENDING), self._scale)
+                self._nifti = self._new_nifti(Volume(path, str(file)))
         self._nifti.add(number, laid)
 
     def close(self) -> list[Path]:
@@ -71,6 +73,13 @@ class SeriesMaps:
             self.close()
         elif self._dicom is not None:
             self._dicom.remove()
+
+    def _new_nifti(self, volume: Volume) -> NiftiMap:
+        try:
+            return NiftiMap(volume, self._stem.with_name(self._stem.name + ENDING), self._scale)
+        except MemoryError:
+            size = 4 * math.prod(volume.shape) / 2**30
+            raise UserError(f"{self._name}: its map takes {size:.0f} GiB of memory, more than there is; leave maps out (--no-maps)") from None
 
     def _header_of(self, file: SourceFile) -> Dataset:
         """Read once for all frames of a file."""

@@ -151,6 +151,15 @@ def test_a_volume_cut_short_is_found_when_it_is_read(tmp_path):
         Volume(whole, "v").count([1])
 
 
+def test_a_shape_beyond_memory_is_told(tmp_path):
+    path = save(tmp_path / "v.nii", np.zeros((4, 4, 4), np.uint8), np.eye(4)[[2, 1, 0, 3]])
+    content = bytearray(path.read_bytes())
+    content[40:48] = np.array([3, 32000, 32000, 32000], np.int16).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"v\.nii: cannot be read as NIfTI"):
+        next(Volume(path, "v.nii").planes(range(3200)))
+
+
 def test_labels_that_there_should_not_be(tmp_path):
     data = np.zeros((3, 3, 3), np.uint8)
     data[1, 1, 1] = 7

@@ -13,6 +13,7 @@ from anomaly_detection.data.formats.header import read_header
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.series import read_run, series_of
 from anomaly_detection.data.formats.sources import SourceFile, list_inputs
+from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import write_dicom
 
 AXIAL = [1.0, 0, 0, 0, 1, 0]
@@ -260,6 +261,13 @@ def test_what_has_no_pixels_or_no_sound_header_is_in_no_series(tmp_path):
         ("picture", "", "notes.txt"),
         ("picture", "", "report"),
     ]
+
+
+def test_a_damaged_number_of_frames_takes_no_time(tmp_path):
+    path = write(tmp_path / "0.dcm", 1, corner=(0, 0, 0), NumberOfFrames=2**31 - 1)
+    (series,) = series_of(list_inputs([path]))
+    with pytest.raises(UserError):
+        list(read_run(series.runs[0], None))
 
 
 def test_pictures_and_volumes_are_not_opened_to_order_them(tmp_path, monkeypatch):

@@ -151,6 +151,16 @@ def test_dates_that_are_none_are_left_empty(tmp_path, tags):
         assert data.PatientName == PATIENT["PatientName"]
 
 
+NAMES = [(["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("GB18030", "Wang^XiaoDong=王^小东"), ("ISO_IR 144", "Люкceмбypг"), ("", "A^B")]
+
+
+@pytest.mark.parametrize(("characters", "name"), NAMES)
+def test_names_in_any_characters(tmp_path, characters, name):
+    save_series(tmp_path / "in", SpecificCharacterSet=characters, PatientName=name)
+    assert len(write(tmp_path / "in", tmp_path / "ct", WAYS[0])) == SHAPE[2] + 1
+    assert {str(pydicom.dcmread(tmp_path / each).PatientName) for each in ("ct_seg.dcm", "ct_overlay_0001.dcm", "ct_overlay_0009.dcm")} == {name}
+
+
 def test_slices_that_say_they_are_one_frame_are_slices(tmp_path):
     save_series(tmp_path / "in", NumberOfFrames=1)
     assert [path.name for path in write(tmp_path / "in", tmp_path / "ct", WAYS[0])][-1] == "ct_seg.dcm"

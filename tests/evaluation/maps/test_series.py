@@ -10,7 +10,9 @@ from anomaly_detection.data.formats.read import read_images
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window, plain_window
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.evaluation.maps import series
 from anomaly_detection.evaluation.maps.series import SeriesMaps
+from anomaly_detection.system.errors import UserError
 from tests.evaluation.maps.sources import LESION, SHAPE, SPACING, place, save_frames, save_nifti, save_series
 
 highdicom = pytest.importorskip("highdicom")
@@ -40,6 +42,16 @@ def maps_of(kind, source, stem, preprocessing):
                 maps.add(file, number, pixels.shape[:2], blur(pixels, preprocessing), None)
                 greatest = max(greatest, float(preprocessing.back(blur(pixels, preprocessing), pixels.shape[:2]).max()))
         return maps.close(), greatest
+
+
+def test_a_map_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(series, "NiftiMap", full)
+    save_nifti(tmp_path / "v.nii.gz")
+    with pytest.raises(UserError, match=r"v: its map takes 0 GiB of memory, more than there is; leave maps out \(--no-maps\)"):
+        maps_of("nifti", tmp_path / "v.nii.gz", tmp_path / "v", WAYS["stretched"])
 
 
 def tolerance(preprocessing):
