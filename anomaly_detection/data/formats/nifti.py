@@ -15,6 +15,7 @@ from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoic
 from anomaly_detection.system.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
+PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 AUTO_SLICES = 32  # of a volume tell its automatic window
 BLOCK = 32  # slices in memory where they lie across the file
 GZIP = b"\x1f\x8b"

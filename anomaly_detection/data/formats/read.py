@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from anomaly_detection.data.formats.dicom import holds_image, is_dicom, read_dicom
-from anomaly_detection.data.formats.nifti import Volume, is_nifti
+from anomaly_detection.data.formats.nifti import PAIR, Volume, is_nifti
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inputs
 from anomaly_detection.data.formats.window import WindowChoice, window_from
@@ -66,7 +66,8 @@ def images_in(file: SourceFile, window: WindowChoice, numbers: Sequence[int] | N
         elif is_dicom(path):
             yield from _frames(path, window, numbers)
         else:
-            raise UserError(f"{file}: no image; {FORMATS}")
+            pair = "one of a pair of files; save both as one .nii.gz file" if file.name.lower().endswith(PAIR) else f"no image; {FORMATS}"
+            raise UserError(f"{file}: {pair}")
 
 
 def _frames(path: Path, window: WindowChoice, numbers: Sequence[int] | None) -> Iterator[Image]:

@@ -379,7 +379,7 @@ def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]
         if keyword in header:
             setattr(capture, keyword, header.get(keyword))
     capture.pop("Laterality", None)
-    if "Laterality" in header or "BodyPartExamined" not in header:
+    if header.get("Laterality") or not header.get("BodyPartExamined"):
         capture.Laterality = header.get("Laterality")  # empty where it is not known whether what was examined has sides
     spacing = _of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")
     if spacing is None:

@@ -85,6 +85,13 @@ def test_what_is_no_image_is_left_out_and_what_is_damaged_is_told(folder, tmp_pa
         list(read_images(tmp_path / "y.zip"))
 
 
+@pytest.mark.parametrize("name", ["v.hdr", "v.IMG", "v.img.gz"])
+def test_a_pair_of_files_is_told_to_be_one(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(400))
+    with pytest.raises(UserError, match=rf"{name}: one of a pair of files; save both as one \.nii\.gz file"):
+        next(read_images(tmp_path / name))
+
+
 def test_reports_and_directories_are_left_out_and_told_apart(folder):
     files = Path(pydicom.data.__file__).parent / "test_files"
     for name, source in (("sr.dcm", "reportsi.dcm"), ("DICOMDIR", "dicomdirtests/DICOMDIR"), ("mask", "liver_1frame.dcm")):

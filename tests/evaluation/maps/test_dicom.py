@@ -195,7 +195,10 @@ def test_numbers_stay_within_what_dicom_allows(tmp_path):
     assert list(data.ImageOrientationPatient) == pytest.approx(directions, abs=1e-9)
 
 
-@pytest.mark.parametrize(("tags", "expected"), [({}, ""), ({"BodyPartExamined": "ABDOMEN"}, None), ({"Laterality": "L"}, "L")], ids=str)
+SIDES = [({}, ""), ({"BodyPartExamined": "ABDOMEN", "Laterality": ""}, None), ({"Laterality": "L"}, "L")]
+
+
+@pytest.mark.parametrize(("tags", "expected"), SIDES, ids=str)
 def test_a_side_is_told_or_left_open_where_there_may_be_one(tmp_path, tags, expected):
     save_series(tmp_path / "in", **tags)
     write(tmp_path / "in", tmp_path / "ct", WAYS[0])
