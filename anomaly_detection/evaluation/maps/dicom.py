@@ -1,22 +1,21 @@
 """The anomaly maps of a DICOM series as DICOM: a segmentation of what exceeds the usual, and a secondary capture of each overlay."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom
 from pydicom import Dataset
-from pydicom.valuerep import DA, DS, TM
 
 from anomaly_detection.data.formats.archives import one_line
 from anomaly_detection.data.formats.dicom import QUIET
 from anomaly_detection.evaluation.maps.marks import MARK
+from anomaly_detection.evaluation.maps.source import PLANE, decimal, of_frame
+from anomaly_detection.evaluation.maps.stacks import Marked, sources_of, stacks_of
 from anomaly_detection.evaluation.outputs import check_free
 from anomaly_detection.evaluation.overlay import Overlay
 from anomaly_detection.system.errors import UserError
@@ -24,6 +23,7 @@ from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.version import __version__
 
 if TYPE_CHECKING:
+    from highdicom import PlanePositionSequence
     from highdicom.seg import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -32,32 +32,7 @@ SEGMENTATION = "_seg.dcm"
 SEGMENTATIONS = "_seg_{:04d}.dcm"  # where one cannot hold all
 CAPTURE = "_overlay_{:04d}.dcm"
 EXTRA = 'pip install "anomaly-detection[dicom]"'
-
-PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight")
-STUDY = ("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "StudyDescription", "AccessionNumber", "ReferringPhysicianName")
-SERIES = ("SeriesInstanceUID", "SeriesNumber", "Modality", "BodyPartExamined", "Laterality", "FrameOfReferenceUID", "PositionReferenceIndicator")
-IMAGE = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "PatientOrientation")
-PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
-FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationSequence", "DimensionIndexSequence")
 LARGEST = 2**31 - 1  # of the numbers that DICOM has as text
-UNICODE = "ISO_IR 192"
-DATES = {"DA": DA, "TM": TM}
-TURNED = 1e-3  # scanners say the directions of slices that lie side by side with so small differences
-EMPTY = (*PATIENT[:4], *STUDY[1:4], *STUDY[5:])  # must be there, but may say nothing (type 2)
-
-
-class _Marked(NamedTuple):
-    """Where an image exceeds the usual: a bit for each pixel."""
-
-    header: Dataset
-    frame: int
-    bits: np.ndarray
-    shape: tuple[int, int]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool."""
-        return np.unpackbits(self.bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
 
 
 def require_highdicom() -> None:
@@ -70,49 +45,12 @@ def require_highdicom() -> None:
         raise UserError(f"maps in DICOM are written by highdicom, which is not installed: {EXTRA}")
 
 
-def source_header(path: Path) -> Dataset:
-    """What `DicomMaps` takes from the header of a source: whose it is, and where its pixels lie in the patient; some 10 kB.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with QUIET:
-            header = pydicom.dcmread(path, force=True, specific_tags=[*PATIENT, *STUDY, *SERIES, *IMAGE, *PLANE, *FRAMES], stop_before_pixels=True)
-            _mend(header)
-    except Exception as error:  # see `read_dicom`
-        raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)})") from None
-    return header
-
-
-def _mend(header: Dataset) -> None:
-    """Leave out what is not as the standard has it, where it need not be there."""
-    for keyword in EMPTY:
-        if not _is_sound(header, keyword):
-            setattr(header, keyword, None)
-    header.decode()
-    header.SpecificCharacterSet = UNICODE  # highdicom knows not all character sets, and none that begin with the default one
-    if header.get("NumberOfFrames") in (None, 1) and not any(header.get(keyword) for keyword in FRAMES):
-        header.pop("NumberOfFrames", None)  # some slices of a series say that they are one frame
-
-
-def _is_sound(header: Dataset, keyword: str) -> bool:
-    """Whether an element that may be empty says what the standard knows; dates that somebody made unknown are often none."""
-    try:
-        element = header[keyword]
-        if element.VR in DATES:
-            DATES[element.VR](element.value or "")
-        return keyword != "PatientSex" or element.value in ("M", "F", "O")
-    except Exception:  # it is not there, or damaged, see `read_dicom`
-        return False
-
-
 class DicomMaps:
     """Files that refer to a source series, in its study and its frame of reference; they are left only if all could be written.
 
     STEM_seg.dcm marks the pixels whose map exceeds what is usual in normal images, STEM_overlay_0001.dcm and so on show the overlays, in the order
     in which images are added. Segmentations are written when the maps are closed; until then a bit for each pixel is in memory. There are several,
-    STEM_seg_0001.dcm and so on, of a series whose images are no single stack of slices: localisers, phases, radiographs.
+    STEM_seg_0001.dcm and so on, of a series whose images are no single stack of slices: localisers, phases, radiographs; see `stacks_of`.
 
     Where the source lacks what the files need, a line says so, and none is written.
 
@@ -135,7 +73,7 @@ class DicomMaps:
 
         self._stem, self._name, self._scale, self._model = stem, name, scale, model
         self._segmentations, self._captures = UID(), UID()
-        self._marked: list[_Marked] = []
+        self._marked: list[Marked] = []
         self._captured: tuple[Hashable, Dataset] | None = None
         self._failed = False
         self.paths: list[Path] = []
@@ -152,16 +90,16 @@ class DicomMaps:
         if self._failed:
             return
         marked = anomaly_map > self._scale
-        self._marked.append(_Marked(header, frame, np.packbits(marked), marked.shape))
+        self._marked.append(Marked(header, frame, np.packbits(marked), marked.shape))
         if overlay is not None:
             number = len(self._marked)
             self._write(CAPTURE.format(number), lambda: self._capture(header, frame, overlay, number))
 
     def close(self) -> list[Path]:
         """Write the segmentations; returns all files that were written, none where the source does not allow it."""
-        stacks: list[list[_Marked]] = []
+        stacks: list[list[Marked]] = []
         with self._told():
-            stacks = _stacks(self._marked)
+            stacks = stacks_of(self._marked)
         for number, stack in enumerate(stacks, 1):
             ending = SEGMENTATION if len(stacks) == 1 else SEGMENTATIONS.format(number)
             self._write(ending, lambda: self._segmentation(stack, number))
@@ -218,12 +156,12 @@ class DicomMaps:
             "device_serial_number": "none",
         }
 
-    def _segmentation(self, stack: Sequence[_Marked], number: int) -> "Segmentation":
+    def _segmentation(self, stack: Sequence[Marked], number: int) -> "Segmentation":
         from highdicom import UID, AlgorithmIdentificationSequence
         from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
         from pydicom.sr.codedict import codes
 
-        headers, pixels = _sources(stack)
+        headers, pixels, frames = sources_of(stack)
         described = SegmentDescription(
             segment_number=1,
             segment_label="anomaly map above usual",
@@ -242,6 +180,7 @@ class DicomMaps:
             segmentation_type=SegmentationTypeValues.BINARY,
             omit_empty_frames=bool(pixels.any()),
             segment_descriptions=[described],
+            plane_positions=None if frames is None else [_plane_position(headers[0], frame) for frame in frames],
             series_instance_uid=self._segmentations,
             sop_instance_uid=UID(),
             instance_number=number,
@@ -250,6 +189,8 @@ class DicomMaps:
         )
         if "PixelMeasuresSequence" not in segmentation.SharedFunctionalGroupsSequence[0]:
             segmentation.PatientOrientation = headers[0].get("PatientOrientation")  # which there must be where there is no place in the patient
+        if frames is not None:
+            _refer_to_frames(segmentation, frames)
         return segmentation
 
     def _capture(self, header: Dataset, frame: int, overlay: Overlay, number: int) -> Dataset:
@@ -287,63 +228,18 @@ class DicomMaps:
         )
 
 
-def _stacks(marked: Sequence[_Marked]) -> list[list[_Marked]]:
-    """The images that one segmentation can hold: slices side by side in one frame of reference, the frames of one file, or one image alone."""
-    stacks: dict[Hashable, list[_Marked]] = {}
-    directions: list[np.ndarray] = []
-    again: Counter[Hashable] = Counter()
-    for each in marked:
-        header = each.header
-        key: Hashable = header.SOPInstanceUID
-        if "NumberOfFrames" not in header and all(header.get(keyword) for keyword in ("FrameOfReferenceUID", *PLANE[:3])):
-            key = header.FrameOfReferenceUID, _number_of(header.ImageOrientationPatient, directions), tuple(header.PixelSpacing), each.shape
-            position = key, tuple(header.ImagePositionPatient)
-            again[position] += 1
-            key = key, again[position]  # a phase that shows the same place anew
-        stacks.setdefault(key, []).append(each)
-    return list(stacks.values())
+def _plane_position(header: Dataset, frame: int) -> "PlanePositionSequence":
+    from highdicom import CoordinateSystemNames, PlanePositionSequence
+
+    corner = of_frame(header, frame, "PlanePositionSequence", "ImagePositionPatient")
+    return PlanePositionSequence(CoordinateSystemNames.PATIENT, [float(each) for each in corner])
 
 
-def _number_of(orientation: Sequence[float], directions: list[np.ndarray]) -> int:
-    """The place of the first of some directions that is nearly an orientation, which is added where none is."""
-    wanted = np.array(orientation, float)
-    for number, each in enumerate(directions):
-        if np.abs(each - wanted).max() <= TURNED:
-            return number
-    directions.append(wanted)
-    return len(directions) - 1
-
-
-def _sources(stack: Sequence[_Marked]) -> tuple[list[Dataset], np.ndarray]:
-    """The sources of a segmentation, and for each of them, or for each frame of the only one, what is marked: (n, H, W) bool."""
-    first = stack[0].header
-    if "NumberOfFrames" in first:
-        pixels = np.zeros((int(first.NumberOfFrames), *stack[0].shape), bool)
-        for each in stack:
-            pixels[each.frame] = each.mask
-        return [first], pixels
-    headers = [each.header for each in stack]
-    distance = _distance(headers)
-    for header in headers:
-        if len(stack) > 1:
-            header.ImageOrientationPatient = headers[0].ImageOrientationPatient  # highdicom asks for the same digits
-        if len(stack) == 1 and "ImagePositionPatient" not in header:
-            header.pop("PixelSpacing", None)  # with it highdicom would read a thickness, too
-        elif header.get("SliceThickness") is None:
-            header.SliceThickness = distance
-    pixels = np.zeros((len(stack), *stack[0].shape), bool)
-    for place, each in enumerate(stack):
-        pixels[place] = each.mask
-    return headers, pixels
-
-
-def _distance(headers: Sequence[Dataset]) -> str | None:
-    """From slice to slice in mm, the median; None of a single one."""
-    if len(headers) == 1:
-        return None
-    normal = np.cross(*np.array(headers[0].ImageOrientationPatient, float).reshape(2, 3))
-    along = np.sort([np.array(header.ImagePositionPatient, float) @ normal for header in headers])
-    return _decimal(float(np.median(np.diff(along))))
+def _refer_to_frames(segmentation: "Segmentation", frames: Sequence[int]) -> None:
+    """Leave out the references to other frames of the source, which highdicom makes to all that lie in the same place."""
+    for group in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in group.get("DerivationImageSequence", []):
+            derivation.SourceImageSequence = [item for item in derivation.SourceImageSequence if item.ReferencedFrameNumber - 1 in frames]
 
 
 def _lacks(error: Exception) -> str:
@@ -381,35 +277,21 @@ def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]
     capture.pop("Laterality", None)
     if header.get("Laterality") or not header.get("BodyPartExamined"):
         capture.Laterality = header.get("Laterality")  # empty where it is not known whether what was examined has sides
-    spacing = _of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")
+    spacing = of_frame(header, frame, "PixelMeasuresSequence", "PixelSpacing")
     if spacing is None:
         return
     coarser = np.array([header.Rows / shape[0], header.Columns / shape[1]])
     finer = np.array(spacing, float) * coarser
-    capture.PixelSpacing = [_decimal(each) for each in finer]
-    corner = _of_frame(header, frame, "PlanePositionSequence", "ImagePositionPatient")
-    directions = _of_frame(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    capture.PixelSpacing = [decimal(each) for each in finer]
+    corner = of_frame(header, frame, "PlanePositionSequence", "ImagePositionPatient")
+    directions = of_frame(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
     if corner is None or directions is None:
         return
     along_row, along_column = np.array(directions, float).reshape(2, 3)
     shift = (finer - np.array(spacing, float)) / 2  # from the middle of the source's first pixel to that of the picture's
-    capture.ImagePositionPatient = [_decimal(each) for each in np.array(corner, float) + along_row * shift[1] + along_column * shift[0]]
-    capture.ImageOrientationPatient = [_decimal(float(each)) for each in directions]  # some sources have longer numbers than may be
-    if (thickness := _of_frame(header, frame, "PixelMeasuresSequence", "SliceThickness")) is not None:
+    capture.ImagePositionPatient = [decimal(each) for each in np.array(corner, float) + along_row * shift[1] + along_column * shift[0]]
+    capture.ImageOrientationPatient = [decimal(float(each)) for each in directions]  # some sources have longer numbers than may be
+    if (thickness := of_frame(header, frame, "PixelMeasuresSequence", "SliceThickness")) is not None:
         capture.SliceThickness = thickness
 
 
-def _decimal(number: float) -> str:
-    """Of at most 16 characters, as DICOM has decimal strings."""
-    return str(DS(number, auto_format=True))
-
-
-def _of_frame(header: Dataset, frame: int, group: str, keyword: str) -> Any:
-    """An element of a frame, of its file's functional groups or of the file itself; None where there is none."""
-    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
-    shared = header.get("SharedFunctionalGroupsSequence") or []
-    for place in (*per_frame[frame : frame + 1], *shared[:1]):
-        for item in (place.get(group) or [])[:1]:
-            if item.get(keyword) is not None:
-                return item.get(keyword)
-    return header.get(keyword)

@@ -11,8 +11,9 @@ from pydicom import Dataset
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.evaluation.maps.dicom import DicomMaps, source_header
+from anomaly_detection.evaluation.maps.dicom import DicomMaps
 from anomaly_detection.evaluation.maps.nifti import ENDING, NiftiMap
+from anomaly_detection.evaluation.maps.source import source_header
 from anomaly_detection.evaluation.overlay import Overlay
 from anomaly_detection.system.errors import UserError
 

@@ -12,9 +12,10 @@ from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.maps import dicom
-from anomaly_detection.evaluation.maps.dicom import DicomMaps, source_header
+from anomaly_detection.evaluation.maps.dicom import DicomMaps
 from anomaly_detection.evaluation.maps.marks import is_own_map
 from anomaly_detection.evaluation.maps.series import SeriesMaps
+from anomaly_detection.evaluation.maps.source import source_header
 from anomaly_detection.evaluation.overlay import backdrop, draw_overlay
 from anomaly_detection.system.errors import UserError
 from tests.evaluation.maps.sources import LESION, PATIENT, SERIES, SHAPE, SPACING, STUDY, affine, place, save_frames, save_series, stored, values
@@ -250,6 +251,33 @@ def test_images_that_are_no_single_stack_have_a_segmentation_each(tmp_path):
     segmentations = [highdicom.seg.segread(tmp_path / name) for name in written]
     assert len({each.SeriesInstanceUID for each in segmentations}) == 1
     assert sorted(len(each.ReferencedSeriesSequence[0].ReferencedInstanceSequence) for each in segmentations) == [1, SHAPE[2], SHAPE[2]]
+
+
+def test_phases_in_one_file_have_a_segmentation_each_that_refers_to_their_own_frames(tmp_path):
+    """As of diffusion and perfusion; nothing is marked in the second one."""
+    data = pydicom.dcmread(save_frames(tmp_path / "frames.dcm"))
+    dark = np.minimum(data.pixel_array, 1024 + 40)
+    data.PerFrameFunctionalGroupsSequence = [*data.PerFrameFunctionalGroupsSequence, *data.PerFrameFunctionalGroupsSequence]
+    data.set_pixel_data(np.concatenate([data.pixel_array, dark]), "MONOCHROME2", 16)
+    data.NumberOfFrames = 2 * SHAPE[2]
+    data.save_as(tmp_path / "frames.dcm")
+    paths = write(tmp_path / "frames.dcm", tmp_path / "ct", WAYS[0])
+    assert [path.name for path in paths if "seg" in path.name] == ["ct_seg_0001.dcm", "ct_seg_0002.dcm"]
+    first, second = (highdicom.seg.segread(tmp_path / f"ct_seg_000{number}.dcm") for number in (1, 2))
+    volume = first.get_volume(combine_segments=True)
+    marked = np.argwhere(volume.array > 0)
+    middle = volume.map_indices_to_reference(np.round(marked.mean(axis=0))[None].astype(int))[0]
+    assert np.linalg.norm(middle - place(LESION)) < cell(WAYS[0])
+    assert LESION[2] + 1 in referred(first) <= set(range(1, SHAPE[2] + 1))
+    assert referred(second) == set(range(SHAPE[2] + 1, 2 * SHAPE[2] + 1))
+    assert not second.pixel_array.any()
+
+
+def referred(segmentation):
+    """The frames of the source that those of a segmentation refer to, one each."""
+    items = [group.DerivationImageSequence[0].SourceImageSequence for group in segmentation.PerFrameFunctionalGroupsSequence]
+    assert {len(each) for each in items} == {1}
+    return {each[0].ReferencedFrameNumber for each in items}
 
 
 @pytest.mark.parametrize("tags", [{"SOPInstanceUID": None}, {"ImageOrientationPatient": [1, 0, 0]}, {"ImagePositionPatient": ["1", "2"]}], ids=str)
