@@ -5,6 +5,7 @@ from typing import Any
 
 import pydicom
 from pydicom import Dataset
+from pydicom.charset import decode_element
 from pydicom.valuerep import DA, DS, TM
 
 from anomaly_detection.data.formats.archives import one_line
@@ -17,7 +18,7 @@ SERIES = ("SeriesInstanceUID", "SeriesNumber", "Modality", "BodyPartExamined", "
 IMAGE = ("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames", "PatientOrientation")
 PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
 FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationSequence", "DimensionIndexSequence")
-UNICODE = "ISO_IR 192"
+DEFAULT, UNICODE = "ISO_IR 6", "ISO_IR 192"
 DATES = {"DA": DA, "TM": TM}
 EMPTY = (*PATIENT[:4], *STUDY[1:4], *STUDY[5:])  # must be there, but may say nothing (type 2)
 
@@ -38,24 +39,31 @@ def source_header(path: Path) -> Dataset:
 
 
 def _mend(header: Dataset) -> None:
-    """Leave out what is not as the standard has it, where it need not be there."""
+    """Tell text in Unicode, and leave out what is damaged or, where it need not be there, not as the standard has it."""
+    characters = header.get("SpecificCharacterSet") or DEFAULT
+    for tag in list(header.keys()):
+        try:
+            decode_element(header[tag], characters)
+        except Exception:  # see `read_dicom`
+            del header[tag]
+    header.SpecificCharacterSet = UNICODE  # highdicom knows not all character sets, and none that begin with the default one
     for keyword in EMPTY:
         if not _is_sound(header, keyword):
             setattr(header, keyword, None)
-    header.decode()
-    header.SpecificCharacterSet = UNICODE  # highdicom knows not all character sets, and none that begin with the default one
     if header.get("NumberOfFrames") in (None, 1) and not any(header.get(keyword) for keyword in FRAMES):
         header.pop("NumberOfFrames", None)  # some slices of a series say that they are one frame
 
 
 def _is_sound(header: Dataset, keyword: str) -> bool:
     """Whether an element that may be empty says what the standard knows; dates that somebody made unknown are often none."""
+    if keyword not in header:
+        return False
+    element = header[keyword]
     try:
-        element = header[keyword]
         if element.VR in DATES:
             DATES[element.VR](element.value or "")
         return keyword != "PatientSex" or element.value in ("M", "F", "O")
-    except Exception:  # it is not there, or damaged, see `read_dicom`
+    except (TypeError, ValueError):
         return False
 
 

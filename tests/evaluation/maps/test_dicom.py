@@ -152,6 +152,14 @@ def test_dates_that_are_none_are_left_empty(tmp_path, tags):
         assert data.PatientName == PATIENT["PatientName"]
 
 
+def test_what_is_damaged_is_left_out(tmp_path):
+    """Four characters that are said to be a number of eight bytes."""
+    for path in save_series(tmp_path / "in", PatientWeight="70.5"):
+        path.write_bytes(path.read_bytes().replace(b"\x10\x00\x30\x10DS", b"\x10\x00\x30\x10FD"))
+    assert len(write(tmp_path / "in", tmp_path / "ct", WAYS[0])) == SHAPE[2] + 1
+    assert not pydicom.dcmread(tmp_path / "ct_seg.dcm").get("PatientWeight")
+
+
 NAMES = [(["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("GB18030", "Wang^XiaoDong=王^小东"), ("ISO_IR 144", "Люкceмбypг"), ("", "A^B")]
 
 
