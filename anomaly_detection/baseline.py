@@ -215,19 +215,15 @@ class Baseline(nn.Module, ABC):
         """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""
         if self.maddr is None:
             return 0.0, {}
-        value, log = self._constraint(z, batch)
-        if batch.partner is None:
-            return value, log
-        # The center has no label and is the same in both.
-        other_value, other_log = self._constraint(z, batch.partner)
-        weighted = {name: torch.lerp(other_log[name], value, batch.share) for name, value in log.items()}
-        return torch.lerp(other_value, value, batch.share), weighted
-
-    def _constraint(self, z: Tensor, labels: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = [(each.organ, each.modality) for each in (batch, batch.partner) if each is not None]
         # The center is that of the whole batch, also where several processes share it.
-        z, organ, modality = all_gather(z, labels.organ, labels.modality)
-        terms = self.maddr(z, organ, modality)
-        accuracy = self.maddr.accuracy(z, organ, modality)
+        z, *gathered = all_gather(z, *chain.from_iterable(labels))
+        own, partner = tuple(gathered[:2]), tuple(gathered[2:]) or None
+        terms = self.maddr(z, *own, partner, batch.share)
+        accuracy = self.maddr.accuracy(z, *own)
+        if partner is not None:
+            others = self.maddr.accuracy(z, *partner)
+            accuracy = {name: torch.lerp(others[name], value, batch.share) for name, value in accuracy.items()}
         log = {f"maddr_{name}": term.detach() for name, term in terms.items()}
         return terms["total"], {**log, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
 

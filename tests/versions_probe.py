@@ -52,6 +52,19 @@ def maddr():
         yield from ((case + look + name, value) for look, values in looks.items() for name, value in values.items())
 
 
+def centers():
+    """Of each kind, over two steps on mixtures."""
+    for of, momentum, dtype in itertools.product(("all", "domain"), (None, 0.75), DTYPES):
+        module = constraint(dtype, center_of=of, center_momentum=momentum, heads_train_encoder=False)
+        organ, modality = tensor("organ"), tensor("modality")
+        for step in range(2):
+            z = (tensor("z").to(dtype) + step).requires_grad_()
+            total = module(z, organ, modality, (organ.flip(0), modality.flip(0)), 0.3)["total"]
+            total.backward()
+            yield from (("%s %s %s %d %s" % (of, momentum, dtype, step, name), value) for name, value in (("total", total), ("z", z.grad)))
+        yield from (("%s %s %s %s" % (of, momentum, dtype, name), buffer) for name, buffer in module.named_buffers())
+
+
 def terms():
     for gamma, dtype in itertools.product((0.0, 0.5, 2.0), DTYPES):
         logits = tensor("organ_logits", True, dtype)
@@ -152,7 +165,7 @@ def answers():
 
 if __name__ == "__main__":
     outputs = {}
-    for section in (maddr, terms, pixels, perceptual, compose, files, answers):
+    for section in (maddr, centers, terms, pixels, perceptual, compose, files, answers):
         name = section.__name__
         try:
             for case, value in section():

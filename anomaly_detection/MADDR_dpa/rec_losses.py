@@ -113,8 +113,10 @@ def center_loss(content: Tensor, groups: Optional[Tensor] = None) -> Tensor:
     if groups is not None:
         same = (groups[:, None] == groups[None]).to(content.dtype)
         company = same.sum(dim=1, keepdim=True)
+        with _full_precision(content.device):  # half precision would take the mean of another content
+            mean = same @ content / company
         # z_i - m_i is n_g / (n_g - 1) times the distance to the mean of all of the group
-        distance = (content - same @ content / company) * company / (company - 1).clamp(min=1)
+        distance = (content - mean) * company / (company - 1).clamp(min=1)
         return (distance**2).mean()
     if n < 2:
         return (content * 0).sum()
@@ -269,12 +271,19 @@ class MADDRConstraint(nn.Module):
             dtype = parts["organ"].dtype
             return {name: F.linear(parts[name], head.weight.to(dtype), head.bias.to(dtype)) for name, head in self.heads.items()}
 
-    def forward(self, z: Tensor, organ: Tensor, modality: Tensor) -> Dict[str, Tensor]:
+    def forward(
+        self, z: Tensor, organ: Tensor, modality: Tensor, partner: Optional[Tuple[Tensor, Tensor]] = None, share: float = 1.0
+    ) -> Dict[str, Tensor]:
         """The terms by name, unweighted, and their weighted sum.
+
+        Call it once for each step of training, also on mixtures: in training mode it moves the centers of `center_momentum`.
 
         Args:
             z: (B, latent_dim) or (B, latent_dim, 1, 1).
             organ, modality: (B,) int64 class numbers; never modified.
+            partner: of the latents of mixtures (mixup), organ and modality of the images mixed in: terms are ``share`` times those of the one
+                labels and ``1 - share`` times those of the other, and centers move by means with these weights.
+            share: of a mixture, the part that is not its partner's, in [0, 1].
 
         Returns:
             Scalars, in float32 at least: "organ", "modality", "center" (those with a weight above 0) and "total".
@@ -284,35 +293,51 @@ class MADDRConstraint(nn.Module):
                 GPU, where looking at values means waiting, only the first batch is searched for these).
         """
         _batch_size(z, "z")
-        labels = self._check_labels(z, organ, modality)
-        seen = z if self.heads_train_encoder else z.detach()
-        terms = {name: self.focal[name](logits, labels[name]) for name, logits in self._logits(seen).items()}
+        weighted = [(share, self._check_labels(z, organ, modality))]
+        if partner is not None:
+            weighted.append((1 - share, self._check_labels(z, *partner)))
+        seen, content = z if self.heads_train_encoder else z.detach(), self.split(z)["content"]
+        terms = {
+            name: sum(weight * self.focal[name](logits, labels[name]) for weight, labels in weighted) for name, logits in self._logits(seen).items()
+        }
         if self.weights["center"] > 0:
-            terms["center"] = self._center(self.split(z)["content"], labels)
+            domains = [(weight, self._domain(labels)) for weight, labels in weighted]
+            if self.center_momentum is not None and self.training:
+                self._move_centers(content.detach(), domains)
+            terms["center"] = sum(weight * self._center(content, domain) for weight, domain in domains)
         total = _single(z.new_zeros(()))
         for name, term in terms.items():
             total = total + self.weights[name] * term
         return {**terms, "total": total}
 
-    def _center(self, content: Tensor, labels: Mapping[str, Tensor]) -> Tensor:
-        """The center term, by `center_of` and `center_momentum`."""
-        domain = labels["organ"] * self.classes["modality"] + labels["modality"] if self.center_of == "domain" else None
+    def _domain(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """(B,), which center the content of each image is drawn to."""
+        if self.center_of == "all":
+            return torch.zeros_like(labels["organ"])
+        return labels["organ"] * self.classes["modality"] + labels["modality"]
+
+    def _center(self, content: Tensor, domain: Tensor) -> Tensor:
         if self.center_momentum is None:
-            return center_loss(content, domain)
-        domain = torch.zeros_like(labels["organ"]) if domain is None else domain
-        if self.training:
-            self._move_centers(content.detach(), domain)
+            return center_loss(content, None if self.center_of == "all" else domain)
         return ((content - self.centers.to(content.dtype)[domain]) ** 2).mean()
 
     @torch.no_grad()
-    def _move_centers(self, content: Tensor, domain: Tensor) -> None:
-        """Towards the means of a batch; a center that is met for the first time becomes its mean."""
-        of_center = (domain == torch.arange(len(self.centers), device=domain.device)[:, None]).to(content.dtype)
-        count = of_center.sum(dim=1, keepdim=True)
-        mean = (of_center @ content / count.clamp(min=1)).to(self.centers.dtype)
+    def _move_centers(self, content: Tensor, domains: Sequence[Tuple[float, Tensor]]) -> None:
+        """Towards the means of a batch; a center that is met for the first time becomes its mean.
+
+        Args:
+            content: (B, features).
+            domains: weights, and the centers (B,) that images have with each.
+        """
+        numbers = torch.arange(len(self.centers), device=content.device)[:, None]
+        of_center = sum(weight * (domain == numbers).to(content.dtype) for weight, domain in domains)
+        total = of_center.sum(dim=1, keepdim=True)
+        met = total > 0
+        with _full_precision(content.device):
+            mean = (of_center @ content / torch.where(met, total, torch.ones_like(total))).to(self.centers.dtype)
         keep = torch.where(self.centers_seen[:, None], torch.full_like(mean, self.center_momentum), torch.zeros_like(mean))
-        self.centers.copy_(torch.where(count > 0, keep * self.centers + (1 - keep) * mean, self.centers))
-        self.centers_seen.copy_(self.centers_seen | (count[:, 0] > 0))
+        self.centers.copy_(torch.where(met, keep * self.centers + (1 - keep) * mean, self.centers))
+        self.centers_seen.copy_(self.centers_seen | met[:, 0])
 
     @torch.no_grad()
     def variances(self, z: Tensor) -> Dict[str, Tensor]:
@@ -341,7 +366,7 @@ class MADDRConstraint(nn.Module):
             if label.shape != z.shape[:1] or label.dtype != torch.int64:
                 remedy = f"; {name}.flatten().long() makes it so" if label.numel() == z.shape[0] else ""
                 raise ValueError(f"{name} must be int64 of shape ({z.shape[0]},), got {label.dtype} of shape {tuple(label.shape)}{remedy}")
-            if name in self.heads:
+            if name in self.heads or (self.center_of == "domain" and self.weights["center"] > 0):
                 self._check_classes(name, label)
         return labels
 

@@ -28,6 +28,8 @@ from anomaly_detection.MADDR_dpa.rec_losses import (
 VGG_FIRST = [-0.4152146, 0.02683755, 0.1375793, 0.05191705]
 VGG_SUM = [9.391988, 5.202113, -14.31513, 20.3652]
 
+MOVING = {"center_momentum": 0.75}
+
 
 def rand(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -87,6 +89,53 @@ def test_centers_may_be_moving_averages():
     before = maddr.centers.clone()
     maddr.eval()(*batches[0])
     assert torch.equal(maddr.centers, before), "only training moves them"
+
+
+@pytest.mark.parametrize("options", [{}, MOVING, {"center_of": "domain"}, {"center_of": "domain", **MOVING}], ids=str)
+def test_mixtures_weigh_both_labels_and_move_centers_once(options):
+    """Against a loop over two batches of mixtures; domain (0, 1) is met by a partner alone, and in the second batch not at all."""
+    torch.manual_seed(0)
+    maddr = MADDRConstraint(24, 2, 2, focal_alpha=None, focal_gamma=0, **options).double()
+    one, share, places, centers = maddr.center_of == "all", 0.3, range(5), {}
+    for partner in ([(1, 1), (0, 1), (1, 1), (1, 0), (0, 0)], [(1, 1), (0, 0), (0, 0), (1, 0), (0, 0)]):
+        z, own = torch.randn(5, 24, dtype=torch.float64), [(0, 0), (1, 0), (1, 1), (0, 0), (1, 0)]
+        sides = [(share, own), (1 - share, partner)]
+        keys = [(weight, [None if one else pair for pair in pairs]) for weight, pairs in sides]
+        for key in {key for _, each in keys for key in each}:
+            weights = [sum(weight for weight, each in keys if each[i] == key) for i in places]
+            mean = sum(weights[i] * z[i, 4:] for i in places) / sum(weights)
+            centers[key] = 0.75 * centers[key] + 0.25 * mean if key in centers else mean
+        expected = {"organ": 0.0, "modality": 0.0, "center": 0.0}
+        for (weight, pairs), (_, each) in zip(sides, keys, strict=True):
+            for name, label, part in (("organ", 0, z[:, :2]), ("modality", 1, z[:, 2:4])):
+                logits = part @ maddr.heads[name].weight.T + maddr.heads[name].bias
+                expected[name] += weight * sum(logits[i].logsumexp(0) - logits[i, pairs[i][label]] for i in places).item() / 5
+            for i in places:
+                others = [z[j, 4:] for j in places if j != i and each[j] == each[i]]
+                at = centers[each[i]] if maddr.center_momentum else sum(others) / len(others) if others else z[i, 4:]
+                expected["center"] += weight * ((z[i, 4:] - at) ** 2).mean().item() / 5
+        terms = maddr(z, *(torch.tensor(each) for each in zip(*own, strict=True)), tuple(map(torch.tensor, zip(*partner, strict=True))), share)
+        assert {name: term.item() for name, term in terms.items()} == pytest.approx({**expected, "total": sum(expected.values())}, rel=1e-9)
+    z = torch.randn(5, 24, dtype=torch.float64)
+    alone = maddr.eval()(z, *(torch.tensor(each) for each in zip(*own, strict=True)))
+    assert maddr(z, torch.zeros(5).long(), torch.zeros(5).long(), tuple(map(torch.tensor, zip(*own, strict=True))), 0.0) == alone
+
+
+@pytest.mark.parametrize("options", [MOVING, {"center_of": "domain"}, {"center_of": "domain", **MOVING}], ids=str)
+def test_centers_are_taken_in_full_precision_under_autocast(options):
+    z, organ, modality = torch.randn(32, 24) + 5, torch.arange(32) % 2, torch.arange(32) // 2 % 2
+    whole, half = (MADDRConstraint(24, 2, 2, **options) for _ in range(2))
+    expected = whole(z, organ, modality)["center"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert half(z, organ, modality)["center"].item() == expected.item()
+    for name, center in whole.named_buffers():
+        assert torch.equal(dict(half.named_buffers())[name], center)
+
+
+def test_a_domain_that_has_no_center_is_refused_without_a_head_too():
+    maddr, label = MADDRConstraint(24, 2, 2, organ_weight=0, center_of="domain"), torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="^organ must be class numbers from 0 to 1, got 2"):
+        maddr(torch.randn(4, 24), label + 2, label)
 
 
 def test_a_moving_center_draws_the_content_and_is_no_parameter():

@@ -143,6 +143,17 @@ def test_a_share_of_one_is_training_without_mixup():
     assert baseline.constraint(z, mixed)[0] != alone
 
 
+def test_a_step_on_mixtures_moves_the_center_once():
+    _, mixed = mixture()
+    baseline = toy_baseline(toy_settings(), maddr=False)
+    baseline.attach(MADDRConstraint(baseline.latent_dim, center_momentum=0.75))
+    baseline.double()
+    first, second = torch.randn(2, 5, baseline.latent_dim, dtype=torch.float64)
+    for z in (first, second):
+        baseline.constraint(z, mixed)
+    torch.testing.assert_close(baseline.maddr.centers[0], (0.75 * first.mean(dim=0) + 0.25 * second.mean(dim=0))[20:])
+
+
 @pytest.mark.parametrize(
     ("mixup", "told"),
     [
