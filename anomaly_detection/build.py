@@ -66,6 +66,8 @@ def load_trained(path: Path, device: torch.device) -> Trained:
     """
     path = checkpoint_path(path)
     content = load_checkpoint(path, device)
+    if "training" not in content:
+        raise UserError(f"{path}: not the checkpoint of an experiment; name a checkpoint.pt, or the folder that holds it")
     if not content["training"]["finished"]:
         raise UserError(f"{path}: training has not ended; run the training command again, it continues")
     settings = build_settings([Layer(str(path), content["settings"])])

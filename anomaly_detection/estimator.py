@@ -212,6 +212,10 @@ class AnomalyDetector(BaseEstimator):
         """Checked settings; each domain is a dataset."""
         if not isinstance(self.settings, Mapping | None):
             raise TypeError(f"settings: expected a mapping such as {{'iterations': 500}}, got {type(self.settings).__name__}")
+        if not isinstance(self.model, str):
+            raise TypeError(f"model: expected the name of a baseline, got {self.model!r}")
+        if self.maddr not in (None, True, False):
+            raise TypeError(f"maddr: expected True, False or None, got {self.maddr!r}")
         given = _plain(self.settings or {})
         for key in [*given, *(f"maddr.{key}" for key in given.get("maddr") or {})]:
             if key in ARGUMENTS:

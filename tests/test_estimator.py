@@ -189,6 +189,16 @@ def test_what_is_saved_is_a_checkpoint_like_any_other(fitted, tmp_path, capsys):
     assert row["anomalous"] == "1"
 
 
+@pytest.mark.parametrize("content", [b"junk", {"a": 1}, {"a": 1, "version": 2}, [1]], ids=str)
+def test_a_file_that_is_no_detector_is_told(content, tmp_path):
+    if isinstance(content, bytes):
+        (tmp_path / "a.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: "):
+        AnomalyDetector.load(tmp_path / "a.pt")
+
+
 def test_it_is_pickled_as_joblib_does_between_processes(fitted):
     again = pickle.loads(pickle.dumps(fitted))
     assert again.decision_function(ILL).tolist() == fitted.decision_function(ILL).tolist()
@@ -272,6 +282,10 @@ def test_what_is_promised_and_by_whom_is_said(caplog):
         ({"model": "memea"}, UserError, "no model 'memea'; did you mean memae?"),
         ({"window": (1, 2, 3)}, ValueError, r"^window must be \(level, width\), auto or None"),
         ({"window": "max"}, ValueError, "^window must be"),
+        ({"model": None}, TypeError, "^model: expected the name of a baseline, got None"),
+        ({"maddr": "no"}, TypeError, "^maddr: expected True, False or None, got 'no'"),
+        ({"window": 5}, ValueError, "^window must be .* not 5"),
+        ({"window": ("a", "b")}, ValueError, "^window must be"),
         ({"validation_share": 2}, ValueError, "^validation_share must be between 0 and 1"),
     ],
 )

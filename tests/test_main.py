@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 import anomaly_detection
@@ -234,8 +235,10 @@ def test_errors_are_one_line_and_a_code(capsys, error, code, words):
 
 def test_devices():
     assert choose_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device tpu9"):
-        choose_device("tpu9")
+    assert choose_device("cpu:0") == choose_device(torch.device("cpu")) == torch.device("cpu")
+    for name in ("tpu9", "meta", None):
+        with pytest.raises(UserError, match=f"--device {name}"):
+            choose_device(name)
 
 
 COMMANDS = ("init", "phantom", "prepare", "check", "study", "train", "train_eval", "evaluate", "predict", "export", "report", "port")

@@ -2,9 +2,10 @@
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def split(pixels: np.ndarray, labels: Labels, share: float, seed: int) -> dict[P
     """Some images to train on and the others to validate with.
 
     Of each domain a share of the patients, one at least, validates: those who come first in the order of `prepare`, so that who is in several
-    domains is on one side in all. Images with the same pixels count as one patient's.
+    domains is on one side in all. Images with the same pixels count as one patient's; where nobody knows whose they are, one of them validates.
 
     Args:
         pixels: (N, C, H, W) uint8.
@@ -80,8 +81,8 @@ def split(pixels: np.ndarray, labels: Labels, share: float, seed: int) -> dict[P
     Raises:
         ValueError: another share, or too few patients in a domain.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"validation_share must be between 0 and 1, not {share}")
+    if not (isinstance(share, Real) and 0 < share < 1):
+        raise ValueError(f"validation_share must be between 0 and 1, not {share!r}")
     units, datasets = _units(pixels, labels), labels.datasets
     members = {name: sorted({unit for unit, dataset in zip(units, datasets, strict=True) if dataset == name}) for name in dict.fromkeys(datasets)}
     validating: set[str] = set()
@@ -92,10 +93,16 @@ def split(pixels: np.ndarray, labels: Labels, share: float, seed: int) -> dict[P
             told = "patients" if any(patient is not None for patient in labels.patient) else "images"
             advice = "training and validation need one each, whom no other domain needs on the other side"
             raise ValueError(f"{name}: {len(inside)} {told} are too few: {advice}")
+    whose = {unit: who for unit, who in zip(reversed(units), reversed(labels.patient), strict=True) if who is not None}
     sides: dict[Part, list[int]] = {"train": [], "val": []}
+    met: set[str] = set()
     for place, unit in enumerate(units):
-        sides["val" if unit in validating else "train"].append(place)
-    return {part: _side(pixels, labels, places) for part, places in sides.items()}
+        if unit not in validating:
+            sides["train"].append(place)
+        elif unit in whose or unit not in met:  # thresholds count strangers, so none may be there twice
+            sides["val"].append(place)
+        met.add(unit)
+    return {part: _side(pixels, labels, places, [whose.get(units[place]) for place in places]) for part, places in sides.items()}
 
 
 def _units(pixels: np.ndarray, labels: Labels) -> list[str]:
@@ -107,7 +114,7 @@ def _units(pixels: np.ndarray, labels: Labels) -> list[str]:
     return [owner[name] for name in names]
 
 
-def _side(pixels: np.ndarray, labels: Labels, places: list[int]) -> Side:
+def _side(pixels: np.ndarray, labels: Labels, places: list[int], patients: list[str | None]) -> Side:
     domains, datasets = labels.domains, labels.datasets
     images = ImageSet(
         images=torch.from_numpy(pixels[places]),
@@ -117,11 +124,11 @@ def _side(pixels: np.ndarray, labels: Labels, places: list[int]) -> Side:
         names=[f"image {labels.places[place]}" for place in places],
         datasets=[datasets[place] for place in places],
     )
-    return Side(images, [labels.patient[place] for place in places])
+    return Side(images, patients)
 
 
 def _normal_places(y: Sequence[int] | None, count: int) -> list[int]:
-    labels = [0] * count if y is None else list(y)
+    labels = [0] * count if y is None else _column("y", y)
     if len(labels) != count:
         raise ValueError(f"y: {len(labels)} labels for {count} images")
     for label in labels:
@@ -137,7 +144,7 @@ def _normal_places(y: Sequence[int] | None, count: int) -> list[int]:
 
 def _one_each(name: str, words: Words, count: int) -> list[str]:
     """The word of each image."""
-    words = [words] * count if isinstance(words, str) else list(words)
+    words = [words] * count if isinstance(words, str) else _column(name, words)
     if len(words) != count:
         raise ValueError(f"{name}: {len(words)} words for {count} images; give one word for all, or one for each")
     for word in words:
@@ -147,7 +154,21 @@ def _one_each(name: str, words: Words, count: int) -> list[str]:
 
 
 def _patients(groups: Groups | None, count: int) -> list[str | None]:
-    groups = [None] * count if groups is None else list(groups)
+    groups = [None] * count if groups is None else _column("groups", groups)
     if len(groups) != count:
         raise ValueError(f"groups: {len(groups)} patients for {count} images; give the patient of each image")
     return [None if group is None or (isinstance(group, float) and math.isnan(group)) else str(group) for group in groups]
+
+
+def _column(name: str, values: Any) -> list[Any]:
+    """What is told of each image.
+
+    Raises:
+        TypeError: something else than a list or an array of one dimension.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list or an array, one value for each image, got {values!r}")
+    shape = getattr(values, "shape", (0,))
+    if len(shape) > 1 and shape != (len(values), 1):
+        raise TypeError(f"{name}: expected a list or an array, one value for each image, got one of shape {tuple(shape)}")
+    return list(values if len(shape) == 1 else np.asarray(values)[:, 0])

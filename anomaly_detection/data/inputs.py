@@ -57,12 +57,14 @@ def _pixels_of_file(path: str | Path, window: WindowChoice) -> np.ndarray:
 
 
 def _channels_last(image: Tensor, where: str) -> np.ndarray:
-    image = image.detach().cpu()
     if image.ndim not in (2, 3) or (image.ndim == 3 and len(image) not in (1, 3)):
         raise ValueError(f"{where}: expected a tensor (H, W), (1, H, W) or (3, H, W), got one of shape {tuple(image.shape)}")
-    if image.dtype == torch.bfloat16:  # which numpy does not know
+    if image.layout != torch.strided or image.is_meta or image.is_quantized:
+        kind = "quantized" if image.is_quantized else f"{image.layout} on {image.device}"
+        raise TypeError(f"{where}: expected a tensor that holds its values one by one, got one that is {kind}")
+    if image.is_floating_point():  # there are kinds that numpy does not know
         image = image.float()
-    pixels = image.numpy()
+    pixels = image.numpy(force=True)
     if pixels.ndim == 2:
         return pixels
     return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)

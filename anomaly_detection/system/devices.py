@@ -15,7 +15,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # which one that holds no values has not
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}; try --device cpu") from None
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # there is one, and checkpoints know no cpu:0

@@ -65,8 +65,12 @@ def test_images_with_the_same_pixels_are_on_one_side_but_those_of_one_grey_are_n
     for seed in range(3):
         sides = split(pixels, Labels.of(60, None, "a", "b", None), 0.2, seed)
         assert not {place % 30 for place in names_of(sides["train"])} & {place % 30 for place in names_of(sides["val"])}
-        assert len(sides["val"].images) == 12
-        assert sides["val"].patients == [None] * 12
+        assert sides["val"].patients == [None] * 6, "no image is counted twice"
+        assert len(sides["train"].images) == 48
+    sides = split(pixels, Labels.of(60, None, "a", "b", [None, *map(str, range(59))]), 0.2, 0)
+    for side in sides.values():  # of two patients with one image
+        assert len(set(side.patients)) == len(side.patients) / 2
+        assert all(who is not None for who in side.patients)
     black = split(np.zeros((60, 1, 4, 4), np.uint8), Labels.of(60, None, "a", "b", None), 0.2, 0)
     assert len(black["val"].images) == 12
 
@@ -80,6 +84,7 @@ def test_pixels_and_labels_go_with_each_other():
 def test_abnormal_images_are_left_out_with_all_that_is_told_of_them(caplog):
     with caplog.at_level(logging.INFO):
         labels = Labels.of(4, np.array([0, 1, 0, 1]), ["a", "b", "c", "d"], np.array(["x", "x", "y", "y"]), [1, 2, np.nan, None])
+    assert Labels.of(4, np.zeros((4, 1)), "a", "x", np.array([["p"]] * 4)).patient == ["p"] * 4  # a column of a table
     assert (labels.places, labels.organ, labels.modality, labels.patient) == ([0, 2], ["a", "c"], ["x", "y"], ["1", None])
     assert caplog.messages == ["2 abnormal images are left out: it is normal ones that are trained on"]
 
@@ -95,6 +100,13 @@ def test_abnormal_images_are_left_out_with_all_that_is_told_of_them(caplog):
         ({"modality": [1, 2, 3]}, TypeError, "^modality: expected words, got 1"),
         ({"modality": " "}, TypeError, "^modality: expected words"),
         ({"groups": ["a"]}, ValueError, "^groups: 1 patients for 3 images"),
+        ({"groups": "abc"}, TypeError, "^groups: expected a list or an array, one value for each image, got 'abc'"),
+        ({"groups": {1: 2, 3: 4, 5: 6}}, TypeError, "^groups: expected a list"),
+        ({"groups": np.zeros((3, 2))}, TypeError, r"^groups: .* got one of shape \(3, 2\)"),
+        ({"groups": 7}, TypeError, "^groups: .* got 7"),
+        ({"y": 0}, TypeError, "^y: .* got 0"),
+        ({"organ": None}, TypeError, "^organ: .* got None"),
+        ({"organ": b"abc"}, TypeError, "^organ: .* got b'abc'"),
     ],
 )
 def test_labels_that_do_not_fit_are_told(told, error, message):
@@ -115,7 +127,7 @@ def test_too_few_patients_are_told(groups, organ, message):
         split(pixels_of(6), Labels.of(6, None, organ, "ct", groups), 0.125, 0)
 
 
-@pytest.mark.parametrize("share", [0, 1, -1, 1.5])
+@pytest.mark.parametrize("share", [0, 1, -1, 1.5, None, "0.5"])
 def test_a_share_is_between_0_and_1(share):
     with pytest.raises(ValueError, match="validation_share must be between 0 and 1"):
         split(pixels_of(6), Labels.of(6, None, "a", "b", None), share, 0)

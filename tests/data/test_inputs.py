@@ -38,8 +38,9 @@ def saved(pixels, path):
         lambda pixels, folder: np.asfortranarray(pixels)[::-1][::-1],
         lambda pixels, folder: torch.tensor(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)),
         lambda pixels, folder: torch.tensor(np.atleast_3d(pixels).transpose(2, 0, 1) / 255).float().requires_grad_(),
+        lambda pixels, folder: torch.complex(torch.zeros(1), torch.tensor(np.atleast_3d(pixels).transpose(2, 0, 1) / -255).float()).conj().imag,
     ],
-    ids=["uint8", "path", "str", "picture", "float64", "float32", "strides", "tensor", "tensor of floats"],
+    ids=["uint8", "path", "str", "picture", "float64", "float32", "strides", "tensor", "tensor of floats", "tensor that is a view"],
 )
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
 def test_the_same_pixels_come_of_every_way(form, pixels, tmp_path):
@@ -87,6 +88,8 @@ def test_8_bits_need_no_window():
         (COLOUR.transpose(2, 0, 1), ValueError, r"got uint8 of shape \(3, 5, 7\)"),
         (GREY[:0], ValueError, r"got uint8 of shape \(0, 7\)"),
         (torch.tensor(COLOUR), ValueError, r"expected a tensor .*, got one of shape \(5, 7, 3\)"),
+        (torch.tensor(GREY).float().to_sparse(), TypeError, "image: expected a tensor that holds its values one by one, got one that is"),
+        (torch.empty(5, 7, device="meta"), TypeError, "image: expected a tensor that holds its values .* on meta"),
         (GREY.tolist(), TypeError, "expected a path, .*, got list"),
         (None, TypeError, "got NoneType"),
     ],

@@ -1,6 +1,6 @@
 """Which of the stored values are shown: from CT in Hounsfield units, MRI without a unit or 16-bit pictures to 8-bit grey."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,11 +68,13 @@ def window_from(values: Sequence[float] | str | None) -> WindowChoice:
     Raises:
         ValueError: anything else.
     """
-    if values is None or values == "auto":
+    if values is None or (isinstance(values, str) and values == "auto"):
         return values
-    if isinstance(values, str) or len(values) != 2:
-        raise ValueError(f"window must be (level, width), auto or None, not {values!r}")
-    return Window(*map(float, values))
+    try:
+        level, width = () if isinstance(values, str | Mapping) else map(float, values)
+    except (TypeError, ValueError):  # no sequence, not two, no numbers
+        raise ValueError(f"window must be (level, width), auto or None, not {values!r}") from None
+    return Window(level, width)
 
 
 def parse_window(words: list[str] | None) -> WindowChoice:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly_detection.data.catalog import DatasetSettings
-from anomaly_detection.data.formats.window import Window, parse_window, spread
+from anomaly_detection.data.formats.window import Window, parse_window, spread, window_from
 from anomaly_detection.system.errors import UserError
 
 
@@ -41,6 +41,15 @@ def test_a_window_covers_the_largest_floats():
 def test_a_window_has_a_width():
     with pytest.raises(ValueError, match="width"):
         Window(40, 0)
+
+
+def test_a_window_is_two_numbers_of_any_sequence():
+    assert window_from(np.array([40, 400])) == window_from([40, 400]) == window_from((40.0, 400.0)) == Window(40, 400)
+    assert window_from("auto") == "auto"
+    assert window_from(None) is None
+    for other in ("AUTO", "40", 5, True, (40,), (1, 2, 3), ("a", "b"), {40: 0, 400: 0}, np.zeros((2, 2))):
+        with pytest.raises(ValueError, match="^window must be "):
+            window_from(other)
 
 
 def test_spread():
