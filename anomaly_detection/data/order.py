@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # neighbours that are read together
+TURNS, GROUPS = 2, 3  # tell these draws from the others with a seed; 1 is `training.mixup.STREAM`
 
 
 class ShuffledIndices:
@@ -19,8 +20,10 @@ class ShuffledIndices:
     `position`: setting it continues the stream exactly.
     """
 
-    def __init__(self, size: int, seed: int, position: int = 0, window: int | None = None):
+    def __init__(self, size: int, seed: int, position: int = 0, window: int | None = None, stream: Sequence[int] = ()):
+        """stream: numbers that tell the draws from those of other streams with the same seed."""
         self.size = size
+        self.stream = stream
         self.window = window
         self.seed = seed
         self.position = position
@@ -30,7 +33,7 @@ class ShuffledIndices:
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             # One generator an epoch, so that any epoch can be had without those before it. (torch's generator would ignore the seed's upper half.)
-            random = np.random.default_rng([self.seed, epoch])
+            random = np.random.default_rng([self.seed, epoch, *self.stream])
             order = random.permutation(self.size) if self.window is None else self._by_blocks(random)
             self._order, self._epoch = torch.from_numpy(order), epoch
         return self._order
@@ -57,7 +60,9 @@ class ShuffledIndices:
 class BalancedIndices:
     """An endless stream of indices in which groups of images take turns, however large they are: of a small one every image is met more often.
 
-    Each group is a `ShuffledIndices` stream; `position` continues the stream exactly.
+    Each group is a `ShuffledIndices` stream of its own draws, so that images do not meet the same ones of other groups again and again. Who is first
+    is drawn for each round of turns: every so-and-so-many-th index, which one of several processes takes, is not of one group. `position` continues
+    the stream exactly.
 
     Args:
         groups: (N,) the group of each image, such as the name of its dataset.
@@ -69,17 +74,25 @@ class BalancedIndices:
         each = np.array([numbers[name] for name in groups])
         self.places = [torch.from_numpy(np.flatnonzero(each == number)) for number in range(len(numbers))]
         share = None if window is None else max(1, window // len(self.places))
-        self.streams = [ShuffledIndices(len(places), seed, window=share) for places in self.places]
+        self.streams = [
+            ShuffledIndices(len(places), seed, window=share, stream=(GROUPS + number,)) for number, places in enumerate(self.places)
+        ]
         self.seed = seed
         self.position = position
 
     def take(self, count: int) -> Tensor:
         """The next `count` indices, int64."""
-        turns = (self.position + torch.arange(count)) % len(self.streams)
+        done, begun = divmod(self.position, len(self.streams))
+        last = (self.position + count - 1) // len(self.streams)
+        turns = torch.from_numpy(np.concatenate([self._turns(number) for number in range(done, last + 1)]))
         taken = torch.empty(count, dtype=torch.int64)
         for number, (stream, places) in enumerate(zip(self.streams, self.places, strict=True)):
-            mine = turns == number
-            stream.position = (self.position - number + len(self.streams) - 1) // len(self.streams)
+            mine = turns[begun : begun + count] == number
+            stream.position = done + int((turns[:begun] == number).any())
             taken[mine] = places[stream.take(int(mine.sum()))] if bool(mine.any()) else places[:0]
         self.position += count
         return taken
+
+    def _turns(self, number: int) -> np.ndarray:
+        """The order of the groups in a round."""
+        return np.random.default_rng([self.seed, number, TURNS]).permutation(len(self.streams))

@@ -41,7 +41,9 @@ def test_a_window_shuffles_within_blocks_that_lie_together():
 def test_balanced_groups_take_turns():
     groups = ["a"] * 40 + ["b"] * 10 + ["c"] * 4
     drawn = [groups[place] for place in BalancedIndices(groups, seed=0).take(120).tolist()]
-    assert drawn == ["a", "b", "c"] * 40
+    rounds = [tuple(drawn[start : start + 3]) for start in range(0, 120, 3)]
+    assert {"".join(sorted(turns)) for turns in rounds} == {"abc"}
+    assert len(set(rounds)) == 6, "anyone may be first"
     seen = Counter(BalancedIndices(groups, seed=0).take(120).tolist())
     assert [seen[place] for place in range(40)] == [1] * 40, "each of the largest group once"
     assert [seen[place] for place in range(40, 50)] == [4] * 10
@@ -56,3 +58,14 @@ def test_the_balanced_stream_does_not_depend_on_how_it_is_cut():
     assert parts.position == 50
     for position in range(0, 50, 7):
         assert BalancedIndices(groups, seed=5, position=position).take(50 - position).tolist() == whole[position:]
+
+
+def test_balanced_groups_of_one_size_do_not_pair_their_images():
+    """Nor does every second index, or fourth, which one of several processes takes, hold one group alone."""
+    groups = ["a"] * 20 + ["b"] * 20
+    taken = BalancedIndices(groups, seed=0).take(400).tolist()
+    pairs = {tuple(sorted(taken[start : start + 2])) for start in range(0, 400, 2)}
+    assert len(pairs) > 100, "of 200 with 400 to choose from"
+    for step in (2, 4):
+        for rank in range(step):
+            assert 0.35 < sum(place < 20 for place in taken[rank::step]) / len(taken[rank::step]) < 0.65

@@ -28,12 +28,14 @@ def data(tmp_path_factory):
     return root
 
 
-def trained(model: str, processes: int, data, folder) -> list[dict[str, str]]:
+def trained(model: str, processes: int, data, folder, **changes) -> list[dict[str, str]]:
     """The rows of log.csv."""
     folder.mkdir()
     values = {"model": model, "datasets": ["lits", "covid_ct", "covid_xray"], "image_size": 32, "iterations": 8, "batch_size": 8, "bf16": False}
     values |= {"log_iter": 2, "val_iter": 4, "sample_iter": 8, "checkpoint_iter": 4, "maddr": {"enabled": True}, "baseline": OWN[model]}
     values["mixup"] = {"first": 3, "last": 6}
+    values |= {key: value for key, value in changes.items() if key != "maddr"}
+    values["maddr"] |= changes.get("maddr", {})
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else [])
     command = [*start, "anomaly_detection", "train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
@@ -45,8 +47,9 @@ def trained(model: str, processes: int, data, folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_loss_curve_with_the_center_of_the_whole_batch_is_that_of_one_process(data, tmp_path):
-    one, two = (trained("MADDR_dpa", processes, data, tmp_path / str(processes)) for processes in (1, 2))
+@pytest.mark.parametrize("changes", [{}, {"balanced": True, "maddr": {"center_of": "domain", "center_momentum": 0.5}}], ids=["batch", "moving"])
+def test_the_loss_curve_with_the_center_of_the_whole_batch_is_that_of_one_process(changes, data, tmp_path):
+    one, two = (trained("MADDR_dpa", processes, data, tmp_path / str(processes), **changes) for processes in (1, 2))
     assert len(one) == len(two) == 4
     for row, other in zip(one, two, strict=True):
         for name, value in row.items():

@@ -77,6 +77,29 @@ def test_a_run_interrupted_around_mixup_ends_as_an_uninterrupted_one(tmp_path, s
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
 
 
+@pytest.mark.parametrize("of", ["all", "domain"])
+@pytest.mark.parametrize("stop_at", [6, 13, 16])
+def test_moving_centers_and_balanced_groups_continue_where_they_were(tmp_path, stop_at, of):
+    """Mixup among them; the centers of the best weights are theirs, too."""
+
+    def trained(folder, stop_at=None):
+        settings = toy_settings(**MIXED, balanced=True)
+        seed_everything(settings.seed)
+        baseline = toy_baseline(settings, maddr=False)
+        baseline.attach(MADDRConstraint(baseline.latent_dim, center_of=of, center_momentum=0.9, heads_train_encoder=False))
+        die_at(baseline, stop_at)
+        images = replace(toy_images(30), datasets=[["a", "b", "c"][place % 3 if place < 20 else 0] for place in range(30)])
+        train(baseline, images, toy_images(9, seed=1), settings, folder)
+        return baseline
+
+    whole = trained(tmp_path / "whole")
+    assert whole.maddr.centers_seen.sum() == {"all": 1, "domain": 3}[of]
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", stop_at)
+    assert_same_weights(whole, trained(tmp_path / "cut"))
+    assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+
+
 @pytest.mark.parametrize("maddr", [True, False])
 def test_images_are_mixed_in_the_given_iterations_of_the_last_phase(tmp_path, maddr):
     seen = []
