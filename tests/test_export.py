@@ -25,13 +25,14 @@ from tests.test_baselines import built, settings_of
 PERCEPTUAL = {"rec_loss": {"relative_perceptual_L1": 1.0, "l1": 1.0}, "backbone": "efficientnet_lite0", "backbone_weights": "random:1"}
 
 
-def detector_of(model, maddr=True, prepared=None, **options):
-    settings = settings_of(model, own=PERCEPTUAL if model == "MADDR_dpa" else {}, **options)
+def detector_of(model, maddr=True, prepared=None, own=None, **options):
+    settings = settings_of(model, own=own or (PERCEPTUAL if model == "MADDR_dpa" else {}), **options)
     baseline = built(settings, maddr)
     images = toy_images(24, side=32)
     batch = images.batch(torch.arange(24))
     pixels = batch.image.repeat(1, settings.channels, 1, 1)
     baseline.prepare([replace(batch, image=pixels)])
+    baseline.eval().conclude([replace(batch, image=pixels)])
     normals = Normals(score_images(baseline, [pixels]), images.organ.numpy(), images.modality.numpy(), numbered([None] * 24))
     calibration = Calibration.fit(normals, normals, 0.05)
     domains = Domains(("liver", "lung"), ("ct", "xray"))
@@ -58,6 +59,17 @@ def test_onnxruntime_gives_the_same_scores_and_maps(model, tmp_path):
     words = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert words["organs"] == "liver,lung"
     assert (words["anomalous"], words["promises"]) == ("score > threshold", "; ".join(detector.promises()))
+
+
+def test_the_density_of_the_named_domain_is_inside(tmp_path):
+    detector = detector_of("feature_ae", own={"score": "residual_density"})
+    detector.baseline.densities.certainty = 0.3  # heads that nobody trained are not sure
+    export(detector, tmp_path / "model.onnx")
+    images = toy_images(5, seed=3, side=32).images
+    score, *_ = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"image": images.numpy()})
+    assessment = detector.baseline.assess(images / 127.5 - 1, with_map=False)
+    np.testing.assert_allclose(score, assessment.score.detach(), rtol=1e-4)
+    assert (assessment.score != assessment.by_domain.unused).any(), "not that of all images"
 
 
 @pytest.mark.parametrize(("prepared", "channels"), [({}, 1), ({"size": 40}, 1), ({"size": 40}, 3), ({"size": 40, "stored_channels": 3}, 3)])
