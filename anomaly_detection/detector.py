@@ -127,8 +127,14 @@ class Detector:
         return preprocessing.apply(pixels_of(image, preprocessing.window))
 
     def predict(self, image: Any, window: Shown = None) -> Prediction:
-        """The verdict on one image, see `preprocess`."""
-        return self.predict_batch(self.preprocess(image, window)[None])[0]
+        """The verdict on one image, see `preprocess`; several are told of `predict_batch`."""
+        try:
+            pixels = self.preprocess(image, window)
+        except (TypeError, ValueError) as error:
+            if isinstance(image, list | tuple) or getattr(image, "ndim", 0) > 2:
+                raise type(error)(f"{error}; of several images: predict_batch") from None
+            raise
+        return self.predict_batch(pixels[None])[0]
 
     def predict_batch(self, images: Any, window: Shown = None) -> list[Prediction]:
         """The verdicts on N images, see `predictions`."""

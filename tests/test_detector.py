@@ -82,6 +82,17 @@ def untrained(data_root):
     return Detector(baseline, Calibration.fit(of_val, of_val, 0.05), source.domains(DATASETS), Preprocessing(image_size=16), 1.0), val
 
 
+def test_several_images_are_told_of_their_method(untrained):
+    detector, val = untrained
+    several = val.images[:2, 0]
+    for images, error in ((list(several.numpy()), TypeError), (several.numpy(), ValueError), (several[:, None], ValueError)):
+        with pytest.raises(error, match=r"image: expected .*; of several images: predict_batch$"):
+            detector.predict(images)
+        assert len(detector.predict_batch(images)) == 2
+    with pytest.raises(TypeError, match="got NoneType$"):
+        detector.predict(None)
+
+
 def test_a_prediction_is_of_its_image_alone_in_the_domain_that_the_heads_name(untrained):
     detector, val = untrained
     with torch.no_grad():  # heads that name different domains
