@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_detection.components.backbones import weights_licence
-from anomaly_detection.config.settings import Settings
+from anomaly_detection.config.settings import MaddrSettings, Settings
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.formats.window import plain_window
@@ -99,8 +99,20 @@ def _model(subject: Subject, source: DataSource) -> Iterator[str]:
     if settings.maddr.enabled:
         terms = ", ".join(f"{getattr(settings.maddr, f'{term}_weight'):g} {name}" for term, name in TERMS.items())
         yield f"MADDR terms: {terms}; {settings.maddr.organ_dim} numbers of the latent tell the organ, {settings.maddr.modality_dim} the modality"
+        yield from _unpublished(settings.maddr)
     if settings.maddr.enabled or settings.maddr.probe:
         yield f"it names organ ({', '.join(domains.organs)}) and modality ({', '.join(domains.modalities)}) of an image"
+
+
+def _unpublished(maddr: MaddrSettings) -> Iterator[str]:
+    """In what the constraint is another than the published one."""
+    center = ["one of each pair of organ and modality"] if maddr.center_of == "domain" else []
+    if maddr.center_momentum is not None:
+        center.append(f"a moving average, of which each step keeps {maddr.center_momentum:g}")
+    if center:
+        yield f"the center of MADDR: {', '.join(center)}"
+    if not maddr.heads_train_encoder:
+        yield "the heads of MADDR only watch: their losses do not train the encoder"
 
 
 def _data(settings: Settings, source: DataSource) -> Table:
@@ -149,7 +161,8 @@ def _training(subject: Subject) -> Iterator[str]:
     settings = subject.settings
     if subject.trained:
         kept = "" if subject.metrics is None else f"; kept are the weights of iteration {subject.metrics['best_iteration']}"
-        yield f"on normal images alone: at most {settings.iterations} iterations of batch {settings.batch_size}, seed {settings.seed}{kept}"
+        batch = f"{settings.batch_size}{', as many images of each dataset' if settings.balanced else ''}"
+        yield f"on normal images alone: at most {settings.iterations} iterations of batch {batch}, seed {settings.seed}{kept}"
     else:
         yield f"nothing but statistics of the normal training images, seed {settings.seed}"
     yield f"version {subject.origin['package']}, torch {subject.origin['torch']}, config {subject.config} (config.yaml beside this file)"

@@ -134,7 +134,9 @@ def _counted(results: Sequence[Result], datasets: Sequence[str], trainings: int)
         if row["part"] == "test" and row["dataset"] in datasets and row["dataset"] not in alone
     }
     counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(rows.values()).count(kind))]
-    return " and ".join(counts + ([f"{trainings} trainings"] if trainings > 1 else []))
+    counts += [f"{trainings} trainings"] if trainings > 1 else []
+    first, last = ", ".join(counts[:-1]), "".join(counts[-1:])
+    return f"{first} and {last}" if first else last
 
 
 def _share(cell: Cell) -> str:

@@ -1,5 +1,6 @@
 """Does a detector work, where, and how sure is that: a sentence for each, and what the sentences are worth."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -137,9 +138,9 @@ def _range(shares: Sequence[Cell]) -> str:
 
 def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
     """How sure the verdicts are: over whom the intervals are, how many trainings there were, and what the promised false alarms are worth."""
-    seeds = {result.seed for result in results}
+    seeds = Counter(network for network, _ in {((each.model, each.regime, each.datasets), each.seed) for each in results}).values()
     once = "each network was trained once, and another training may differ"
-    trained = f"each network was trained with {len(seeds)} seeds" if len(seeds) > 1 else once
+    trained = f"each network was trained with {'–'.join(map(str, sorted({min(seeds), max(seeds)})))} seeds" if max(seeds) > 1 else once
     lines = [f"[low–high] are 95 % intervals over {_counted(results, datasets)} of the test part; {trained}."]
     rows = [cells(results, each.model, each.regime, datasets, "auroc") for each in verdicts(results, datasets)]
     if sum(bool(row[name].values) for row in rows for name in datasets) >= MANY:

@@ -11,11 +11,13 @@ from sklearn.metrics import recall_score, roc_auc_score
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.components.backbones import weights_licence
+from anomaly_detection.config.settings import MaddrSettings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.study.model_card import Subject, card
 from anomaly_detection.study.regimes import SEPARATE
 
+PLAIN = MaddrSettings()
 CONFIG = "model: toy\ndatasets: [liver_ct, lung_ct]\nimage_size: 16\niterations: 6\nval_iter: 3\nbatch_size: 4\n"
 
 
@@ -107,14 +109,17 @@ def values(**changes) -> dict:
     return whole | rates | {"named_rightly": 1.0} | changes
 
 
-def limits(data_root, metrics: dict | None) -> list[str]:
-    settings = SimpleNamespace(
-        model="memae", datasets=["liver_ct"], baseline=None, maddr=SimpleNamespace(enabled=False, probe=False), iterations=9, batch_size=3, seed=7
-    )
+def card_of(data_root, metrics: dict | None = None, maddr: MaddrSettings = PLAIN, balanced: bool = False) -> str:
+    numbers = {"iterations": 9, "batch_size": 3, "seed": 7}
+    settings = SimpleNamespace(model="memae", datasets=["liver_ct"], baseline=None, maddr=maddr, balanced=balanced, **numbers)
     facts = {"package": "1", "torch": "2", "data": "abc"}
     told = None if metrics is None else {"best_iteration": 5, "datasets": {"liver_ct": metrics}}
     subject = Subject("one", settings, SEPARATE.name, {}, facts, "0123", True, {"liver_ct": Preprocessing()}, told)
-    text = card(data_root, subject, DataSource(data_root))
+    return card(data_root, subject, DataSource(data_root))
+
+
+def limits(data_root, metrics: dict | None) -> list[str]:
+    text = card_of(data_root, metrics)
     return [line.removeprefix("- ") for line in text.split("## Limits\n\n")[1].strip().splitlines()]
 
 
@@ -145,6 +150,18 @@ def test_every_limit_follows_from_a_fact(data_root, changes, sentence):
     always = limits(data_root, values())
     (line,) = (line for line in limits(data_root, metrics) if line not in always)
     assert line.startswith(f"liver_ct: {sentence}")
+
+
+def test_what_no_paper_has_is_told(data_root):
+    changed = card_of(
+        data_root, maddr=MaddrSettings(enabled=True, center_of="domain", center_momentum=0.9, heads_train_encoder=False), balanced=True
+    )
+    plain = card_of(data_root, maddr=MaddrSettings(enabled=True)).splitlines()
+    assert [line for line in changed.splitlines() if line not in plain] == [
+        "- the center of MADDR: one of each pair of organ and modality, a moving average, of which each step keeps 0.9",
+        "- the heads of MADDR only watch: their losses do not train the encoder",
+        "- on normal images alone: at most 9 iterations of batch 3, as many images of each dataset, seed 7",
+    ]
 
 
 def test_what_is_always_a_limit(data_root):

@@ -124,6 +124,13 @@ def test_the_trainings_that_are_counted_are_those_compared(united, maddr, words)
     assert f"these {words} can show for memae" in line
 
 
+def test_patients_images_and_trainings_are_one_list():
+    results = [result("memae", regime.name, 0.5, seed) for regime in (UNITED, MADDR) for seed in (0, 1)]
+    for row in (row for each in results for row in each.rows if row["dataset"] == "lits"):
+        row["patient"] = None
+    assert any("that these 40 patients, 40 images and 2 trainings can show" in line for line in summary(results, DATASETS))
+
+
 @pytest.mark.parametrize(("seeds", "once"), [((0,), True), ((0, 1), False)])
 @pytest.mark.parametrize("maddr", [0.5, 4.0])
 def test_a_difference_of_one_training_is_said_to_be_of_one(seeds, once, maddr):

@@ -1,5 +1,7 @@
 """Verdicts, held against intervals and counts that the tests make themselves."""
 
+from dataclasses import replace
+
 import pytest
 
 from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
@@ -72,6 +74,13 @@ def test_how_sure_counts_patients_and_says_what_is_an_estimate():
     first, last = certainty(mixed, ["a", "b"])
     assert "over 4 patients and 8 images of" in first
     assert last.endswith("; on b that is an estimate, for want of validation normals.")
+
+
+def test_seeds_are_counted_for_each_network():
+    results = [replace(result({"a": ABOVE}, model), seed=seed) for model, seeds in (("x", (0, 1, 2)), ("y", (5,))) for seed in seeds]
+    assert "each network was trained with 1–3 seeds." in certainty(results, ["a"])[0]
+    assert "each network was trained with 3 seeds." in certainty(results[:3], ["a"])[0]
+    assert "each network was trained once, " in certainty([results[0], results[3]], ["a"])[0]
 
 
 def test_many_intervals_exclude_chance_by_chance():

@@ -112,13 +112,20 @@ def shown(picture: Picture, label: int) -> str:
     kind = "abnormal" if label else "normal"
     name, short = html.escape(picture.image), html.escape(shortened(picture.image.rpartition("/")[2], NAME))
     side, sign = ("above", "&gt;") if picture.called else ("below", "≤")
-    told = f"score {picture.score:.3g}, {abs(picture.distance):.1f} spreads {side} the threshold {picture.threshold:.3g}"
+    score, threshold = told_apart(picture.score, picture.threshold)
+    told = f"score {score}, {abs(picture.distance):.1f} spreads {side} the threshold {threshold}"
     alt = f"{kind} image {name} of {html.escape(picture.dataset)}"
     images = f'<img alt="{alt}" src="{jpeg(picture.pixels.transpose(1, 2, 0))}">'
     images += f'<img alt="the same with its anomaly map" src="{jpeg(picture.overlay)}">'
     dataset = html.escape(shortened(picture.dataset, DATASET))
-    words = f"<b>{short}</b><span>{dataset}</span><span>{picture.score:.3g} {sign} {picture.threshold:.3g}</span>"
+    words = f"<b>{short}</b><span>{dataset}</span><span>{score} {sign} {threshold}</span>"
     return f'<figure title="{name} of {html.escape(picture.dataset)}: {told}">{images}<figcaption>{words}</figcaption></figure>'
+
+
+def told_apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers with three digits, or as many more as it takes to tell them apart."""
+    texts = ((f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in range(3, 18))
+    return next((pair for pair in texts if pair[0] != pair[1]), (f"{one:.3g}", f"{other:.3g}"))
 
 
 def jpeg(pixels: np.ndarray, side: int = SIDE) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection.study.page.pictures import jpeg, shown, worst
+from anomaly_detection.study.page.pictures import jpeg, shown, told_apart, worst
 from tests.study.page.made import made_study
 
 
@@ -60,6 +60,19 @@ def test_a_picture_is_small_and_named(tmp_path):
     assert "<b>a&lt;b&gt;&amp;" in text
     assert f'alt="abnormal image abnormal/a&lt;b&gt;&amp;{picture.image[14:-4]}.png of {picture.dataset}"' in text
     assert f"{picture.score:.3g} ≤ {picture.threshold:.3g}" in text
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "texts"),
+    [
+        (0.21314, 0.21309, ("0.21314", "0.21309")),
+        (627.2, 280.9, ("627", "281")),
+        (12345.6, 12345.5, ("12345.6", "12345.5")),
+        (0.5, 0.5, ("0.5", "0.5")),
+    ],
+)
+def test_a_score_is_told_apart_from_its_threshold(one, other, texts):
+    assert told_apart(one, other) == texts
 
 
 def test_a_line_runs_round_a_lesion_whose_mask_is_known(tmp_path):
