@@ -51,8 +51,9 @@ class AnomalyDetector(BaseEstimator):
 
     Images are, in every method: a list or another sequence of images of any sizes, each a path (PNG, JPEG, TIFF, BMP, DICOM, NIfTI, with one image in
     it; `read_images` gives those of a volume), a Pillow image, an array (H, W) or (H, W, 3), or a tensor (H, W), (1, H, W) or (3, H, W); an array
-    (N, H, W) or (N, H, W, 3); or a tensor (N, H, W), (N, 1, H, W) or (N, 3, H, W). Their values are uint8, floating point in [0, 1], or others that
-    are shown through the window. What is none of these is a TypeError or a ValueError that says so; a file that cannot be read is a `UserError`.
+    (N, H, W) or (N, H, W, 3); or a tensor (N, H, W), (N, 1, H, W) or (N, 3, H, W). Values of uint8 are taken as they are, all others are shown
+    through the window; where there is none they are floating point in [0, 1]. What is none of these is a TypeError or a ValueError that says so; a
+    file that cannot be read is a `UserError`.
 
     Args:
         model: the name of a baseline, such as gaussian, feature_ae or memae, or package.module:Class.
@@ -108,8 +109,8 @@ class AnomalyDetector(BaseEstimator):
             y: (N,) 0 of a normal image, 1 of an abnormal one, which is left out: so scikit-learn's cross-validation trains on normal images and
                 scores on both. None: all are normal.
             organ, modality: what the images show and how they were taken, a word for all or one for each image. A pair of them is a domain.
-            groups: (N,) the patient of each image; None, also of one image, counts it as a patient of its own. A patient is on one side of training
-                and validation, so are images with the same pixels; and promises are of patients.
+            groups: (N,) the patient of each image; None, also of one image, counts it as a patient of its own, and so do NaN and "". A patient is on
+                one side of training and validation, so are images with the same pixels; and promises are of patients.
 
         Raises:
             ValueError, TypeError: a parameter, images, words or groups that will not do.

@@ -1,7 +1,6 @@
 """Images in memory, and what is told of them, as training takes them: a set to train on and one to validate with."""
 
 import logging
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -157,7 +156,15 @@ def _patients(groups: Groups | None, count: int) -> list[str | None]:
     groups = [None] * count if groups is None else _column("groups", groups)
     if len(groups) != count:
         raise ValueError(f"groups: {len(groups)} patients for {count} images; give the patient of each image")
-    return [None if group is None or (isinstance(group, float) and math.isnan(group)) else str(group) for group in groups]
+    return [None if _missing(group) else str(group) for group in groups]
+
+
+def _missing(value: Any) -> bool:
+    """Whether it says that something is not known, as None, NaN, NaT, pandas' NA and an empty cell of a table do."""
+    try:
+        return value is None or bool(value != value) or value == ""
+    except TypeError:  # NA, of which nothing is true
+        return True
 
 
 def _column(name: str, values: Any) -> list[Any]:

@@ -13,6 +13,16 @@ from anomaly_detection.data.in_memory import Labels, split
 rng = np.random.default_rng(0)
 
 
+class NothingIsTrue:
+    """As pandas' NA."""
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
 def pixels_of(count):
     return rng.integers(0, 256, (count, 1, 4, 4), dtype=np.uint8)
 
@@ -84,6 +94,7 @@ def test_pixels_and_labels_go_with_each_other():
 def test_abnormal_images_are_left_out_with_all_that_is_told_of_them(caplog):
     with caplog.at_level(logging.INFO):
         labels = Labels.of(4, np.array([0, 1, 0, 1]), ["a", "b", "c", "d"], np.array(["x", "x", "y", "y"]), [1, 2, np.nan, None])
+    assert Labels.of(4, None, "a", "x", ["", np.datetime64("NaT"), NothingIsTrue(), 0]).patient == [None, None, None, "0"]
     assert Labels.of(4, np.zeros((4, 1)), "a", "x", np.array([["p"]] * 4)).patient == ["p"] * 4  # a column of a table
     assert (labels.places, labels.organ, labels.modality, labels.patient) == ([0, 2], ["a", "c"], ["x", "y"], ["1", None])
     assert caplog.messages == ["2 abnormal images are left out: it is normal ones that are trained on"]
