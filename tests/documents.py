@@ -11,7 +11,8 @@ FILES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md")), *PROJECT.glo
 PAGES = {path.relative_to(PROJECT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
 PORTING = "docs/porting.md"  # most of what it shows belongs to other codebases
 FENCE = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-PROGRAM = re.compile(r"(maddr|python3?|pip|torchrun|pytest|ruff|git|bash|sh|make|curl|wget|conda|mamba|uv|pipx|docker|unzip|tar|sudo|apt|brew) \S")
+NAMES = "maddr|python3?|pip|torchrun|pytest|ruff|git|bash|sh|make|curl|wget|conda|mamba|uv|pipx|docker|unzip|tar|sudo|apt|brew"
+PROGRAM = re.compile(rf"({NAMES}) (?!- )\S")  # `maddr - united` is a difference
 
 
 class Shown(NamedTuple):
