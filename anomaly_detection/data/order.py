@@ -74,9 +74,7 @@ class BalancedIndices:
         each = np.array([numbers[name] for name in groups])
         self.places = [torch.from_numpy(np.flatnonzero(each == number)) for number in range(len(numbers))]
         share = None if window is None else max(1, window // len(self.places))
-        self.streams = [
-            ShuffledIndices(len(places), seed, window=share, stream=(GROUPS + number,)) for number, places in enumerate(self.places)
-        ]
+        self.streams = [ShuffledIndices(len(places), seed, window=share, stream=(GROUPS + number,)) for number, places in enumerate(self.places)]
         self.seed = seed
         self.position = position
 

@@ -153,9 +153,7 @@ def test_every_limit_follows_from_a_fact(data_root, changes, sentence):
 
 
 def test_what_no_paper_has_is_told(data_root):
-    changed = card_of(
-        data_root, maddr=MaddrSettings(enabled=True, center_of="domain", center_momentum=0.9, heads_train_encoder=False), balanced=True
-    )
+    changed = card_of(data_root, maddr=MaddrSettings(enabled=True, center_of="domain", center_momentum=0.9, heads_train_encoder=False), balanced=True)
     plain = card_of(data_root, maddr=MaddrSettings(enabled=True)).splitlines()
     assert [line for line in changed.splitlines() if line not in plain] == [
         "- the center of MADDR: one of each pair of organ and modality, a moving average, of which each step keeps 0.9",

@@ -293,5 +293,3 @@ def _place(capture: Dataset, header: Dataset, frame: int, shape: tuple[int, int]
     capture.ImageOrientationPatient = [decimal(float(each)) for each in directions]  # some sources have longer numbers than may be
     if (thickness := of_frame(header, frame, "PixelMeasuresSequence", "SliceThickness")) is not None:
         capture.SliceThickness = thickness
-
-

@@ -98,10 +98,10 @@ def _worst(content: Content) -> str:
         row = cells(content.results, verdict.model, verdict.regime, content.datasets, "auroc")
         aurocs[verdict.model] = mean([mean(row[name].values) for name in content.datasets if row[name].values] or [0.0])
     first = max(aurocs, key=aurocs.__getitem__)
-    options = "".join(f'<option{" selected" if model == first else ""}>{html.escape(model)}</option>' for model in aurocs)
+    options = "".join(f"<option{' selected' if model == first else ''}>{html.escape(model)}</option>" for model in aurocs)
     blocks = [_pictures(content, model, model != first) for model in aurocs]
     menu = f'<label>The worst mistakes of <select id="mistakes" class="switch">{options}</select></label>'
-    return f'<h2>{menu}</h2>{"".join(blocks)}'
+    return f"<h2>{menu}</h2>{''.join(blocks)}"
 
 
 def _pictures(content: Content, model: str, hidden: bool) -> str:

@@ -100,7 +100,7 @@ def test_localisers_of_several_orientations_are_stacks_one_after_another(tmp_pat
     """Sagittal and axial slices in one series; which stack is first does not depend on the names of the files."""
     sagittal = [0.0, 1, 0, 0, 0, -1]  # its normal leads to the right: x falls
     for number in range(3):
-        first, second = ("ba" if swapped else "ab")
+        first, second = "ba" if swapped else "ab"
         write(tmp_path / f"{number}{first}", 10 + number, corner=(0, 0, 5 * number), turn=AXIAL)
         write(tmp_path / f"{number}{second}", 20 + number, corner=(5 * number, 0, 0), turn=sagittal)
     (series,) = read(tmp_path)
