@@ -1,6 +1,6 @@
 """What a study shows, in sentences for who reads images rather than tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
 
 from anomaly_detection.data.splits import NO_ABNORMAL
@@ -115,25 +115,22 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
         added = {model: each for model, each in added.items() if each != difference(results, model, MADDR.name, UNITED.name, datasets)}
     same = [model for model, each in added.items() if each.low <= 0 <= each.high]
     trainings = max((len(compared_seeds(results, model, MADDR.name, other, datasets)) for model in same), default=0)
+    alone = normal_alone(results, datasets)  # they have no part in what is compared
+    tested = counted(results, [name for name in datasets if name not in alone], trainings)
     groups = {
         "raised the mean AUROC of": [model for model, each in added.items() if each.low > 0],
         "lowered the mean AUROC of": [model for model, each in added.items() if each.high < 0],
-        f"made no difference to the mean AUROC that these {_counted(results, datasets, trainings)} can show for": same,
+        f"made no difference to the mean AUROC that these {tested} can show for": same,
     }
     told = [f"{verb} {', '.join(f'{model} ({added[model]})' for model in named)}" for verb, named in groups.items() if named]
     return f"Against {AGAINST[other]}, MADDR {'; it '.join(told)}." if told else ""
 
 
-def _counted(results: Sequence[Result], datasets: Sequence[str], trainings: int) -> str:
-    """Such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
-    alone = normal_alone(results, datasets)  # they have no part in what is compared
-    rows: Mapping[tuple, str] = {
-        (row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images"
-        for result in results
-        for row in result.rows
-        if row["part"] == "test" and row["dataset"] in datasets and row["dataset"] not in alone
-    }
-    counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(rows.values()).count(kind))]
+def counted(results: Sequence[Result], datasets: Sequence[str], trainings: int = 1) -> str:
+    """Who is tested, such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
+    test = [row for result in results for row in result.rows if row["part"] == "test" and row["dataset"] in datasets]
+    units = {(row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images" for row in test}
+    counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(units.values()).count(kind))]
     counts += [f"{trainings} trainings"] if trainings > 1 else []
     first, last = ", ".join(counts[:-1]), "".join(counts[-1:])
     return f"{first} and {last}" if first else last

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from anomaly_detection.study.summary import TOLD
+from anomaly_detection.study.summary import TOLD, counted
 from anomaly_detection.study.tables import Cell, Result, cells
 
 CHANCE = 0.5
@@ -141,7 +141,7 @@ def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
     seeds = Counter(network for network, _ in {((each.model, each.regime, each.datasets), each.seed) for each in results}).values()
     once = "each network was trained once, and another training may differ"
     trained = f"each network was trained with {'–'.join(map(str, sorted({min(seeds), max(seeds)})))} seeds" if max(seeds) > 1 else once
-    lines = [f"[low–high] are 95 % intervals over {_counted(results, datasets)} of the test part; {trained}."]
+    lines = [f"[low–high] are 95 % intervals over {counted(results, datasets) or 'the images'} of the test part; {trained}."]
     rows = [cells(results, each.model, each.regime, datasets, "auroc") for each in verdicts(results, datasets)]
     if sum(bool(row[name].values) for row in rows for name in datasets) >= MANY:
         lines.append("Of forty such intervals about one lies above 0.5 by chance alone.")
@@ -153,11 +153,3 @@ def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
         where = f"; on {named} that is an estimate, for want of validation normals" if estimates else ""
         lines.append(f"Thresholds were set on validation normals, for at most {promised} of normal images called abnormal{where}.")
     return lines
-
-
-def _counted(results: Sequence[Result], datasets: Sequence[str]) -> str:
-    """Such as "375 patients"; images where it is not known whose they are."""
-    test = [row for result in results for row in result.rows if row["part"] == "test" and row["dataset"] in datasets]
-    units = {(row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images" for row in test}
-    kinds = list(units.values())
-    return " and ".join(f"{count} {kind}" for kind in ("patients", "images") if (count := kinds.count(kind))) or "the images"
