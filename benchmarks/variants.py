@@ -7,7 +7,7 @@ without any term. Intervals are over patients and seeds, paired in both.
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,29 +24,41 @@ TERMS = ("organ", "modality", "center")
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 
 
-def _weights(*values: float) -> dict[str, Any]:
-    return {f"maddr.{term}_weight": value for term, value in zip(TERMS, values, strict=True)}
+class Variant(NamedTuple):
+    """What is trained: settings, in a regime, of one model alone (None: of each)."""
+
+    settings: Mapping[str, Any]
+    regime: str = MADDR.name
+    model: str | None = None
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
+def _weights(*values: float) -> Variant:
+    return Variant({f"maddr.{term}_weight": value for term, value in zip(TERMS, values, strict=True)})
+
+
+DENSITY = {"baseline.score": "residual_density"}
+
+VARIANTS: dict[str, Variant] = {
     **{f"all {weight:g}": _weights(weight, weight, weight) for weight in WEIGHTS},
     **{f"{term} {weight:g}": _weights(*(weight if each == term else 0.0 for each in TERMS)) for term in TERMS for weight in WEIGHTS},
-    **{f"dimensions {count}": {"maddr.organ_dim": count, "maddr.modality_dim": count} for count in (2, 32)},
-    "a center for each domain": {"maddr.center_of": "domain"},
-    "moving center": {"maddr.center_momentum": 0.99},
-    "a moving center for each domain": {"maddr.center_of": "domain", "maddr.center_momentum": 0.99},
-    "balanced batches": {"balanced": True},
-    "heads that only watch": {"maddr.heads_train_encoder": False},
+    **{f"dimensions {count}": Variant({"maddr.organ_dim": count, "maddr.modality_dim": count}) for count in (2, 32)},
+    "a center for each domain": Variant({"maddr.center_of": "domain"}),
+    "moving center": Variant({"maddr.center_momentum": 0.99}),
+    "a moving center for each domain": Variant({"maddr.center_of": "domain", "maddr.center_momentum": 0.99}),
+    "balanced batches": Variant({"balanced": True}),
+    "heads that only watch": Variant({"maddr.heads_train_encoder": False}),
+    "density of residuals": Variant(DENSITY, model="feature_ae"),
+    "density of residuals with a probe": Variant(DENSITY, PROBE.name, "feature_ae"),
 }
 
 
-def run(model: str, variant: Mapping[str, Any], regime: str, seeds: Sequence[int], results: Path) -> None:
+def run(model: str, settings: Mapping[str, Any], regime: str, seeds: Sequence[int], results: Path) -> None:
     """The experiments of a model in one regime, those that are not finished.
 
     Raises:
         RuntimeError: one of them failed.
     """
-    overrides = [word for key, value in variant.items() for word in ("--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}")]
+    overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={str(value).lower() if isinstance(value, bool) else value}")]
     words = ["--phantom", "--models", model, "--regimes", regime, "--seeds", *map(str, seeds), "--results", str(results), *overrides]
     if maddr(["study", "--quiet", *words]):
         raise RuntimeError(f"{results}: an experiment failed, as said above")
@@ -87,12 +99,13 @@ def rows(models: Sequence[str], variants: Sequence[str], seeds: Sequence[int], r
     """One for each variant and model."""
     for model in models:
         run(model, {}, PROBE.name, seeds, results / "without")
-    for variant in variants:
-        for model in models:
-            folder = results / variant.replace(" ", "_")
-            run(model, VARIANTS[variant], MADDR.name, seeds, folder)
-            sides = folders(model, MADDR.name, seeds, folder), folders(model, PROBE.name, seeds, results / "without")
-            yield {"variant": variant, "model": model, "twin rate": str(twin_rate_difference(*sides)), "auroc": str(auroc_difference(*sides))}
+    for name in variants:
+        variant = VARIANTS[name]
+        for model in (each for each in models if variant.model in (None, each)):
+            folder = results / name.replace(" ", "_")
+            run(model, variant.settings, variant.regime, seeds, folder)
+            sides = folders(model, variant.regime, seeds, folder), folders(model, PROBE.name, seeds, results / "without")
+            yield {"variant": name, "model": model, "twin rate": str(twin_rate_difference(*sides)), "auroc": str(auroc_difference(*sides))}
 
 
 def main(argv: list[str] | None = None) -> None:

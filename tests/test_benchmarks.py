@@ -128,6 +128,7 @@ def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
 
 def test_every_variant_is_one_of_the_settings():
     for variant in variants.VARIANTS.values():
-        layers = [Layer("test", {"model": "feature_ae", "datasets": ["lits"]}), *(overriding("test", key, value) for key, value in variant.items())]
+        named = Layer("test", {"model": variant.model or "feature_ae", "datasets": ["lits"]})
+        layers = [named, *(overriding("test", key, value) for key, value in variant.settings.items())]
         maddr = build_settings([*layers, Layer("test", {"maddr": {"enabled": True}})]).maddr
         assert maddr.enabled
