@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from PIL import Image
 
@@ -240,6 +241,22 @@ def test_dry_run_lists_and_does_nothing(toy_model, data_root, capsys):
         "to do        toy maddr lung_ct+lung_xray seed 0",
     ]
     assert not (data_root.parent / "results").exists()
+
+
+def test_a_setting_that_came_after_an_experiment_was_begun_does_what_was_done_before(toy_model, data_root, capsys):
+    """An experiment of an older version, which knew no such setting, is finished; with another value than the default it is another experiment."""
+    assert study(data_root, "--regimes", "united") == 0
+    (path,) = data_root.parent.glob("results/toy/united/*/seed_0/config.yaml")
+    config = yaml.safe_load(path.read_text())
+    del config["balanced"], config["maddr"]["center_of"]
+    path.write_text(yaml.safe_dump(config))
+    capsys.readouterr()
+    assert study(data_root, "--regimes", "united", "--dry-run") == 0
+    assert study(data_root, "--regimes", "united", "--dry-run", "--set", "balanced=true") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["finished", "refused"]
+    path.write_text(yaml.safe_dump({**config, "gone": 1}))
+    with pytest.raises(UserError, match=r"settings that are none any more .*gone.*; choose another --results"):
+        study(data_root, "--regimes", "united")
 
 
 def test_other_settings_need_another_folder(toy_model, data_root, capsys, monkeypatch):

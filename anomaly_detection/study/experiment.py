@@ -212,16 +212,22 @@ def is_finished(experiment: Experiment, source: DataSource) -> bool:
 def check_settings(experiment: Experiment) -> None:
     """Refuse a folder that was begun with other settings: its results would be mixed with this experiment's.
 
+    What a setting that came later does by default is what was done before it came.
+
     Raises:
         UserError: what differs.
     """
     path = experiment.folder / "config.yaml"
     if not path.exists():
         return
-    before, now = _flat(read_yaml(path)), _flat(to_plain(experiment.settings))
-    for key in [*now, *before]:
-        if key not in FREE_KEYS and before.get(key) != now.get(key):
-            raise UserError(f"{experiment.folder} was begun with {key}: {before.get(key)}, now it is {now.get(key)}; {REMEDY}")
+    try:
+        begun = build_settings([Layer(str(path), read_yaml(path))])
+    except UserError as error:
+        raise UserError(f"{experiment.folder} was begun with settings that are none any more ({error}); {REMEDY}") from error
+    before, now = _flat(to_plain(begun)), _flat(to_plain(experiment.settings))
+    for key in now:
+        if key not in FREE_KEYS and before.get(key) != now[key]:
+            raise UserError(f"{experiment.folder} was begun with {key}: {before.get(key)}, now it is {now[key]}; {REMEDY}")
 
 
 def check_version(experiment: Experiment) -> None:
