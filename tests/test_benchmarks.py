@@ -12,7 +12,7 @@ import torch
 from anomaly_detection.config.layers import Layer, overriding
 from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.registry import build_settings
-from benchmarks import agreement, backbone, data, picture, scaling, throughput, train_step, variants
+from benchmarks import agreement, backbone, data, picture, scaling, shares, throughput, train_step, variants
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -66,6 +66,16 @@ def test_operations_are_two_for_each_product(mode):
         assert operations(lambda: torch.rand(3, 4) @ torch.rand(4, 5)) == 2 * 3 * 4 * 5
     # Of the backward pass the gradient of the weight alone is asked for.
     assert operations(lambda: torch.nn.functional.conv2d(x, weight).sum().backward()) == 2 * forward
+
+
+def test_the_shares_of_a_step_are_of_all_its_time():
+    """Convolutions beside one small sum take nearly all of it; a step of activations has none."""
+    x, weight = torch.rand(8, 64, 64, 64), torch.rand(64, 64, 3, 3)
+    told = shares.shares(lambda: torch.nn.functional.conv2d(x, weight, padding=1)[0, 0, 0, 0].sum(), torch.device("cpu"), steps=2)
+    assert sum(told.values()) == pytest.approx(1)
+    assert told["products"] > 0.8
+    told = shares.shares(lambda: x.relu(), torch.device("cpu"), steps=2)
+    assert told["products"] == 0 < 0.5 < told["activations"]
 
 
 def test_many_images_are_as_many_and_within_their_budget(root, tmp_path):

@@ -1,0 +1,81 @@
+"""What a training step of this project does with its time: the share of each kind of operation, and how far its convolutions are from the limit.
+
+The limit is that of `benchmarks.train_step`: the convolutions and matrix products at the rate of the machine's fastest matrix product. Where the
+convolutions alone take twice that, no other way of running the step comes nearer: small channels and gradients of weights do not fill the processor.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from benchmarks.cases import Case, Project, benchmark_images, cases
+from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
+
+# what torch calls its operations, in the order in which they are asked
+KINDS = {
+    "products": ("conv", "aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
+    "normalisation": ("norm",),
+    "activations": ("relu", "clamp", "threshold", "sigmoid", "tanh", "softmax", "dropout"),
+    "resampling": ("pool", "upsample"),
+    "optimizer": ("adam",),
+    "copies": ("aten::copy_", "aten::index", "aten::cat", "aten::stack"),
+}
+OTHER = "other"
+
+
+def kind_of(operation: str) -> str:
+    """Of KINDS, or OTHER, by the name that torch gives an operation."""
+    inner = operation.lower() if operation.startswith(("aten::", "Optimizer")) else ""
+    return next((kind for kind, names in KINDS.items() if any(name in inner for name in names)), OTHER)
+
+
+def shares(step: Callable[[], Any], device: torch.device, steps: int) -> dict[str, float]:
+    """Share of the time that operations take in some steps, by kind, after one more; each counts without what it calls. They add up to 1."""
+    on_gpu = device.type == "cuda"
+    step()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
+        for _ in range(steps):
+            step()
+    spent = Counter(dict.fromkeys([*KINDS, OTHER], 0.0))
+    for each in profiled.key_averages():
+        spent[kind_of(each.key)] += each.self_device_time_total if on_gpu else each.self_cpu_time_total
+    return {kind: value / spent.total() for kind, value in spent.items()}
+
+
+def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
+    """One for each phase of the baseline."""
+    images, _ = benchmark_images(arguments.data_root, case.size)
+    project = Project(case, images, arguments.device)
+    phases = project.baseline.phases()
+    for phase in phases:
+        rivals = {"project": lambda phase=phase: project.step(phase), "peak": peak.measure}
+        spent = in_turns(rivals, arguments.rounds, arguments.steps, arguments.device)["project"]
+        limit = operations(project.step(phase)) / peak.rate
+        of_each = shares(project.step(phase), arguments.device, arguments.steps)
+        yield {
+            "model": case.model,
+            "loss": case.loss or (phase.name if len(phases) > 1 else ""),
+            "size": case.size,
+            "batch": case.batch,
+            "device": arguments.device.type,
+            "seconds": spent,
+            "over_limit": spent / limit,
+            "products_over_limit": spent * of_each["products"] / limit,
+            **of_each,
+        }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
+    peak = Peak(arguments.device)
+    wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
+    show((row for case in tqdm(wanted, unit="case", disable=None) for row in rows(case, arguments, peak)), arguments.json)
+
+
+if __name__ == "__main__":
+    main()
