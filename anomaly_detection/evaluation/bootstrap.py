@@ -157,11 +157,18 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
     return [min(low, value), max(high, value)]
 
 
-def difference_interval(value: float, drawn: np.ndarray, degrees: float) -> list[float]:
-    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it; without degrees of freedom it says nothing: [-1, 1]."""
+def difference_interval(value: float, drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> list[float]:
+    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it; without degrees of freedom it says nothing: [-1, 1].
+
+    Args:
+        value: of the data as they are.
+        drawn: of the samples.
+        degrees: of freedom.
+        outside: the share of cases in which the true difference lies outside.
+    """
     if not degrees:
         return [-1.0, 1.0]
-    reach = float(student.ppf(1 - OUTSIDE / 2, degrees) * drawn.std())
+    reach = float(student.ppf(1 - outside / 2, degrees) * drawn.std())
     return [value - reach, value + reach]
 
 
@@ -187,6 +194,6 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed:
     return samples, (of_trainings + of_patients) ** 2 / below if below else degrees
 
 
-def seeds_interval(values: Sequence[float], drawn: np.ndarray, degrees: int) -> list[float]:
+def seeds_interval(values: Sequence[float], drawn: np.ndarray, degrees: float) -> list[float]:
     """[low, high] of the mean over trainings of a metric in [0, 1]; one interval holds patients and trainings. See `over_seeds`."""
     return share_interval_of(mean(values), *over_seeds(values, drawn, degrees))

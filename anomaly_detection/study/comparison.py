@@ -8,7 +8,7 @@ from statistics import mean
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import difference_interval, freedom, metric_samples, over_seeds, seeds_interval
+from anomaly_detection.evaluation.bootstrap import OUTSIDE, difference_interval, freedom, metric_samples, over_seeds, seeds_interval
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
@@ -35,7 +35,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two AUROCs, mean over seeds, with the 95 % interval over patients and seeds."""
+    """Of two AUROCs, mean over seeds, with the interval over patients and seeds: of 95 %, unless another was asked for."""
 
     value: float
     low: float
@@ -81,13 +81,14 @@ def twin_intervals_over_seeds(trainings: Sequence[Mapping[str, Drawn]]) -> dict[
     return {name: seeds_interval(values[name], np.array(samples[name]), trainings[0][name].degrees) for name in names}
 
 
-def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]]) -> dict[str, Difference]:
+def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequence[Scored]], outside: float = OUTSIDE) -> dict[str, Difference]:
     """AUROC of `one` minus that of `other`, by dataset, and "mean" over these datasets: those with normal and abnormal images; empty where none is.
 
     Every bootstrap sample takes the same patients for both, and the same seeds (paired).
 
     Args:
         one, other: by dataset the scores of each seed, the same seeds in the same order.
+        outside: the share of cases in which the true difference lies outside of its interval.
     """
     by_dataset: dict[str, Difference] = {}
     values, drawn, degrees = [], [], []
@@ -98,14 +99,29 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         values.append([float(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores)) for a, b in pairs])
         drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
-        by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1])
+        by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1], outside)
     if not by_dataset:
         return {}
-    of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
-    # Satterthwaite: the freedom of a sum of variances, of which each dataset's has its own
-    together = of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
-    by_dataset["mean"] = difference_of(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), together)
+    by_dataset["mean"] = difference_of(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees), outside)
     return by_dataset
+
+
+def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]:
+    """[low, high] of the mean over datasets and seeds of AUROC, of 95 %, over patients and seeds.
+
+    Args:
+        networks: by dataset, each with images of both classes, the scores of each seed, the same seeds in the same order.
+    """
+    values = [[float(roc_auc_score(each.labels, each.scores)) for each in seeds] for seeds in networks.values()]
+    drawn = [np.array([_aurocs(each, number) for each in seeds]) for number, seeds in enumerate(networks.values())]
+    degrees = [freedom(seeds[0].labels, seeds[0].patients) for seeds in networks.values()]
+    return seeds_interval(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees))
+
+
+def _together(drawn: Sequence[np.ndarray], degrees: Sequence[int]) -> float:
+    """The freedom of a sum of variances, of which each dataset's has its own (Satterthwaite 1946)."""
+    of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
+    return of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
 
 
 def _aurocs(network: Scored, seed: int) -> np.ndarray:
@@ -117,6 +133,6 @@ def _aurocs(network: Scored, seed: int) -> np.ndarray:
     return _DRAWN[key]
 
 
-def difference_of(values: Sequence[float], drawn: np.ndarray, degrees: float) -> Difference:
+def difference_of(values: Sequence[float], drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> Difference:
     """The mean over trainings of a difference, with its interval; see `over_seeds`."""
-    return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees)))
+    return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees), outside))

@@ -186,7 +186,7 @@ def metric_tables(results: Sequence[Result], datasets: Sequence[str]) -> list[Ta
     return [table for table in tables if any(cell.values for row in table.rows for cell in row[2:])]
 
 
-def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+def component_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """Each term of the constraint alone, and together; without rows where no ablation was run."""
     rows = [
         [model, *("x" if term in regime.terms else "" for term in TERMS), *cells(results, model, regime.name, datasets, "auroc").values()]
@@ -198,7 +198,7 @@ def _component_table(results: Sequence[Result], datasets: Sequence[str]) -> Tabl
     return Table("Components of MADDR (auroc)", ["model", *TERMS.values(), *datasets, "mean", "pooled"], rows if ablated else [])
 
 
-def _head_table(results: Sequence[Result]) -> Table:
+def head_table(results: Sequence[Result]) -> Table:
     """How often MADDR's heads or a probe name domains rightly, and how many test images are of none that they know; without rows without heads."""
     rows = []
     for name, metrics in _by_network(results).items():
@@ -211,7 +211,7 @@ def _head_table(results: Sequence[Result]) -> Table:
     return Table("Domains named rightly, and test images of unknown domain", ["model", "regime", *header], rows)
 
 
-def _domain_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
+def domain_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
     """What it changes who tells the domain of a test image: nobody, the heads (or a probe), or the labels. Of networks of several datasets.
 
     In each dataset only a score that depends on the domain changes, and what the heads name wrongly; over all images together scores calibrated in
@@ -316,7 +316,7 @@ def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Tab
     rows = []
     for model in dict.fromkeys(result.model for result in results):
         scores = {
-            regime.name: _scores_by_seed([r for r in results if (r.model, r.regime) == (model, regime.name)], datasets)
+            regime.name: scores_by_seed([r for r in results if (r.model, r.regime) == (model, regime.name)], datasets)
             for regime in (MADDR, UNITED, PROBE, SEPARATE)
         }
         for other in (UNITED.name, PROBE.name, SEPARATE.name):
@@ -328,7 +328,7 @@ def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Tab
     return Table("MADDR against the others (difference of auroc, paired)", ["model", "difference", "seeds", *datasets, "mean"], rows)
 
 
-def _scores_by_seed(results: Sequence[Result], datasets: Sequence[str]) -> dict[int, dict[str, Scored]]:
+def scores_by_seed(results: Sequence[Result], datasets: Sequence[str]) -> dict[int, dict[str, Scored]]:
     """Of the seeds that have every dataset."""
     by_seed: dict[int, dict[str, Scored]] = {}
     for result in results:
@@ -347,11 +347,11 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
         _metric_table(main, datasets, "auroc"),
         _difference_table(main, datasets),
         _stratum_table(results, datasets),
-        _component_table(results, datasets),
-        _domain_table(main, datasets),
+        component_table(results, datasets),
+        domain_table(main, datasets),
         patient_table(main, datasets),
         _promise_table(main),
-        _head_table(results),
+        head_table(results),
         _pixel_table(main, datasets),
         *(_metric_table(main, datasets, metric) for metric in METRICS if metric != "auroc"),
     ]

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import metric_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
-from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
+from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, mean_auroc_interval, scored
 
 
 def example(seed, shift, patients=(None,) * 100):
@@ -111,3 +111,23 @@ def test_every_metric_has_an_interval_over_seeds():
     assert set(intervals) == set(METRICS)
     for name, (low, high) in intervals.items():
         assert low < np.mean(values[name]) < high
+
+
+def test_an_interval_of_another_level_is_wider_by_the_quantiles_of_t():
+    one, two = {"a": [example(0, 1.5)]}, {"a": [example(1, 0.2)]}
+    usual, strict = (differences(one, two, *level)["a"] for level in ((), (0.05 / 6,)))
+    ratio = student.ppf(1 - 0.05 / 12, 49) / student.ppf(0.975, 49)  # 50 images of each class
+    assert strict.high - strict.value == pytest.approx(ratio * (usual.high - usual.value))
+
+
+def test_the_interval_of_a_mean_over_datasets_narrows_with_their_number():
+    """Of one dataset it is that of its AUROC; of four alike and independent ones about half as wide on the logit scale."""
+
+    def width(low, high):
+        return np.log(high / (1 - high)) - np.log(low / (1 - low))
+
+    scores = {name: [example(number, 1.0)] for number, name in enumerate("abcd")}
+    value = roc_auc_score(scores["a"][0].labels, scores["a"][0].scores)
+    single = mean_auroc_interval({"a": scores["a"]})
+    assert single == pytest.approx(intervals_over_seeds(scores["a"], {"auroc": [value]})["auroc"])
+    assert 0.4 < width(*mean_auroc_interval(scores)) / width(*single) < 0.6
