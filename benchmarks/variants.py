@@ -9,13 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from anomaly_detection.__main__ import main as maddr
-from anomaly_detection.evaluation.bootstrap import share_samples
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
-from anomaly_detection.study.comparison import Difference, difference_of, differences, scored
+from anomaly_detection.study.comparison import Difference, differences, raised, scored, twin_rate_difference
 from anomaly_detection.study.regimes import MADDR, PROBE
 from benchmarks.measure import show
 
@@ -69,24 +66,10 @@ def folders(model: str, regime: str, seeds: Sequence[int], results: Path) -> lis
     return [results / model / regime / "+".join(DATASETS) / f"seed_{seed}" for seed in seeds]
 
 
-def twin_rate_difference(one: Sequence[Path], other: Sequence[Path]) -> Difference:
+def twin_rates(one: Sequence[Path], other: Sequence[Path]) -> Difference:
     """Mean of the datasets' twin rates of networks minus that of others, folders of the same seeds in the same order."""
-    flags = [[_flags(folder) for folder in side] for side in (one, other)]
-    values = [np.mean([a[name][0].mean() - b[name][0].mean() for name in DATASETS]) for a, b in zip(*flags, strict=True)]
-    # the same draws for every dataset: phantoms of the three show the same bodies
-    drawn = [np.mean([share_samples(*a[name]) - share_samples(*b[name]) for name in DATASETS], axis=0) for a, b in zip(*flags, strict=True)]
-    return difference_of(values, np.array(drawn), sum(len(set(flags[0][0][name][1])) - 1 for name in DATASETS))
-
-
-def _flags(folder: Path) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """By dataset, whether each lesion raises the score, and whose it is."""
-    patients = {(row["dataset"], row["image"]): row["patient"] for row in read_scores(folder / "scores.csv")}
-    flags = {}
-    for name in DATASETS:
-        pairs = sorted((pair for pair in read_twin_rows(folder / "twins.csv") if pair["dataset"] == name), key=lambda pair: pair["image"])
-        scores, twins = (np.array([pair[key] for pair in pairs]) for key in ("score", "twin_score"))
-        flags[name] = (scores > twins) + 0.5 * (scores == twins), [patients[name, pair["image"]] for pair in pairs]
-    return flags
+    read = [[raised(read_twin_rows(folder / "twins.csv"), read_scores(folder / "scores.csv")) for folder in side] for side in (one, other)]
+    return twin_rate_difference(*read)
 
 
 def auroc_difference(one: Sequence[Path], other: Sequence[Path]) -> Difference:
@@ -105,7 +88,7 @@ def rows(models: Sequence[str], variants: Sequence[str], seeds: Sequence[int], r
             folder = results / name.replace(" ", "_")
             run(model, variant.settings, variant.regime, seeds, folder)
             sides = folders(model, variant.regime, seeds, folder), folders(model, PROBE.name, seeds, results / "without")
-            yield {"variant": name, "model": model, "twin rate": str(twin_rate_difference(*sides)), "auroc": str(auroc_difference(*sides))}
+            yield {"variant": name, "model": model, "twin rate": str(twin_rates(*sides)), "auroc": str(auroc_difference(*sides))}
 
 
 def main(argv: list[str] | None = None) -> None:

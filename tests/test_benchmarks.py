@@ -129,10 +129,10 @@ def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
     sides = [[Path(side) / str(seed) / file for seed in (0, 1)] for side, file in (("a", "x"), ("b", "x"))]
     rises = {key: [(each[:, 0] > each[:, 1]).mean() for each in value] for key, value in scores.items()}
     expected = np.mean([np.subtract(rises["a", seed], rises["b", seed]) for seed in (0, 1)])
-    told = variants.twin_rate_difference(*sides)
+    told = variants.twin_rates(*sides)
     assert told.value == pytest.approx(expected)
     assert told.low < told.value < told.high
-    same = variants.twin_rate_difference(sides[0], sides[0])
+    same = variants.twin_rates(sides[0], sides[0])
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 

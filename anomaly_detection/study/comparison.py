@@ -8,7 +8,7 @@ from statistics import mean
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import OUTSIDE, difference_interval, freedom, metric_samples, over_seeds, seeds_interval
+from anomaly_detection.evaluation.bootstrap import OUTSIDE, difference_interval, freedom, metric_samples, over_seeds, seeds_interval, share_samples
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
@@ -131,6 +131,47 @@ def _aurocs(network: Scored, seed: int) -> np.ndarray:
     if key not in _DRAWN:
         _DRAWN[key] = metric_samples(network.labels, network.scores, network.called, network.patients, seed=seed)["auroc"]
     return _DRAWN[key]
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Pairs of abnormal image and healthy twin of one dataset in the order of their names, as one network scored them.
+
+    Attributes:
+        flags: (P,) 1 where the lesion raises the score, 0.5 where both are equal.
+        patients: whose each pair is.
+    """
+
+    flags: np.ndarray
+    patients: tuple[str | None, ...]
+
+
+def raised(pairs: Sequence[Mapping], rows: Sequence[Mapping]) -> dict[str, Raised]:
+    """By dataset, what the lines of a twins.csv say.
+
+    Args:
+        pairs: the lines.
+        rows: of the scores.csv beside it, which know the patients.
+    """
+    patients = {(row["dataset"], row["image"]): row["patient"] for row in rows}
+    by_dataset: dict[str, Raised] = {}
+    for name in dict.fromkeys(pair["dataset"] for pair in pairs):
+        chosen = sorted((pair for pair in pairs if pair["dataset"] == name), key=lambda pair: pair["image"])
+        scores, twins = (np.array([pair[key] for pair in chosen]) for key in ("score", "twin_score"))
+        by_dataset[name] = Raised((scores > twins) + 0.5 * (scores == twins), tuple(patients[name, pair["image"]] for pair in chosen))
+    return by_dataset
+
+
+def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Mapping[str, Raised]]) -> Difference:
+    """Mean of the datasets' twin rates of networks minus that of others, paired: the same seeds in the same order, the same pairs."""
+    sides = list(zip(one, other, strict=True))
+    values = [float(np.mean([a[name].flags.mean() - b[name].flags.mean() for name in a])) for a, b in sides]
+    # the same draws for every dataset: those of a set of phantoms show the same bodies
+    drawn = [
+        np.mean([share_samples(a[name].flags, a[name].patients) - share_samples(b[name].flags, b[name].patients) for name in a], axis=0)
+        for a, b in sides
+    ]
+    return difference_of(values, np.array(drawn), sum(len(set(each.patients)) - 1 for each in one[0].values()))
 
 
 def difference_of(values: Sequence[float], drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> Difference:

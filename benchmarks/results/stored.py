@@ -1,0 +1,93 @@
+"""Scores that are kept beside the page, a column for each network and seed, and where each experiment is from."""
+
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.study.tables import Result
+from anomaly_detection.system.files import whole_file
+from benchmarks.results.gather import Gathered, Run, complete
+
+FACTS = ("dataset", "image", "patient", "label", "part")
+EXPERIMENT = ("study", "model", "regime", "datasets", "seed", "source", "commit", "device", "torch", "data", "config")
+
+
+def fewest_digits(values: Sequence[float]) -> list[str]:
+    """Values as decimals of as few significant digits, four at least, as keep their order and which of them are equal: that is all AUROC knows."""
+    order = np.unique(values, return_inverse=True)[1]
+    for digits in range(4, 17):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if np.array_equal(np.unique(np.array(texts, float), return_inverse=True)[1], order):
+            return texts
+    return [repr(value) for value in values]
+
+
+def write_scores(path: Path, gathered: Gathered) -> None:
+    """A line for each validation and test image, with its `score` in a column MODEL:REGIME:SEED for each network and seed; compressed CSV.
+
+    The networks of a regime of one network for each dataset share a column.
+    """
+    lines: dict[tuple, dict[str, str]] = {}
+    columns: dict[str, list[tuple[tuple, float]]] = {}
+    for result in gathered.results:
+        column = columns.setdefault(f"{result.model}:{result.regime}:{result.seed}", [])
+        column += [(tuple(row[fact] for fact in FACTS), row["score"]) for row in result.rows]
+    for name, scores in columns.items():
+        for (key, _), text in zip(scores, fewest_digits([score for _, score in scores]), strict=True):
+            lines.setdefault(key, {})[name] = text
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*FACTS, *columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dict(zip(FACTS, key, strict=True)) | texts for key, texts in lines.items())
+    with whole_file(path) as partial:
+        partial.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # the same scores are the same file
+
+
+def write_experiments(path: Path, studies: Mapping[str, Gathered]) -> None:
+    """A line for each experiment of some studies."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, EXPERIMENT, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_experiment(name, run) for name, gathered in studies.items() for run in gathered.runs)
+
+
+def _experiment(study: str, run: Run) -> dict[str, Any]:
+    result = run.result
+    facts = {"study": study, "model": result.model, "regime": result.regime, "datasets": "+".join(result.datasets), "seed": result.seed}
+    return facts | {name: getattr(run, name) for name in EXPERIMENT if name not in facts}
+
+
+def read_stored(folder: Path, study: str) -> Gathered:
+    """The runs of a study from what is kept of them: scores, and of the metrics AUROC."""
+    with gzip.open(folder / f"{study}_scores.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    with open(folder / "experiments.csv", newline="", encoding="utf-8") as file:
+        experiments = [line for line in csv.DictReader(file) if line["study"] == study]
+    runs = [_run(line, lines) for line in experiments]
+    return complete(max((run.result.datasets for run in runs), key=len), runs)
+
+
+def _run(experiment: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> Run:
+    model, regime, seed = (experiment[key] for key in ("model", "regime", "seed"))
+    datasets, column = tuple(experiment["datasets"].split("+")), f"{model}:{regime}:{seed}"
+    rows = [_row(line, float(line[column])) for line in lines if line["dataset"] in datasets]
+    metrics = {"datasets": {name: {"auroc": _auroc(rows, name)} for name in datasets}, "validation": {}}
+    facts = {key: experiment[key] for key in ("source", "commit", "device", "torch", "data", "config")}
+    return Run(Result(model, REGIMES[regime].name, datasets, int(seed), metrics, rows), **facts)
+
+
+def _row(line: Mapping[str, str], score: float) -> dict[str, Any]:
+    facts = {key: line[key] for key in ("dataset", "image", "part")}
+    return {**facts, "patient": line["patient"] or None, "label": int(line["label"]), "score": score, "label_anomalous": 0}
+
+
+def _auroc(rows: Sequence[Mapping[str, Any]], dataset: str) -> float:
+    test = [row for row in rows if (row["dataset"], row["part"]) == (dataset, "test")]
+    return float(roc_auc_score([row["label"] for row in test], [row["score"] for row in test]))
