@@ -72,15 +72,9 @@ def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray,
     if not has_both(labels):
         share = counts @ called.astype(float) / counts.sum(axis=1)
         return {"sensitivity": share} if labels.any() else {"specificity": 1 - share}
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # images with one score are called together
-    abnormal = np.cumsum(counts[:, order] * labels[order], axis=1)[:, ends]
-    every = np.cumsum(counts[:, order], axis=1)[:, ends]
-    normal = every - abnormal
-    first = np.zeros((len(counts), 1))
-    abnormal, normal = np.hstack([first, abnormal]), np.hstack([first, normal])
+    abnormal, normal = _curve(labels, scores, counts)
     positives, negatives = abnormal[:, -1], normal[:, -1]
-    rise, step = np.diff(abnormal), np.diff(normal)
+    rise = np.diff(abnormal)
     both = abnormal[:, 1:] + normal[:, 1:]
     precision = abnormal[:, 1:] / np.where(both > 0, both, 1)
     best = np.argmax(abnormal - normal, axis=1)[:, None]  # the most correct calls
@@ -88,11 +82,27 @@ def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray,
     at = _rates(counts @ (called * labels), counts @ (called * (1 - labels)), positives, negatives)
     oracle = _rates(np.take_along_axis(abnormal, best, 1)[:, 0], np.take_along_axis(normal, best, 1)[:, 0], positives, negatives)
     return {
-        "auroc": (step * (abnormal[:, 1:] + abnormal[:, :-1]) / 2).sum(axis=1) / (positives * negatives),
+        "auroc": _area(abnormal, normal),
         "average_precision": (rise * precision).sum(axis=1) / positives,
         **at,
         **{f"oracle_{name}": value for name, value in oracle.items()},
     }
+
+
+def _curve(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much of the abnormal and how much of the normal lies at or above each score, from none to all: (B, scores + 1) each."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # images with one score are called together
+    abnormal = np.cumsum(counts[:, order] * labels[order], axis=1)[:, ends]
+    every = np.cumsum(counts[:, order], axis=1)[:, ends]
+    normal = every - abnormal
+    first = np.zeros((len(counts), 1))
+    return np.hstack([first, abnormal]), np.hstack([first, normal])
+
+
+def _area(abnormal: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """(B,) AUROC, the area below a curve."""
+    return (np.diff(normal) * (abnormal[:, 1:] + abnormal[:, :-1]) / 2).sum(axis=1) / (abnormal[:, -1] * normal[:, -1])
 
 
 def _rates(true_positives: np.ndarray, false_positives: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
@@ -110,6 +120,11 @@ def metric_samples(
     """(samples,) of each metric; for several detectors on the same images the same rows hold the same patients, so that differences are paired."""
     blocks = [weighted_metrics(labels, scores, called, weights) for weights in resample(labels, patients, samples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def auroc_samples(labels: np.ndarray, scores: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> np.ndarray:
+    """(samples,) of AUROC: those of `metric_samples`, sooner. There are images of both classes."""
+    return np.concatenate([_area(*_curve(labels, scores, weights)) for weights in resample(labels, patients, samples, seed)])
 
 
 def metric_intervals(

@@ -8,12 +8,21 @@ from statistics import mean
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import OUTSIDE, difference_interval, freedom, metric_samples, over_seeds, seeds_interval, share_samples
+from anomaly_detection.evaluation.bootstrap import (
+    OUTSIDE,
+    auroc_samples,
+    difference_interval,
+    freedom,
+    metric_samples,
+    over_seeds,
+    seeds_interval,
+    share_samples,
+)
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
 
-_DRAWN: dict[bytes, np.ndarray] = {}  # 8 KB each
+_DRAWN: dict[bytes, tuple[float, np.ndarray]] = {}  # 8 KB each
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,9 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         pairs = list(zip(one[dataset], other[dataset], strict=True))
         if not has_both(pairs[0][0].labels):
             continue
-        values.append([float(roc_auc_score(a.labels, a.scores) - roc_auc_score(b.labels, b.scores)) for a, b in pairs])
-        drawn.append(np.array([_aurocs(a, number) - _aurocs(b, number) for a, b in pairs]))
+        each = [[_auroc(network, number) for network in pair] for pair in pairs]
+        values.append([a[0] - b[0] for a, b in each])
+        drawn.append(np.array([a[1] - b[1] for a, b in each]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
         by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1], outside)
     if not by_dataset:
@@ -112,8 +122,8 @@ def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]
     Args:
         networks: by dataset, each with images of both classes, the scores of each seed, the same seeds in the same order.
     """
-    values = [[float(roc_auc_score(each.labels, each.scores)) for each in seeds] for seeds in networks.values()]
-    drawn = [np.array([_aurocs(each, number) for each in seeds]) for number, seeds in enumerate(networks.values())]
+    each = [[_auroc(network, number) for network in seeds] for number, seeds in enumerate(networks.values())]
+    values, drawn = [[value for value, _ in seeds] for seeds in each], [np.array([samples for _, samples in seeds]) for seeds in each]
     degrees = [freedom(seeds[0].labels, seeds[0].patients) for seeds in networks.values()]
     return seeds_interval(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees))
 
@@ -124,12 +134,13 @@ def _together(drawn: Sequence[np.ndarray], degrees: Sequence[int]) -> float:
     return of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
 
 
-def _aurocs(network: Scored, seed: int) -> np.ndarray:
-    """(samples,) of its AUROC; drawn once, since a study asks again after each experiment."""
+def _auroc(network: Scored, seed: int) -> tuple[float, np.ndarray]:
+    """Its AUROC, and (samples,) of it; drawn once, since a study asks again after each experiment."""
     content = [network.labels.tobytes(), network.scores.tobytes(), repr((network.patients, seed)).encode()]
     key = hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in content)).digest()
     if key not in _DRAWN:
-        _DRAWN[key] = metric_samples(network.labels, network.scores, network.called, network.patients, seed=seed)["auroc"]
+        value = float(roc_auc_score(network.labels, network.scores))
+        _DRAWN[key] = value, auroc_samples(network.labels, network.scores, network.patients, seed=seed)
     return _DRAWN[key]
 
 

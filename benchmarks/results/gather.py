@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from anomaly_detection.config.layers import read_yaml
@@ -9,7 +10,7 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.tables import Result, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, short_hash
 
@@ -60,7 +61,8 @@ class Run:
         source: name of the source.
         commit, device: of the source.
         torch: the version that trained.
-        data: hash of its images, labels and splits.
+        pixels: of a side of the images that it saw.
+        data: hash of these images, their labels and splits.
         config: hash of its config.yaml.
     """
 
@@ -69,6 +71,7 @@ class Run:
     commit: str
     device: str
     torch: str
+    pixels: int
     data: str
     config: str
 
@@ -84,6 +87,11 @@ class Gathered:
     def results(self) -> list[Result]:
         """Of the runs."""
         return [run.result for run in self.runs]
+
+    @cached_property
+    def joint(self) -> list[Result]:
+        """The results but those of ablations, with intervals of the means over seeds."""
+        return with_joint_intervals([result for result in self.results if not REGIMES[result.regime].ablation])
 
     def origins(self, model: str, regime: str) -> str:
         """Where the seeds of a row were run, such as "gpu 0 1; cpu 2"."""
@@ -107,13 +115,14 @@ def gather(sources: Sequence[Source]) -> Gathered:
     if not found:
         raise UserError(f"{', '.join(str(source.folder) for source in sources)}: no finished experiment")
     datasets = max((run.result.datasets for run in found.values()), key=len)
-    gathered = complete(datasets, [run for run in found.values() if set(run.result.datasets) <= set(datasets)])
+    gathered = complete(datasets, list(found.values()))
     _check_same_images(gathered.runs)
     return gathered
 
 
 def complete(datasets: Sequence[str], runs: Sequence[Run]) -> Gathered:
-    """Those of some runs whose seed has every dataset, in the order of models, regimes, seeds and datasets."""
+    """Those of some runs that are of these datasets and whose seed has every one of them, in the order of models, regimes, seeds and datasets."""
+    runs = [run for run in runs if _belongs(run.result, datasets)]
     seen: dict[tuple, set[str]] = {}
     for run in runs:
         seen.setdefault(_network(run), set()).update(run.result.datasets)
@@ -124,6 +133,11 @@ def complete(datasets: Sequence[str], runs: Sequence[Run]) -> Gathered:
         return models.index(result.model), regimes.index(result.regime), result.seed, datasets.index(result.datasets[0])
 
     return Gathered(tuple(datasets), tuple(sorted((run for run in runs if seen[_network(run)] == set(datasets)), key=place)))
+
+
+def _belongs(result: Result, datasets: Sequence[str]) -> bool:
+    """Whether it is of all the datasets, or of one of them where each has its network."""
+    return set(result.datasets) == set(datasets) or (not REGIMES[result.regime].mixed and set(result.datasets) <= set(datasets))
 
 
 def _network(run: Run) -> tuple[str, str, int]:
@@ -139,7 +153,8 @@ def _runs(source: Source) -> Iterator[Run]:
         config = read_yaml(folder / "config.yaml")
         rows, pairs = read_scores(folder / "scores.csv"), read_twin_rows(folder / "twins.csv")
         result = Result(config["model"], origin["regime"], tuple(config["datasets"]), config["seed"], read_json(path), rows, pairs)
-        yield Run(result, source.name, source.commit, source.device, origin["torch"], origin["data"], short_hash(folder / "config.yaml"))
+        facts = source.name, source.commit, source.device, origin["torch"], config["image_size"], origin["data"]
+        yield Run(result, *facts, short_hash(folder / "config.yaml"))
 
 
 def _check_same_images(runs: Sequence[Run]) -> None:

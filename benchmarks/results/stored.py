@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.tables import Result
 from anomaly_detection.system.files import whole_file
 from benchmarks.results.gather import Gathered, Run, complete
 
 FACTS = ("dataset", "image", "patient", "label", "part")
-EXPERIMENT = ("study", "model", "regime", "datasets", "seed", "source", "commit", "device", "torch", "data", "config")
+EXPERIMENT = ("study", "model", "regime", "datasets", "seed", "source", "commit", "device", "torch", "pixels", "data", "config")
 
 
 def fewest_digits(values: Sequence[float]) -> list[str]:
@@ -80,7 +79,7 @@ def _run(experiment: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> R
     rows = [_row(line, float(line[column])) for line in lines if line["dataset"] in datasets]
     metrics = {"datasets": {name: {"auroc": _auroc(rows, name)} for name in datasets}, "validation": {}}
     facts = {key: experiment[key] for key in ("source", "commit", "device", "torch", "data", "config")}
-    return Run(Result(model, REGIMES[regime].name, datasets, int(seed), metrics, rows), **facts)
+    return Run(Result(model, regime, datasets, int(seed), metrics, rows), pixels=int(experiment["pixels"]), **facts)
 
 
 def _row(line: Mapping[str, str], score: float) -> dict[str, Any]:

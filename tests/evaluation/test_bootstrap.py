@@ -8,6 +8,7 @@ from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import (
+    auroc_samples,
     difference_interval,
     freedom,
     metric_intervals,
@@ -66,6 +67,13 @@ def test_every_sample_is_measured_as_scikit_learn_does(decimals):
             "oracle_accuracy": max(accuracy_score(labels, scores > threshold, **weight) for threshold in [*scores, -np.inf]),
         }
         assert {name: values[name][row] for name in expected} == pytest.approx(expected)
+
+
+def test_samples_of_auroc_alone_are_those_of_scikit_learn():
+    labels, scores = scored(30, 40, 0.7, 1, 1)
+    (weights,) = resample(labels, strangers(labels), samples=25, seed=3)
+    expected = [roc_auc_score(labels, scores, sample_weight=weight) for weight in weights]
+    assert auroc_samples(labels, scores, strangers(labels), 25, 3) == pytest.approx(expected)
 
 
 def test_the_sample_as_it_is_has_the_metrics_of_the_table():
