@@ -93,11 +93,12 @@ def _curve(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> tuple[
     """How much of the abnormal and how much of the normal lies at or above each score, from none to all: (B, scores + 1) each."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # images with one score are called together
-    abnormal = np.cumsum(counts[:, order] * labels[order], axis=1)[:, ends]
-    every = np.cumsum(counts[:, order], axis=1)[:, ends]
-    normal = every - abnormal
-    first = np.zeros((len(counts), 1))
-    return np.hstack([first, abnormal]), np.hstack([first, normal])
+    ordered = counts[:, order]
+    abnormal, normal = np.zeros((2, len(counts), len(ends) + 1))
+    abnormal[:, 1:] = np.cumsum(ordered * labels[order], axis=1)[:, ends]
+    normal[:, 1:] = np.cumsum(ordered, axis=1)[:, ends]
+    normal -= abnormal
+    return abnormal, normal
 
 
 def _area(abnormal: np.ndarray, normal: np.ndarray) -> np.ndarray:
