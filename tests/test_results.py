@@ -99,7 +99,7 @@ def _metrics(test: list[dict]) -> dict:
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory) -> tuple[Path, Path]:
-    """The first holds seed 0 of all regimes, and seed 1 of some, trained with another torch; the second seed 1 of all, and half of seed 2."""
+    """The first holds seed 0 of all regimes, and seed 1 of some, trained with another torch; the second seed 1 of all, and parts of 2 and 3."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     for regime in ("separate", "united", "united_probe", "maddr"):
         made(one, regime, 0)
@@ -108,6 +108,7 @@ def roots(tmp_path_factory) -> tuple[Path, Path]:
     made(one, "maddr_center", 0)
     made(two, "maddr", 0, shift=5.0)
     made(two, "separate", 2, names=("lung",))
+    made(two, "maddr", 3, names=("lung",))  # of another study
     return one, two
 
 

@@ -124,8 +124,9 @@ def metric_samples(
 
 
 def auroc_samples(labels: np.ndarray, scores: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> np.ndarray:
-    """(samples,) of AUROC: those of `metric_samples`, sooner. There are images of both classes."""
-    return np.concatenate([_area(*_curve(labels, scores, weights)) for weights in resample(labels, patients, samples, seed)])
+    """(D, samples) of the AUROC of D detectors with scores (D, N): what `metric_samples` has of each, sooner. There are images of both classes."""
+    blocks = resample(labels, patients, samples, seed)
+    return np.hstack([[_area(*_curve(labels, each, weights)) for each in scores] for weights in blocks])
 
 
 def metric_intervals(

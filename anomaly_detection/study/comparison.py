@@ -105,9 +105,10 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         pairs = list(zip(one[dataset], other[dataset], strict=True))
         if not has_both(pairs[0][0].labels):
             continue
-        each = [[_auroc(network, number) for network in pair] for pair in pairs]
-        values.append([a[0] - b[0] for a, b in each])
-        drawn.append(np.array([a[1] - b[1] for a, b in each]))
+        each = _aurocs([network for pair in pairs for network in pair], number)
+        both = list(zip(each[::2], each[1::2], strict=True))
+        values.append([a[0] - b[0] for a, b in both])
+        drawn.append(np.array([a[1] - b[1] for a, b in both]))
         degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
         by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1], outside)
     if not by_dataset:
@@ -122,7 +123,7 @@ def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]
     Args:
         networks: by dataset, each with images of both classes, the scores of each seed, the same seeds in the same order.
     """
-    each = [[_auroc(network, number) for network in seeds] for number, seeds in enumerate(networks.values())]
+    each = [_aurocs(seeds, number) for number, seeds in enumerate(networks.values())]
     values, drawn = [[value for value, _ in seeds] for seeds in each], [np.array([samples for _, samples in seeds]) for seeds in each]
     degrees = [freedom(seeds[0].labels, seeds[0].patients) for seeds in networks.values()]
     return seeds_interval(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees))
@@ -134,14 +135,21 @@ def _together(drawn: Sequence[np.ndarray], degrees: Sequence[int]) -> float:
     return of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
 
 
-def _auroc(network: Scored, seed: int) -> tuple[float, np.ndarray]:
-    """Its AUROC, and (samples,) of it; drawn once, since a study asks again after each experiment."""
+def _aurocs(networks: Sequence[Scored], seed: int) -> list[tuple[float, np.ndarray]]:
+    """The AUROC of networks on the same images, and (samples,) of each; drawn once, since a study asks again after each experiment."""
+    keys = [_key(network, seed) for network in networks]
+    new = {key: network for key, network in zip(keys, networks, strict=True) if key not in _DRAWN}
+    if new:
+        labels, patients = networks[0].labels, networks[0].patients
+        drawn = auroc_samples(labels, np.array([network.scores for network in new.values()]), patients, seed=seed)
+        _DRAWN.update({key: (float(roc_auc_score(labels, new[key].scores)), samples) for key, samples in zip(new, drawn, strict=True)})
+    return [_DRAWN[key] for key in keys]
+
+
+def _key(network: Scored, seed: int) -> bytes:
+    """Of all that samples of a network's AUROC depend on."""
     content = [network.labels.tobytes(), network.scores.tobytes(), repr((network.patients, seed)).encode()]
-    key = hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in content)).digest()
-    if key not in _DRAWN:
-        value = float(roc_auc_score(network.labels, network.scores))
-        _DRAWN[key] = value, auroc_samples(network.labels, network.scores, network.patients, seed=seed)
-    return _DRAWN[key]
+    return hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in content)).digest()
 
 
 @dataclass(frozen=True)

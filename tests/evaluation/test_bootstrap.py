@@ -72,8 +72,9 @@ def test_every_sample_is_measured_as_scikit_learn_does(decimals):
 def test_samples_of_auroc_alone_are_those_of_scikit_learn():
     labels, scores = scored(30, 40, 0.7, 1, 1)
     (weights,) = resample(labels, strangers(labels), samples=25, seed=3)
-    expected = [roc_auc_score(labels, scores, sample_weight=weight) for weight in weights]
-    assert auroc_samples(labels, scores, strangers(labels), 25, 3) == pytest.approx(expected)
+    detectors = np.array([scores, -scores, np.round(scores)])
+    expected = [[roc_auc_score(labels, each, sample_weight=weight) for weight in weights] for each in detectors]
+    assert auroc_samples(labels, detectors, strangers(labels), 25, 3) == pytest.approx(np.array(expected))
 
 
 def test_the_sample_as_it_is_has_the_metrics_of_the_table():
