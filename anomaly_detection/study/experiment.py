@@ -33,6 +33,7 @@ from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.registry import build_settings, folder_of
+from anomaly_detection.study import provenance
 from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE, UNITED, regime_of
 from anomaly_detection.system.distributed import processes, rank
@@ -270,21 +271,21 @@ def _fingerprint(settings: Settings, source: DataSource) -> str:
 def _write_identity(experiment: Experiment, source: DataSource) -> None:
     with whole_file(experiment.folder / "config.yaml") as partial:
         partial.write_text(yaml.safe_dump(to_plain(experiment.settings), sort_keys=False), encoding="utf-8")
-    provenance = {
+    facts = {
         "experiment": experiment.name,
         "regime": experiment.regime,
         "data": _fingerprint(experiment.settings, source),
         "data_root": str(source.data_root.resolve()),
         "phantom": is_phantom(source.data_root),
-        "package": __version__,
-        "torch": torch.__version__,
     }
-    write_json(experiment.folder / "provenance.json", provenance)
+    provenance.begin(experiment.folder, facts)
 
 
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
     """Train the baseline from the start or from its checkpoint; to be called in `locked_folder`."""
     settings = experiment.settings
+    if rank() == 0:
+        provenance.add_run(experiment.folder, device)
     if settings.maddr.probe:
         _train_with_probe(experiment, source, device)
         return
@@ -345,6 +346,7 @@ def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `locked_folder`."""
     settings, folder = experiment.settings, experiment.folder
+    provenance.add_run(folder, device)
     trained = load_trained(folder, device)
     if trained.domains != source.domains(settings.datasets):
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in vars(trained.domains).items())

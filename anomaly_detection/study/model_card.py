@@ -18,6 +18,7 @@ from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import NO_ABNORMAL, SPLITS
 from anomaly_detection.evaluation.normals import needed
 from anomaly_detection.registry import find_baseline
+from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import TERMS
 from anomaly_detection.study.render import Table, to_table
 from anomaly_detection.study.summary import WAYS, shown
@@ -165,7 +166,7 @@ def _training(subject: Subject) -> Iterator[str]:
         yield f"on normal images alone: at most {settings.iterations} iterations of batch {batch}, seed {settings.seed}{kept}"
     else:
         yield f"nothing but statistics of the normal training images, seed {settings.seed}"
-    yield f"version {subject.origin['package']}, torch {subject.origin['torch']}, config {subject.config} (config.yaml beside this file)"
+    yield f"{runs_line(subject.origin)}, config {subject.config} (config.yaml beside this file)"
 
 
 def _results(folder: Path, metrics: Metrics | None) -> str:

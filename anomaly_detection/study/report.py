@@ -18,6 +18,7 @@ from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
+from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_markdown, to_text, write_csv
 from anomaly_detection.study.summary import summary
@@ -267,7 +268,7 @@ def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Map
         facts = [f"{key}: {value}" for key, value in metrics["baseline"].items()]
         facts.append(f"at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px")
         facts.append(f"thresholds for a false-alarm rate of {1 - metrics['threshold_quantile']:.3g}")
-        facts.append(f"version {origin['package']}, torch {origin['torch']}")
+        facts.append(runs_line(origin))
         name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
         name += f"config {short_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
         described.setdefault(f"{settings.model}: {'; '.join(facts)}", []).append(name)

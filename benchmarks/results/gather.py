@@ -19,7 +19,7 @@ FACTS = ("commit", "device", "torch")
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of results, and what is said of all that was run there.
+    """A folder of results, and what is said of all that was run there where the experiments do not tell it themselves.
 
     Attributes:
         name: in tables.
@@ -59,8 +59,7 @@ class Run:
     Attributes:
         result: its metrics and scores.
         source: name of the source.
-        commit, device: of the source.
-        torch: the version that trained.
+        commit, device, torch: what trained and scored it, as its provenance.json tells it, else as the source does.
         pixels: of a side of the images that it saw.
         data: hash of these images, their labels and splits.
         config: hash of its config.yaml.
@@ -148,12 +147,13 @@ def _runs(source: Source) -> Iterator[Run]:
     """The finished experiments in a folder that count, of regimes that are known."""
     for path in sorted(source.folder.glob("*/*/*/seed_*/metrics.json")):
         folder, origin = path.parent, read_json(path.parent / "provenance.json")
-        if origin["regime"] not in REGIMES or not origin["torch"].startswith(source.torch):
+        told = {fact: " and ".join(dict.fromkeys(run[fact] for run in origin.get("runs") or [origin] if run.get(fact))) for fact in FACTS}
+        if origin["regime"] not in REGIMES or not told["torch"].startswith(source.torch):
             continue
         config = read_yaml(folder / "config.yaml")
         rows, pairs = read_scores(folder / "scores.csv"), read_twin_rows(folder / "twins.csv")
         result = Result(config["model"], origin["regime"], tuple(config["datasets"]), config["seed"], read_json(path), rows, pairs)
-        facts = source.name, source.commit, source.device, origin["torch"], config["image_size"], origin["data"]
+        facts = source.name, told["commit"] or source.commit, told["device"] or source.device, told["torch"], config["image_size"], origin["data"]
         yield Run(result, *facts, short_hash(folder / "config.yaml"))
 
 

@@ -55,7 +55,7 @@ def test_a_card_says_what_was_trained_and_then_what_was_measured(trained, data_r
         "lung_ct": ["lung CT", "8 (patients unknown)", "4 (patients unknown)", "4 (patients unknown)", "0"],
     }
     origin = json.loads((trained / "provenance.json").read_text())
-    assert all(words in text for words in (origin["data"], origin["torch"], "at most 6 iterations of batch 4, seed 0", "0.1 organ head"))
+    assert all(words in text for words in (origin["data"], origin["runs"][0]["torch"], "at most 6 iterations of batch 4, seed 0", "0.1 organ head"))
     assert main(["evaluate", str(trained)]) == 0
 
     with open(trained / "scores.csv", encoding="utf-8") as file:
