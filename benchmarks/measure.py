@@ -132,8 +132,8 @@ class Peak:
         return lambda: None
 
 
-def show(rows: Iterable[Mapping[str, Any]], file: Path | None) -> None:
-    """Print rows as a table, each when it is there, and write them as JSON where asked."""
+def show(rows: Iterable[Mapping[str, Any]], file: Path | None) -> list[Mapping[str, Any]]:
+    """Print rows as a table, each when it is there, write them as JSON where asked, and return them."""
     done: list[Mapping[str, Any]] = []
     for row in rows:
         if not done:
@@ -143,6 +143,7 @@ def show(rows: Iterable[Mapping[str, Any]], file: Path | None) -> None:
         if file is not None:
             with whole_file(file) as partial:
                 partial.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    return done
 
 
 def _text(value: Any) -> str:

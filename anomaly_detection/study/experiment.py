@@ -162,7 +162,7 @@ def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.
     domains, preprocessing = source.domains(settings.datasets), preprocessing_of(settings, source)
     baseline = build_baseline(settings, domains).to(device)
     baseline.load_state_dict({**baseline.state_dict(), **network["model"]})
-    _look_up_features(baseline, source, preprocessing, ("train", "val"), device)
+    look_up_features(baseline, source, preprocessing, ("train", "val"), device)
     train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
     latents = score_images(baseline, (batch.image for batch in train_set.batches(BATCH))).latent
     baseline.probe.fit(torch.from_numpy(latents), train_set.organ, train_set.modality)
@@ -298,7 +298,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     if baseline.maddr is not None:
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())
         logger.info("MADDR weights: %s; organs: %s; modalities: %s", weights, " ".join(domains.organs), " ".join(domains.modalities))
-    _look_up_features(baseline, source, preprocessing, ("train", "val"), device)
+    look_up_features(baseline, source, preprocessing, ("train", "val"), device)
     facts = checkpoint_facts(settings, experiment.regime, domains, preprocessing)
     shared = _shared_file(experiment, device) if any(phase.shared for phase in baseline.phases()) else None
     with nullcontext() if shared is None else FirstPhases(shared) as first_phases:
@@ -307,7 +307,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
         _write_card(experiment, source, baseline.describe())
 
 
-def _look_up_features(
+def look_up_features(
     baseline: Baseline, source: DataSource, preprocessing: Mapping[str, Preprocessing], parts: Sequence[Part], device: torch.device
 ) -> None:
     """Give a baseline that looks at frozen features those of some parts of the data, which other experiments may have computed already."""
@@ -352,7 +352,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         known = "; ".join(f"{name}: {' '.join(words)}" for name, words in vars(trained.domains).items())
         raise UserError(f"{folder}: trained with {known}; datasets.yaml numbers them otherwise now")
     preprocessing = preprocessing_of(settings, source)
-    _look_up_features(trained.baseline, source, preprocessing, ("train", "val", "test"), device)
+    look_up_features(trained.baseline, source, preprocessing, ("train", "val", "test"), device)
     outcome = evaluate(trained.baseline, source, preprocessing, round(1 - settings.threshold_quantile, 9), device, settings.memory_mib)
     metrics = {
         **outcome.metrics,

@@ -358,7 +358,7 @@ def test_features_of_twins_are_kept_beside_those_of_test_images(twinned):
     twins = load_twins(source, source.load(["lung_ct", "lung_xray"], "test", preprocessing), preprocessing)
     x = twins.images.batch(torch.arange(len(twins.images))).image
     for parts, known in ((("train", "val"), False), (("train", "val", "test"), True)):
-        experiment._look_up_features(SimpleNamespace(frozen=frozen), source, preprocessing, parts, torch.device("cpu"))
+        experiment.look_up_features(SimpleNamespace(frozen=frozen), source, preprocessing, parts, torch.device("cpu"))
         rows = frozen.store.look_up(x)
         assert (rows is not None) == known
     assert torch.allclose(rows.float(), x.mean(dim=3).flatten(1), atol=1e-3)
