@@ -16,6 +16,7 @@ from anomaly_detection.baseline import Baseline, Phase
 from anomaly_detection.components.probe import Probe
 from anomaly_detection.data.dataset import Batch, ImageSet
 from anomaly_detection.evaluation.scores import BATCH, assess
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.system.errors import UserError
 
 PARTS = ("organ", "modality", "content")
@@ -138,11 +139,12 @@ def exchanged(code: Tensor, other: Tensor, part: str, sizes: Sequence[int]) -> T
 # --- which way the losses pull
 
 
-def pulls(baseline: Baseline, batch: Batch, phase: Phase, seed: int) -> dict[str, Tensor]:
+def pulls(baseline: Baseline, constraint: MADDRConstraint, batch: Batch, phase: Phase, seed: int) -> dict[str, Tensor]:
     """The gradient of each MADDR term, weighted, and of all the rest of the loss, in the parameters of the encoder; the network stays as it is.
 
     Args:
-        baseline: with a constraint.
+        baseline: trained with the constraint or without.
+        constraint: its own, or another.
         batch: of training images, as `phase` takes them.
         phase: of training.
         seed: of what the step draws, such as dropout.
@@ -150,13 +152,14 @@ def pulls(baseline: Baseline, batch: Batch, phase: Phase, seed: int) -> dict[str
     Returns:
         Vectors by name: "reconstruction", and those of "organ", "modality" and "center" that have a weight.
     """
+    attached, baseline.maddr = baseline.maddr, constraint
     before = {name: value.clone() for name, value in baseline.state_dict().items()}
     parameters = list(baseline.encoder.parameters())
     gradients: dict[str, Tensor] = {}
 
-    def constraint(z: Tensor, batch: Batch) -> tuple[float, dict[str, Tensor]]:
-        terms = baseline.maddr(z, batch.organ, batch.modality)
-        for name, weight in baseline.maddr.weights.items():
+    def watch(z: Tensor, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+        terms = constraint(z, batch.organ, batch.modality)
+        for name, weight in constraint.weights.items():
             if name in terms:
                 parts = torch.autograd.grad(weight * terms[name], parameters, retain_graph=True, allow_unused=True)
                 gradients[name] = _flat(parts, parameters)
@@ -164,7 +167,7 @@ def pulls(baseline: Baseline, batch: Batch, phase: Phase, seed: int) -> dict[str
 
     baseline.train()
     baseline.phase, baseline.progress = phase, 1.0
-    baseline.constraint = constraint
+    baseline.constraint = watch
     torch.manual_seed(seed)
     try:
         baseline.training_step(batch, {name: _Standstill(each) for name, each in baseline.optimizers(phase).items()})
@@ -174,7 +177,7 @@ def pulls(baseline: Baseline, batch: Batch, phase: Phase, seed: int) -> dict[str
         baseline.load_state_dict(before)
         baseline.zero_grad()
         baseline.eval()
-        baseline.phase = None
+        baseline.phase, baseline.maddr = None, attached
     return gradients
 
 

@@ -51,7 +51,8 @@ class Subject:
 
     Attributes:
         name: in tables.
-        trained: the network; its baseline has a constraint, a new one where it was trained without.
+        trained: the network.
+        constraint: that it was trained with; where it was trained without, the one that it would have begun with.
         start: the same network as it was drawn; None where training has several phases, of which only the last has the constraint.
         train, val: normal images.
         pairs: abnormal images and their healthy twins; None where there are none.
@@ -59,15 +60,11 @@ class Subject:
 
     name: str
     trained: Trained
+    constraint: MADDRConstraint
     start: Baseline | None
     train: ImageSet
     val: ImageSet
     pairs: tuple[ImageSet, ImageSet] | None
-
-    @property
-    def constraint(self) -> MADDRConstraint:
-        """That of the network."""
-        return self.trained.baseline.maddr
 
 
 def load_subject(folder: Path, data_root: Path | None) -> Subject:
@@ -89,8 +86,7 @@ def load_subject(folder: Path, data_root: Path | None) -> Subject:
     constrained = replace(settings, maddr=replace(settings.maddr, enabled=True, probe=False))
     seed_everything(settings.seed)
     start = build_baseline(constrained, trained.domains, train)
-    if trained.baseline.maddr is None:
-        trained.baseline.attach(start.maddr)
+    constraint = start.maddr if trained.baseline.maddr is None else trained.baseline.maddr
     pairs = _pairs(source.load(settings.datasets, "test", preprocessing), source, preprocessing) if is_phantom(source.data_root) else None
     look_up_features(trained.baseline, source, preprocessing, ("train", "val", "test") if pairs else ("train", "val"), torch.device("cpu"))
     if start.frozen is not None:
@@ -98,7 +94,7 @@ def load_subject(folder: Path, data_root: Path | None) -> Subject:
     single = len(start.phases()) == 1
     if single:
         start.prepare(train.batches(EVALUATION_BATCH))
-    return Subject(f"{folder.parents[3].name} {experiment.regime}", trained, start if single else None, train, val, pairs)
+    return Subject(f"{folder.parents[3].name} {experiment.regime}", trained, constraint, start if single else None, train, val, pairs)
 
 
 def _pairs(test: ImageSet, source: DataSource, preprocessing: Mapping) -> tuple[ImageSet, ImageSet] | None:
@@ -147,13 +143,14 @@ def _others(train: Tensor, val: Tensor, train_domain: Tensor, val_domain: Tensor
 def gradient_rows(subject: Subject, batches: int) -> Rows:
     """Table 3."""
     settings = subject.trained.settings
-    for when, baseline in (("as drawn", subject.start), ("trained", subject.trained.baseline)):
-        phases = [] if baseline is None else baseline.phases()
+    networks = [] if subject.start is None else [("as drawn", subject.start, subject.start.maddr)]
+    for when, baseline, constraint in (*networks, ("trained", subject.trained.baseline, subject.constraint)):
+        phases = baseline.phases()
         if not phases:
             continue
         indices = ShuffledIndices(len(subject.train), settings.seed, window=subject.train.window)
         drawn = [subject.train.batch(indices.take(phases[-1].batch_size)) for _ in range(batches)]
-        gradients = [pulls(baseline, batch, phases[-1], number) for number, batch in enumerate(drawn)]
+        gradients = [pulls(baseline, constraint, batch, phases[-1], number) for number, batch in enumerate(drawn)]
         for name in gradients[0]:
             if name != BASE:
                 cosines = {f"cosine with {other}": compared(gradients, name, other)[0] for other in (BASE, "center") if other in gradients[0]}

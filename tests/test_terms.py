@@ -100,7 +100,7 @@ def test_pulls_are_the_gradients_that_are_worked_out_by_hand(network):
     images = toy_images(6)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     (phase,) = network.phases()
-    gradients = pulls(network, images.batch(torch.arange(6)), phase, seed=0)
+    gradients = pulls(network, network.maddr, images.batch(torch.arange(6)), phase, seed=0)
     assert set(gradients) == {BASE, "organ", "center"}
 
     x = to_floats(images.images.float()).double().numpy().reshape(6, PIXELS)
@@ -124,6 +124,11 @@ def test_pulls_are_the_gradients_that_are_worked_out_by_hand(network):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert (network.training, network.phase) == (False, None)
     assert network.constraint(torch.zeros(2, DIM), images.batch(torch.arange(2)))[1]  # is that of the class again
+
+    constraint, network.maddr = network.maddr, None
+    without = pulls(network, constraint, images.batch(torch.arange(6)), phase, seed=0)
+    assert network.maddr is None
+    assert all(torch.equal(gradients[name], without[name]) for name in gradients)
 
 
 def test_cosines_and_norms_are_means_over_batches():
