@@ -119,7 +119,7 @@ class Said(NamedTuple):
 
     Attributes:
         map: (B, g, g), the squared distance of each position, under the Gaussian that speaks.
-        score: (B,), its mean.
+        score: (B,), its mean, or that of the highest.
         by_domain: the score under each Gaussian; None where there is only one domain.
     """
 
@@ -136,11 +136,12 @@ class DomainDensities(nn.Module):
     Args:
         channels: C, length of the vectors.
         certainty: the probability of organ and modality below which nobody is sure.
+        share: of the positions, whose mean a score is, see `mean_of_highest`.
     """
 
-    def __init__(self, channels: int, certainty: float):
+    def __init__(self, channels: int, certainty: float, share: float = 1.0):
         super().__init__()
-        self.channels, self.certainty = channels, certainty
+        self.channels, self.certainty, self.share = channels, certainty, share
         self.classes = 1, 1
         self.everything = Densities(1, channels)
         self.pairs: Densities | None = None
@@ -178,7 +179,7 @@ class DomainDensities(nn.Module):
         """vectors (B, C, g, g) of images with the latents z (B, latent_dim); namer: who names domains, both organ and modality; None: nobody."""
         distances = self._distances(rows_of(vectors))
         place = torch.zeros_like(distances[:, 0, 0], dtype=torch.int64) if self.pairs is None or namer is None else self._named(z, namer)
-        scores = distances.mean(dim=2)
+        scores = mean_of_highest(distances, self.share)
         distance = distances.gather(1, place[:, None, None].expand(-1, 1, distances.shape[2]))[:, 0]
         by_domain = None if self.pairs is None else ByDomain(scores[:, EVERYTHING], scores[:, 1:].unflatten(1, self.classes))
         return Said(distance.unflatten(1, vectors.shape[2:]), scores.gather(1, place[:, None])[:, 0], by_domain)
@@ -198,6 +199,12 @@ class DomainDensities(nn.Module):
         place = pair_place(organ, modality, self.classes[1])
         sure = (organ_p * modality_p >= self.certainty) & self.pairs.known[place - 1]
         return torch.where(sure, place, torch.full_like(place, EVERYTHING))
+
+
+def mean_of_highest(values: Tensor, share: float) -> Tensor:
+    """(...): of P values (..., P), the mean of the highest ``share P`` of them, rounded, and one at least; of all for a share of 1."""
+    count = max(1, round(share * values.shape[-1]))
+    return values.mean(dim=-1) if count == values.shape[-1] else values.topk(count, dim=-1).values.mean(dim=-1)
 
 
 def pair_place(organ: Tensor, modality: Tensor, modalities: int) -> Tensor:

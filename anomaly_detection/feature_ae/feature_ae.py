@@ -17,7 +17,7 @@ from torch.optim import AdamW, Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch, Phase, minimise
 from anomaly_detection.components.backbones import told
-from anomaly_detection.components.density import DomainDensities
+from anomaly_detection.components.density import DomainDensities, mean_of_highest
 from anomaly_detection.components.feature_cache import TargetCache
 from anomaly_detection.components.features import ChannelSums, FrozenFeatures, doubled
 from anomaly_detection.feature_ae.networks import Decoder, Encoder
@@ -42,6 +42,7 @@ class FeatureAESettings:
     mse_weight: float = 0.5
     weight_decay: float = 0.0001
     score: Literal["angle", "residual_density"] = "angle"
+    score_share: float = 1.0
 
     def __post_init__(self):
         for key, least in (("latent_dim", 1), ("width", 1), ("grid", 2)):
@@ -49,6 +50,8 @@ class FeatureAESettings:
                 raise ValueError(f"{key} must be at least {least}, not {getattr(self, key)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if not 0 < self.score_share <= 1:
+            raise ValueError(f"score_share must be above 0 and at most 1, not {self.score_share}")
         for key in ("mse_weight", "weight_decay"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
@@ -62,7 +65,8 @@ class FeatureAE(Baseline):
 
     With ``score: residual_density`` the anomaly score is instead how unlike the residuals ``f / |f| - g / |g|`` of normal images those of an image
     are: their squared Mahalanobis distance, mean over positions, under a Gaussian of the residuals of training images, that of the domain which is
-    named (see `DomainDensities`). Training is the same.
+    named (see `DomainDensities`). With ``score_share`` below 1 the mean is over so many of the positions, those with the highest values: a small
+    lesion is in few. Training is the same.
 
     Args:
         settings: of the experiment; ``settings.baseline`` is a `FeatureAESettings`.
@@ -86,7 +90,9 @@ class FeatureAE(Baseline):
         shape = self.frozen.channels, options.grid, options.width, options.latent_dim
         self.encoder = Encoder(*shape, options.dropout)
         self.decoder = Decoder(*shape)
-        self.densities = DomainDensities(self.frozen.channels, CERTAINTY) if options.score == "residual_density" else None
+        self.densities: DomainDensities | None = None
+        if options.score == "residual_density":
+            self.densities = DomainDensities(self.frozen.channels, CERTAINTY, options.score_share)
         self.targets: TargetCache | None = None
 
     def expect_domains(self, organs: int, modalities: int) -> None:
@@ -142,21 +148,22 @@ class FeatureAE(Baseline):
         self.densities.fit(moments, SHRINKAGE)
 
     def validation_loss(self, x: Tensor, assessment: Assessment) -> Tensor:
-        """1 - cos, whatever the score is."""
-        if self.densities is None:
+        """1 - cos, mean over all positions, whatever the score is."""
+        if self.densities is None and self.options.score_share == 1:
             return assessment.score
         return _angle(features := self.frozen(x), self.decoder(self.encoder(features))).mean(dim=(1, 2))
 
     # --- use
 
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
-        """The map is 1 - cos of each position, or its squared distance, resized to the images; the score is its mean over the positions."""
+        """The map is 1 - cos of each position, or its squared distance, resized to the images; the score is its mean over the positions, or over the
+        highest of them."""
         features = self.frozen(x)
         z = self.encoder(features)
         made = self.decoder(z)
         if self.densities is None:
             positions, by_domain = _angle(features, made), None
-            score = positions.mean(dim=(1, 2))
+            score = mean_of_highest(positions.flatten(1), self.options.score_share)
         else:
             positions, score, by_domain = self.densities(_residual(features, made), z, self.namer if self.names_domains else None)
         pixels = F.interpolate(positions[:, None], x.shape[2:], mode="bilinear", align_corners=False) if with_map else None
@@ -165,7 +172,8 @@ class FeatureAE(Baseline):
     def describe(self) -> dict[str, Any]:
         features = f"{told(self.options.backbone, self.options.backbone_weights)} {' '.join(self.frozen.layers)}"
         options = self.options
-        return {"features": features, "grid": options.grid, "width": options.width, "dropout": options.dropout, "score": options.score}
+        score = options.score if options.score_share == 1 else f"{options.score} of the highest {options.score_share:g} of the positions"
+        return {"features": features, "grid": options.grid, "width": options.width, "dropout": options.dropout, "score": score}
 
 
 def _angle(features: Tensor, made: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection.components.density import Densities, DomainDensities, Moments, shrunk, standardised
+from anomaly_detection.components.density import Densities, DomainDensities, Moments, mean_of_highest, shrunk, standardised
 from anomaly_detection.system.errors import UserError
 
 
@@ -116,3 +116,27 @@ def test_the_named_domain_judges_and_all_images_where_nobody_is_sure():
     np.testing.assert_allclose(said.by_domain.told[:, :2, 0].numpy(), told, rtol=1e-3)
     np.testing.assert_allclose(said.by_domain.told[:, 2, 0].numpy(), everything, rtol=1e-3)
     np.testing.assert_allclose(densities(torch.from_numpy(new).float(), torch.zeros(4, 1), None).score.numpy(), everything, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.125, 1), (0.25, 2), (0.3, 3), (0.95, 9), (1.0, 9)])
+def test_the_highest_positions_make_a_score(share, count):
+    values = np.random.default_rng(0).normal(size=(4, 3, 9))
+    expected = [[np.mean(sorted(row)[-count:]) for row in rows] for rows in values]
+    np.testing.assert_allclose(mean_of_highest(torch.from_numpy(values), share).numpy(), expected, rtol=1e-12)
+
+
+def test_scores_of_every_domain_are_of_the_highest_positions():
+    vectors = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 2, 3, 3)))
+    organ, modality = torch.tensor([0, 1] * 4), torch.zeros(8, dtype=torch.int64)
+    densities = DomainDensities(2, 0.5, share=0.25)
+    densities.expect_domains(2, 1)
+    moments = densities.moments()
+    moments.add(vectors, organ, modality)
+    densities.fit(moments, 0.01)
+    namers = [Names([[1.0, 0.0]] * 8, [[1.0]] * 8), Names([[0.0, 1.0]] * 8, [[1.0]] * 8), None]
+    said = [densities(vectors.float(), torch.zeros(8, 1), namer) for namer in namers]
+    expected = [np.sort(each.map.numpy().reshape(8, 9), axis=1)[:, -2:].mean(axis=1) for each in said]
+    for each, score in zip(said, expected, strict=True):
+        np.testing.assert_allclose(each.score.numpy(), score, rtol=1e-6)
+    np.testing.assert_allclose(said[0].by_domain.told[:, :, 0].numpy(), np.stack(expected[:2], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(said[0].by_domain.unused.numpy(), expected[2], rtol=1e-6)

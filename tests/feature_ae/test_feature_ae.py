@@ -77,6 +77,24 @@ def test_score_and_map_are_the_float64_loop():
     np.testing.assert_allclose(assessment.map.detach(), resized, rtol=1e-4, atol=1e-5)
 
 
+def test_the_score_of_a_share_is_that_of_the_highest_positions_and_training_does_not_see_it():
+    settings = settings_of("feature_ae")
+    plain, share = (built(replace(settings, baseline=replace(settings.baseline, score_share=value))).eval() for value in (1.0, 0.1))
+    images = toy_images(6, side=32)
+    for baseline in (plain, share):
+        baseline.prepare(images.batches(6))
+    x = images.batch(torch.arange(6)).image
+    rows = angles(*vectors(share, x)).reshape(6, -1)
+    count = round(0.1 * rows.shape[1])
+    assert 1 < count < rows.shape[1]
+    with torch.no_grad():
+        told = share.assess(x, with_map=True)
+        np.testing.assert_allclose(told.score, [np.mean(sorted(row)[-count:]) for row in rows], rtol=1e-4)
+        np.testing.assert_array_equal(told.map, plain.assess(x, with_map=True).map)
+        np.testing.assert_allclose(share.validation_loss(x, told), plain.anomaly_score(x), rtol=1e-6)
+    assert share.describe()["score"] == "angle of the highest 0.1 of the positions"
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_the_loss_is_the_formula(weight):
     baseline = built(settings_of("feature_ae", own={"mse_weight": weight, "dropout": 0.0}))
@@ -148,7 +166,12 @@ def test_another_schedule_is_refused():
 
 @pytest.mark.parametrize(
     ("own", "words"),
-    [({"dropout": 1.0}, "dropout must be at least 0"), ({"grid": 1}, "grid must be at least 2"), ({"mse_weight": -1.0}, "must not be negative")],
+    [
+        ({"dropout": 1.0}, "dropout must be at least 0"),
+        ({"grid": 1}, "grid must be at least 2"),
+        ({"mse_weight": -1.0}, "must not be negative"),
+        ({"score_share": 0.0}, "score_share must be above 0"),
+    ],
 )
 def test_settings_that_no_network_has(own, words):
     with pytest.raises(Exception, match=words):
