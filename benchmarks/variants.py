@@ -34,6 +34,7 @@ def _weights(*values: float) -> Variant:
 
 
 DENSITY = {"baseline.score": "residual_density"}
+HIGHEST = {**DENSITY, "baseline.score_share": 0.125}
 
 VARIANTS: dict[str, Variant] = {
     **{f"all {weight:g}": _weights(weight, weight, weight) for weight in WEIGHTS},
@@ -46,6 +47,8 @@ VARIANTS: dict[str, Variant] = {
     "heads that only watch": Variant({"maddr.heads_train_encoder": False}),
     "density of residuals": Variant(DENSITY, model="feature_ae"),
     "density of residuals with a probe": Variant(DENSITY, PROBE.name, "feature_ae"),
+    "highest densities of residuals": Variant(HIGHEST, model="feature_ae"),
+    "highest densities of residuals with a probe": Variant(HIGHEST, PROBE.name, "feature_ae"),
 }
 
 
