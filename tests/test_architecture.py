@@ -128,3 +128,29 @@ def test_package_files_do_nothing():
         late = [node for node in tree(module).body if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"]
         assert {other for node in late for other in imported(ast.walk(node))} == ({f"{PACKAGE}.estimator"} if module == PACKAGE else set()), path
         assert len(late) == (module == PACKAGE), path
+
+
+SLOW = {"matplotlib", "sklearn", "torchvision"}  # to import each takes a second; torchvision loads torch's compiler, sklearn the whole of scipy.stats
+
+
+def loaded(module: str) -> set[str]:
+    """All that is imported with a module of the package, of other packages, too, as far as the package's sources say."""
+    names, todo = set(), {module}
+    while todo:
+        names |= todo
+        statements = [node for each in todo if each in FILES for node in tree(each).body]
+        others = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
+        others |= {node.module for node in statements if isinstance(node, ast.ImportFrom)}
+        todo = (imported(statements) | others) - names
+    return names
+
+
+@pytest.mark.parametrize("module", ["detector", "export", "training.loop", "evaluation.predictions"])
+def test_what_a_trained_network_does_without_is_not_imported(module):
+    """Scoring waits for nothing that only training, statistics or drawing need."""
+    assert not {name for name in loaded(f"{PACKAGE}.{module}") if name.partition(".")[0] in SLOW or name == "scipy.stats"}
+
+
+def test_the_slow_ones_are_seen():
+    assert {"sklearn.metrics", "scipy.stats"} <= loaded(f"{PACKAGE}.study.run")
+    assert "matplotlib.figure" in loaded(f"{PACKAGE}.evaluation.figures") - loaded(f"{PACKAGE}.study.run")

@@ -68,7 +68,7 @@ def test_a_study_saved_again_is_the_same_study(monkeypatch, tmp_path, data_root,
         drawn.append(draw_training(read_log(folder)) and draw_roc(rows, metrics))
         return []
 
-    monkeypatch.setattr("anomaly_detection.study.report.draw_figures", draw)
+    monkeypatch.setattr("anomaly_detection.evaluation.figures.draw_figures", draw)
     monkeypatch.setattr("anomaly_detection.study.report.map_jobs", lambda work, jobs, *_, **options: list(map(work, jobs)))
 
     def table_text() -> str:

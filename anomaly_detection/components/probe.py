@@ -7,7 +7,6 @@ constraint can name domains at test time with them, too, and is otherwise what i
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 ITERATIONS = 1000  # of the solver, at most
@@ -67,6 +66,8 @@ class Probe(nn.Module):
 
 def _regression(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Factors (classes, D) and shifts (classes,) of the logits of rows (N, D)."""
+    from sklearn.linear_model import LogisticRegression  # here: a second of importing, which a trained network does without
+
     classes = len(np.unique(labels))
     if classes == 1:
         return np.zeros((1, rows.shape[1])), np.zeros(1)

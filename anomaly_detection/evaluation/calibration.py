@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from anomaly_detection.evaluation.known import Known
-from anomaly_detection.evaluation.metrics import normal_threshold
-from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, p_value, pooled
+from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, normal_threshold, p_value, pooled
 from anomaly_detection.evaluation.scores import Scores
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
@@ -228,7 +227,7 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     standard = np.concatenate(left_out)
     shared = normal_threshold(standard, 1 - alpha)
     if len(standard) < needed(alpha):  # they have no such quantile, and the highest of one or two may be a low one
-        shared = max(shared, float(norm.ppf(1 - alpha)))
+        shared = max(shared, float(ndtri(1 - alpha)))
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])

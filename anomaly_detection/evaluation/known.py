@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
-from sklearn.covariance import LedoitWolf
+from scipy.special import stdtrit
 
 from anomaly_detection.evaluation.normals import Normals, highest, limit, needed
 from anomaly_detection.evaluation.scores import Scores
@@ -105,6 +104,8 @@ def _features(scores: Scores) -> np.ndarray:
 
 def _center_and_whitening(features: np.ndarray) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Of features (N, F) of one domain."""
+    from sklearn.covariance import LedoitWolf  # here: a second of importing, which a trained network does without
+
     center, deviation = features.mean(axis=0), features.std(axis=0)
     deviation = np.maximum(deviation, FLOOR * float(np.sqrt((deviation**2).mean())) or 1.0)
     standard = (features - center) / deviation
@@ -128,4 +129,4 @@ def _limit(train_values: np.ndarray, val_values: np.ndarray, always: np.ndarray,
             return least, True
     freedom = len(after) - 1 + PRIOR
     variance = (((after - after.mean()) ** 2).sum() + PRIOR * before.var()) / freedom
-    return float(after.mean() + student.ppf(1 - SHARE, freedom) * np.sqrt(variance * (1 + 1 / len(after)))), False
+    return float(after.mean() + stdtrit(freedom, 1 - SHARE) * np.sqrt(variance * (1 + 1 / len(after)))), False

@@ -1,7 +1,5 @@
 """Numbers from scores and labels, through scikit-learn. Label 1 and a high score mean abnormal."""
 
-import math
-
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score, roc_curve
 
@@ -18,16 +16,6 @@ METRICS = (
     "oracle_sensitivity",
     "oracle_specificity",
 )
-
-
-def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
-    """The ceil((n + 1) quantile)-th smallest of n scores, or the highest.
-
-    A score that is exchangeable with them is above it with a probability of at most 1 - quantile, if n is at least quantile / (1 - quantile)
-    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
-    """
-    rank = math.ceil((len(normal_scores) + 1) * quantile - 1e-9)
-    return float(np.sort(normal_scores)[min(rank, len(normal_scores)) - 1])
 
 
 def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -47,6 +47,16 @@ class Normals:
         return unit_word(np.zeros(len(self.unit), bool)[places] if self.stranger is None else self.stranger[places])
 
 
+def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
+    """The ceil((n + 1) quantile)-th smallest of n scores, or the highest.
+
+    A score that is exchangeable with them is above it with a probability of at most 1 - quantile, if n is at least quantile / (1 - quantile)
+    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
+    """
+    rank = math.ceil((len(normal_scores) + 1) * quantile - 1e-9)
+    return float(np.sort(normal_scores)[min(rank, len(normal_scores)) - 1])
+
+
 def unit_word(stranger: np.ndarray) -> str:
     """ "patients", "images" where nobody knows whose they are (N,) bool, or "patients and images"."""
     return "patients" if not stranger.any() else "images" if stranger.all() else "patients and images"

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from anomaly_detection.data.dataset import Domains
-from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.calibration import Calibration, Reference
-from anomaly_detection.evaluation.metrics import image_metrics, normal_threshold
-from anomaly_detection.evaluation.normals import HIGHEST, limit, needed, numbered, p_value, pooled, rejected
+from anomaly_detection.evaluation.normals import HIGHEST, limit, needed, normal_threshold, numbered, p_value, pooled, rejected
 
 # of patients.csv
 COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
@@ -50,27 +48,6 @@ def pool_patients(patients: Sequence[Hashable], labels: np.ndarray, scores: np.n
     some = np.unique(unit[known])
     abnormal, slices, unknown = (np.bincount(unit[chosen], minlength=len(names))[some] for chosen in (labels == 1, slice(None), ~known))
     return Pooled([names[each] for each in some], (abnormal > 0).astype(int), pooled(scores[known], unit[known], k), slices, unknown)
-
-
-def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:
-    """AUROC and average precision over patients with intervals, and their numbers.
-
-    None where a slice's patient is not known, or all patients are of one class. For the arguments see `pool_patients`.
-    """
-    if None in patients or not known.any():
-        return None
-    each = pool_patients([str(patient) for patient in patients], labels, scores, known)
-    if len(set(each.labels.tolist())) < 2:
-        return None
-    called = np.zeros(len(each.labels), bool)
-    names = ("auroc", "average_precision")
-    metrics, intervals = image_metrics(each.labels, each.scores, called), metric_intervals(each.labels, each.scores, called, each.names)
-    return {
-        **{name: metrics[name] for name in (*names, "normal", "abnormal")},
-        "intervals": {name: intervals[name] for name in names},
-        "unknown_slices": int((~known).sum()),
-        "left_out": len(set(patients)) - len(each.names),
-    }
 
 
 @dataclass(frozen=True)
@@ -113,7 +90,7 @@ def _estimate(calibration: Calibration) -> float:
     """In spreads from the center of normals, what few pooled scores exceed."""
     references = list(calibration.domains.values()) if calibration.tells_domains else [calibration.everything]
     standard = np.concatenate([(np.array(each.pooled) - each.center) / each.spread for each in references])
-    least = float(norm.ppf(1 - calibration.alpha))
+    least = float(ndtri(1 - calibration.alpha))
     if not len(standard):
         return least
     shared = normal_threshold(standard, 1 - calibration.alpha)

@@ -17,9 +17,8 @@ from anomaly_detection.evaluation.map_files import MapFiles
 from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, PATIENTS, TABLE, Names, check_free, printable, remove_stale
 from anomaly_detection.evaluation.patients import BETWEEN, Said, verdict_rows
 from anomaly_detection.evaluation.patients import COLUMNS as PATIENT_COLUMNS
-from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import whole_file, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ def write_predictions(
         {**row, "maps": BETWEEN.join(map_files.of_series.get((row["patient"], row["series"]), ()))}
         for row in verdict_rows(said, detector.calibration, detector.domains)
     ]
-    write_rows(output / PATIENTS, patients, (*PATIENT_COLUMNS, "maps"))
+    write_table(output / PATIENTS, patients, (*PATIENT_COLUMNS, "maps"))
     stale = sum(remove_stale(output / folder, map_files.written) for folder in (OVERLAYS, MAPS))
     if stale:
         logger.info("%s: %d overlays and maps of an earlier run are removed", output, stale)

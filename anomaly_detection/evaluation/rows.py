@@ -1,6 +1,5 @@
 """A line for every validation and test image, and the metrics that follow from these lines alone."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.bootstrap import metric_intervals, share_interval, unit_of
 from anomaly_detection.evaluation.calibration import Calibration, Verdict
 from anomaly_detection.evaluation.metrics import has_both, image_metrics
-from anomaly_detection.evaluation.pooling import patient_metrics
+from anomaly_detection.evaluation.pooling import pool_patients
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import optional, read_table, whole_file
+from anomaly_detection.system.files import optional, read_table
 
 COLUMNS = (
     "image",
@@ -202,6 +201,27 @@ def _by_domain(test: Sequence[dict[str, Any]]) -> dict[str, float]:
     return values | {name: float(roc_auc_score(labels, [row[column] for row in test])) for name, column in columns.items()}
 
 
+def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:
+    """AUROC and average precision over patients with intervals, and their numbers.
+
+    None where a slice's patient is not known, or all patients are of one class. For the arguments see `pool_patients`.
+    """
+    if None in patients or not known.any():
+        return None
+    each = pool_patients([str(patient) for patient in patients], labels, scores, known)
+    if len(set(each.labels.tolist())) < 2:
+        return None
+    called = np.zeros(len(each.labels), bool)
+    names = ("auroc", "average_precision")
+    metrics, intervals = image_metrics(each.labels, each.scores, called), metric_intervals(each.labels, each.scores, called, each.names)
+    return {
+        **{name: metrics[name] for name in (*names, "normal", "abnormal")},
+        "intervals": {name: intervals[name] for name in names},
+        "unknown_slices": int((~known).sum()),
+        "left_out": len(set(patients)) - len(each.names),
+    }
+
+
 def _calibrated_on(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The datasets of the validation rows among some."""
     return list(dict.fromkeys(row["dataset"] for row in rows if row["part"] == "val"))
@@ -221,14 +241,6 @@ def _metrics(rows: Sequence[dict[str, Any]], column: str, called: Sequence[bool]
 def _patients(rows: Sequence[dict[str, Any]]) -> list[str | None]:
     """Whose each image is; those of two datasets are two."""
     return [row["patient"] and f"{row['dataset']}/{row['patient']}" for row in rows]
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-    """Write scores.csv, or another table of rows; a value of None is an empty cell."""
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:

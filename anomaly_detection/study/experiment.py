@@ -29,7 +29,7 @@ from anomaly_detection.data.splits import Part
 from anomaly_detection.data.twins import kept_twins, twins_fingerprint
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
-from anomaly_detection.evaluation.rows import write_rows
+from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.registry import build_settings, folder_of
@@ -38,7 +38,7 @@ from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE, UNITED, regime_of
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import fitting_name, read_json, short_hash, whole_file, write_json
+from anomaly_detection.system.files import fitting_name, read_json, short_hash, whole_file, write_json, write_table
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
@@ -362,10 +362,10 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "baseline": trained.baseline.describe(),
         "twins": twins_fingerprint(source, settings.datasets),
     }
-    write_rows(folder / "scores.csv", outcome.rows)
-    write_rows(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
+    write_table(folder / "scores.csv", outcome.rows, COLUMNS)
+    write_table(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
     if outcome.twins:
-        write_rows(folder / "twins.csv", outcome.twins, TWIN_COLUMNS)
+        write_table(folder / "twins.csv", outcome.twins, TWIN_COLUMNS)
     else:
         (folder / "twins.csv").unlink(missing_ok=True)
     with whole_file(folder / "details.npz") as partial, open(partial, "wb") as file:

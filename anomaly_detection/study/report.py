@@ -11,7 +11,6 @@ from filelock import FileLock
 from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
-from anomaly_detection.evaluation.figures import draw_figures
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
@@ -316,6 +315,8 @@ def write_report(
 
 
 def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:
+    from anomaly_detection.evaluation.figures import draw_figures  # here: matplotlib, which takes a second to import, is for drawing alone
+
     folder, parts = job
     return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,14 @@ def read_table(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Call
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not a line of a table ({error})") from None
     return rows
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as a CSV file; a value of None, and one that is not there, is an empty cell."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def optional(kind: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import StepLR
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from anomaly_detection.baseline import Baseline, Phase
@@ -277,6 +276,8 @@ def save_samples(baseline: Baseline, images: ImageSet, path: Path) -> None:
     y = baseline.sample(x)
     if y is None:
         return
+    from torchvision.utils import make_grid, save_image  # here: half of torch is loaded with it, which only training needs
+
     y = torch.nn.functional.interpolate(y.float(), x.shape[2:], mode="nearest")
     with whole_file(path) as partial:
         save_image(make_grid(torch.cat([x, y]), nrow=len(index), normalize=True, value_range=(-1, 1)), partial, format="png")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from anomaly_detection.evaluation.metrics import METRICS, call_metrics, image_metrics, normal_threshold, oracle_threshold
+from anomaly_detection.evaluation.metrics import METRICS, call_metrics, image_metrics, oracle_threshold
+from anomaly_detection.evaluation.normals import normal_threshold
 
 
 def scored(n: int = 200, seed: int = 0, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import pooled
-from anomaly_detection.evaluation.pooling import patient_metrics, patient_rows, pool_patients
+from anomaly_detection.evaluation.pooling import patient_rows, pool_patients
+from anomaly_detection.evaluation.rows import patient_metrics
 
 PATIENTS = ["a", "b", "a", "a", "a", "c", "b"]
 LABELS = np.array([0, 0, 1, 0, 0, 0, 0])

@@ -11,10 +11,10 @@ from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.pooling import patient_rows
-from anomaly_detection.evaluation.rows import check_finite, metrics_of, read_scores, score_rows, write_rows
+from anomaly_detection.evaluation.rows import COLUMNS, check_finite, metrics_of, read_scores, score_rows
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import write_json
+from anomaly_detection.system.files import write_json, write_table
 from tests.helpers import toy_baseline, toy_images, toy_settings
 
 
@@ -75,7 +75,7 @@ def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
         assert row["label_p_value"] == pytest.approx((1 + sum(score >= row["score"] for score in reference.highest)) / (len(reference.highest) + 1))
         assert row["label_anomalous"] == (row["score"] > reference.threshold)
         assert row["label_calibrated_score"] == pytest.approx((row["score"] - reference.center) / reference.spread)
-    write_rows(tmp_path / "scores.csv", rows)
+    write_table(tmp_path / "scores.csv", rows, COLUMNS)
     assert read_scores(tmp_path / "scores.csv") == rows
     with pytest.raises(UserError, match="not scores as"):
         read_scores(tmp_path / "nothing.csv")

@@ -9,11 +9,11 @@ from PIL import Image
 
 from anomaly_detection.evaluation.bootstrap import metric_intervals, share_interval
 from anomaly_detection.evaluation.metrics import image_metrics
-from anomaly_detection.evaluation.rows import COLUMNS, read_scores, write_rows
+from anomaly_detection.evaluation.rows import COLUMNS, read_scores
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.tables import Result, study_document, with_joint_intervals
-from anomaly_detection.system.files import fitting_name
+from anomaly_detection.system.files import fitting_name, write_table
 
 HEADING = "Made up <b>of</b> \"numbers\" & 'names'"
 DOMAINS = {"liver_ct": ("liver", "ct"), "lung_xray": ("lung", "xray")}
@@ -39,7 +39,7 @@ def made_study(
                     rng = np.random.default_rng([len(experiments), seed])
                     rows = [row for dataset in chosen for row in _rows(rng, dataset, dataset not in normal_alone, name)]
                     rows.sort(key=lambda row: row["part"], reverse=True)  # validation first
-                    write_rows(place / "scores.csv", rows)
+                    write_table(place / "scores.csv", rows, COLUMNS)
                     rows = read_scores(place / "scores.csv")
                     np.savez(place / "details.npz", **_gallery(rows), map_scale=1.0)
                     experiments.append(SimpleNamespace(folder=place, name=f"{model} {regime} {'+'.join(chosen)} seed {seed}"))
