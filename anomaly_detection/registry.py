@@ -70,7 +70,17 @@ def folder_of(model: str) -> str:
 def settings_schema(model: str) -> type[Settings]:
     """`Settings` whose `baseline` is typed as that model needs it."""
     keys = find_baseline(model).Settings
-    return dataclasses.make_dataclass("Settings", [("baseline", keys, field(default_factory=keys))], bases=(Settings,), frozen=True)
+    keys_of_baseline = [("baseline", keys, field(default_factory=keys))]
+    return dataclasses.make_dataclass("Settings", keys_of_baseline, bases=(Settings,), frozen=True, namespace={"__reduce__": _reduced})
+
+
+def _reduced(settings: Settings) -> tuple:
+    """For pickle, which finds no class that was made by a function."""
+    return _restored, (settings.model, {each.name: getattr(settings, each.name) for each in dataclasses.fields(settings)})
+
+
+def _restored(model: str, values: dict) -> Settings:
+    return settings_schema(model)(**values)
 
 
 def build_settings(layers: Sequence[Layer]) -> Settings:

@@ -1,11 +1,13 @@
 """From settings to a network."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 
 from anomaly_detection.build import build_baseline
+from anomaly_detection.config.layers import to_plain
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
@@ -32,6 +34,14 @@ def united_and_maddr(model, **options):
 def without_heads(state):
     """Without what the constraint brings: its heads."""
     return {name: value for name, value in state.items() if not name.startswith("maddr.")}
+
+
+@pytest.mark.parametrize("model", BASELINES)
+def test_settings_reach_other_processes_as_they_are(model):
+    settings = replace(settings_of(model, 16), seed=7)
+    received = pickle.loads(pickle.dumps(settings))
+    assert to_plain(received) == to_plain(settings)
+    assert type(received.baseline) is type(settings.baseline)
 
 
 @pytest.mark.parametrize("model", BASELINES)

@@ -767,7 +767,8 @@ def test_jobs_tell_how_far_the_study_is(toy_model, data_root, monkeypatch, caplo
     monkeypatch.setattr(study_run, "run_side_by_side", lambda function, calls, jobs, backend: (function(*call) for call in reversed(calls)))
     assert study(data_root, "--jobs", "2") == 0
     told = [record.message for record in caplog.records if record.message.startswith("[")]
-    assert told[0].startswith("[1/6] toy maddr liver_ct+lung_ct+lung_xray seed 0 has ended, about ")
+    assert told[0].startswith("[1/6] toy united_probe liver_ct+lung_ct+lung_xray seed 0 has ended, about "), "begun last: it takes up a network"
+    assert told[1].startswith("[2/6] toy maddr ")
     assert told[-1] == "[6/6] toy separate liver_ct seed 0 has ended"
 
 

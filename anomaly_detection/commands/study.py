@@ -10,7 +10,8 @@ from pathlib import Path
 from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
 from anomaly_detection.registry import BASELINES, place_of
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.system.backends import BACKENDS, check_backend
+from anomaly_detection.system.backends import BACKENDS, LOCAL, check_backend
+from anomaly_detection.system.processes import import_ahead
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -30,8 +31,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
     parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
-    text = "what runs the jobs: processes of this machine, dask or ray (default: loky)"
-    parser.add_argument("--backend", choices=list(BACKENDS), default="loky", help=text)
+    text = f"what runs the jobs: processes of this machine, dask or ray (default: {LOCAL})"
+    parser.add_argument("--backend", choices=list(BACKENDS), default=LOCAL, help=text)
     text = "only every Nth experiment from the Ith: for N machines with one disk"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
     parser.add_argument("--dry-run", action="store_true", help="list the experiments and their state, and do nothing")
@@ -64,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_backend(arguments.backend)
     for model in arguments.models:
         place_of(model)
+    if arguments.jobs > 1 and arguments.backend == LOCAL and not arguments.dry_run:
+        import_ahead("anomaly_detection.study.run")
 
     # here, so that --help need not wait for torch
     from anomaly_detection.study.plan import Grid, find_data, plan

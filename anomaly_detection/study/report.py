@@ -307,7 +307,7 @@ def write_report(
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     drawn = {experiment.folder: drawn_figures(experiment.folder) for experiment in first}
     jobs = [(experiment.folder, _parts(experiment)) for experiment in first if not drawn[experiment.folder]]
-    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=True)
+    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh="anomaly_detection.evaluation.figures")
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
     content = Content(results, study.datasets, document, experiments, rows, drawn, study.phantom, study.quick)
     with whole_file(results / "report.html") as partial:

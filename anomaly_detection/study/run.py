@@ -30,7 +30,7 @@ from anomaly_detection.study.experiment import (
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.render import to_markdown, to_text
 from anomaly_detection.study.report import Study, Tables
-from anomaly_detection.system.backends import run_side_by_side
+from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import Pace
 from anomaly_detection.system.progress import is_quiet
@@ -52,7 +52,7 @@ class Workers:
 
     device: torch.device
     jobs: int = 1
-    backend: str = "loky"
+    backend: str = LOCAL
 
 
 def state_of(experiment: Experiment) -> str:
@@ -174,6 +174,8 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
 def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers, ended: Callable[[], None]) -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure. `ended` is called after each experiment."""
     todo = [experiment for experiment in experiments if not is_finished(experiment, source)]
+    if workers.jobs > 1:
+        todo = in_order_of_need(todo)
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
     pace, failed, before = Pace([experiment.settings.model for experiment in todo], workers.jobs), [], len(experiments) - len(todo)
     outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend) if workers.jobs > 1 else itertools.starmap(attempt, calls)
@@ -189,6 +191,21 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
         elif number < len(experiments):
             ended()
     return failed
+
+
+def in_order_of_need(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Of each seed, those first that take up nothing of another, and last those that take up a whole network; for several at a time.
+
+    One that takes up the first phases of training from another, or the network for its probe, waits while that is still at them, and a core with
+    it; what differs in MADDR alone may share them.
+    """
+    met, stage, seeds = set(), {}, list(dict.fromkeys(experiment.settings.seed for experiment in experiments))
+    for experiment in experiments:
+        settings = experiment.settings
+        alike = settings.model, tuple(settings.datasets), settings.seed
+        stage[experiment.name] = 2 if settings.maddr.probe else int(alike in met)
+        met.add(alike)
+    return sorted(experiments, key=lambda experiment: (seeds.index(experiment.settings.seed), stage[experiment.name]))
 
 
 class Outcome(NamedTuple):

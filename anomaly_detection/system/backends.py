@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
-from anomaly_detection.system.processes import processors
+from anomaly_detection.system.processes import run_apart
 from anomaly_detection.system.progress import HIDDEN
 
 # name: the module that it needs, and what pip calls the package
-BACKENDS = {"loky": None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
+LOCAL = "local"
+BACKENDS = {LOCAL: None, "dask": ("distributed", "dask[distributed]"), "ray": ("ray", "ray")}
 
 
 def check_backend(name: str) -> None:
@@ -28,9 +30,9 @@ def check_backend(name: str) -> None:
 
 
 def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str) -> Iterator[Any]:
-    """`function(*call)` of every call, `at_a_time` at a time, the threads of this machine shared out evenly; each result when there is one, in any
-    order (ray gives all at the end).
+    """`function(*call)` of every call, `at_a_time` at a time; each result when there is one, in any order (ray gives all at the end).
 
+    On this machine the threads are shared out evenly.
     dask and ray find their cluster by DASK_SCHEDULER_ADDRESS and RAY_ADDRESS; without, they start one on this machine.
 
     Args:
@@ -39,22 +41,21 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
         at_a_time: how many.
         backend: one of `BACKENDS`.
     """
+    if backend == LOCAL:
+        yield from run_apart(partial(_call, function), calls, at_a_time, function.__module__)
+        return
+
     import joblib  # here and below: numpy comes with it, which --help need not wait for
 
-    options = {"inner_max_num_threads": max(1, processors() // at_a_time)} if backend == "loky" else {}
-    return_as = "list" if backend == "ray" else "generator_unordered"
-    before = os.environ.get(HIDDEN)
-    os.environ[HIDDEN] = "1"  # the workers inherit it: their bars would write over each other
-    try:
-        _join_cluster(backend)
-        with joblib.parallel_config(backend, n_jobs=at_a_time, **options):
-            yield from joblib.Parallel(return_as=return_as)(joblib.delayed(_call)(function, *call) for call in calls)
-    finally:
-        os.environ.pop(HIDDEN) if before is None else os.environ.update({HIDDEN: before})
+    _join_cluster(backend)
+    with joblib.parallel_config(backend, n_jobs=at_a_time):
+        parallel = joblib.Parallel(return_as="list" if backend == "ray" else "generator_unordered")
+        yield from parallel(joblib.delayed(_call)(function, *call) for call in calls)
 
 
 def _call(function: Callable, *arguments) -> Any:
-    """In a worker: a process of its own, whose memory nobody has set yet."""
+    """In a worker: a process of its own, whose memory nobody has set yet, and whose bars would write over those of others."""
+    os.environ[HIDDEN] = "1"
     keep_memory()
     return function(*arguments)
 

@@ -3,12 +3,14 @@
 import os
 import signal
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
 from statistics import mean
+from threading import Thread
 from typing import Any, TypeVar
 
 from anomaly_detection.system.errors import UserError
@@ -17,10 +19,13 @@ from anomaly_detection.system.progress import progress_bar
 
 Result = TypeVar("Result")
 
+AHEAD = 64  # jobs of each worker that are handed out before their results are taken: to hand out all of millions takes gigabytes
 START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker need not import the package, and torch with it, again
 
 
-def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str, fresh: bool = False) -> Iterator[Result]:
+def map_jobs(
+    function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str, fresh: str | None = None
+) -> Iterator[Result]:
     """`function(job)` of every job, in their order; several at a time.
 
     Args:
@@ -28,8 +33,8 @@ def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | N
         jobs: can be pickled.
         workers: processes; as many as there are processors if None. With 1 no process is started.
         label, unit: what the progress bar says.
-        fresh: start the processes from nothing, which takes seconds, instead of as copies of this one: needed once this one has computed in
-            threads, since locks that these held stay locked in a copy.
+        fresh: a module, to start the processes with that alone instead of as copies of this one, see `fresh_context`: needed once this one has
+            computed in threads, since locks that these held stay locked in a copy.
 
     Raises:
         UserError: a process was killed, as happens where memory runs out.
@@ -41,10 +46,16 @@ def map_jobs(function: Callable[[Any], Result], jobs: Sequence, workers: int | N
             yield result
 
 
-def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: bool) -> Iterator[Result]:
-    pool = ProcessPoolExecutor(workers, get_context("spawn" if fresh else START_METHOD), initializer=_begin_worker)
+def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: str | None) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(workers, fresh_context(fresh) if fresh else get_context(START_METHOD), initializer=_begin_worker)
+    waiting: deque[Future[Result]] = deque()
     try:
-        yield from pool.map(function, jobs)
+        for job in jobs:
+            waiting.append(pool.submit(function, job))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool:
         advice = "if memory ran out, use fewer --workers; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
@@ -55,6 +66,76 @@ def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_memory()
+
+
+def fresh_context(module: str) -> BaseContext:
+    """Of processes that have imported a module and computed nothing.
+
+    They are copies of one process that does no more than import it, once, with all that it needs; where the system has no such server, each
+    imports it itself.
+
+    Args:
+        module: that the server imports, unless it runs already: its first module stays.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
+
+
+def import_ahead(module: str) -> None:
+    """Let the server of `fresh_context` import a module from now on, beside this process, which goes on at once."""
+    if "forkserver" in get_all_start_methods():
+        from multiprocessing.forkserver import ensure_running
+
+        fresh_context(module)
+        ensure_running()
+
+
+def run_apart(function: Callable[..., Result], calls: Sequence[tuple], workers: int, module: str) -> Iterator[Result]:
+    """`function(*call)` of every call in processes that end with this one; each result when it is there, in any order.
+
+    What is no longer wanted is stopped at once: hours of computing must not outlive an error or Ctrl-C.
+
+    Args:
+        function: can be pickled, as its arguments and results. The first exception in it is raised here.
+        calls: the arguments of each.
+        workers: processes, each for many calls; the threads of this machine are shared out to them evenly.
+        module: that they begin with, see `fresh_context`.
+
+    Raises:
+        UserError: a process was killed, as happens where memory runs out.
+    """
+    others, waiting = active_children(), []
+    pool = ProcessPoolExecutor(workers, fresh_context(module), initializer=_begin_apart, initargs=(max(1, processors() // workers),))
+    try:
+        waiting = [pool.submit(function, *call) for call in calls]
+        for done in as_completed(waiting):
+            yield done.result()
+    except BrokenProcessPool:
+        advice = "if memory ran out, use fewer --jobs; the same command goes on where this one stopped"
+        raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
+    finally:
+        if not all(each.done() for each in waiting):
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_apart(threads: int) -> None:
+    """In a worker, which has imported torch and not used it."""
+    import torch
+
+    _begin_worker()
+    torch.set_num_threads(threads)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)  # nobody is left to take a result
 
 
 class Pace:

@@ -1,9 +1,18 @@
-"""How long it takes yet."""
+"""Work in other processes: what they begin with, how they end, and how long it takes yet."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
-from anomaly_detection.system.backends import run_side_by_side
-from anomaly_detection.system.processes import Pace
+from anomaly_detection.system.backends import LOCAL, run_side_by_side
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.processes import Pace, processors, run_apart
 
 
 @pytest.mark.parametrize(
@@ -32,7 +41,85 @@ def test_the_time_left_is_told_by_kinds(kinds, ended, at_a_time, told):
     assert pace.left() == told
 
 
+def told(seconds: float, text: str) -> tuple[str, int, int]:
+    """After some seconds; the text, the process and its threads. Runs in a worker, as what follows does."""
+    time.sleep(seconds)
+    return text, os.getpid(), torch.get_num_threads()
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refused() -> None:
+    raise ValueError("no")
+
+
+def gone(process: int) -> bool:
+    """Whether a process ends within ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def test_results_come_as_they_are_there():
-    outcomes = run_side_by_side(abs, [(-1,), (2,), (-3,)], 2, "loky")
-    assert next(outcomes) in (1, 2, 3)
+    outcomes = run_side_by_side(told, [(2, "a"), (0, "b"), (0, "c")], 2, LOCAL)
+    assert next(outcomes)[0] in "abc"
     assert len(list(outcomes)) == 2
+
+
+def test_processes_share_the_cores_and_serve_many_calls():
+    results = list(run_apart(told, [(0, str(i)) for i in range(5)], 2, __name__))
+    assert sorted(text for text, _, _ in results) == list("01234")
+    assert len({process for _, process, _ in results} - {os.getpid()}) <= 2
+    assert {threads for _, _, threads in results} == {max(1, processors() // 2)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_what_is_not_waited_for_is_stopped():
+    results = run_apart(told, [(0, "quick"), (300, "slow")], 2, __name__)
+    _, process, _ = next(results)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 60
+    assert gone(process)
+
+
+def test_an_exception_comes_out_and_a_killed_process_is_told():
+    with pytest.raises(ValueError, match="no"):
+        list(run_apart(refused, [()], 1, __name__))
+    with pytest.raises(UserError, match="was killed; if memory ran out, use fewer --jobs"):
+        list(run_apart(killed, [()], 1, __name__))
+
+
+ORPHANS = """
+import os, signal
+from tests.system.test_processes import __name__ as name, run_apart, told
+results = run_apart(told, [(0, "quick"), (300, "slow")], 2, name)
+print(next(results)[1], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_processes_end_with_a_parent_that_was_killed():
+    ended = subprocess.run([sys.executable, "-c", ORPHANS], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert gone(int(ended.stdout))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP there, which tells its settings")
+def test_threads_of_a_command_sleep_where_they_wait(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | {"OMP_DISPLAY_ENV": "TRUE"}
+    command = [sys.executable, "-m", "anomaly_detection", "export", str(tmp_path / "nothing"), "x.onnx"]
+    for policy in ("PASSIVE", "ACTIVE"):  # by itself; as the environment says
+        ended = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False)
+        assert f"OMP_WAIT_POLICY = '{policy}'" in ended.stderr
+        environment["OMP_WAIT_POLICY"] = "ACTIVE"
