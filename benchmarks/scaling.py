@@ -1,23 +1,32 @@
-"""Steps a second, seconds to the first step and resident memory against the number of images, each number in a process of its own.
+"""Time and memory against the number of images, each number in a process of its own: of training, or, with --prepare, of `maddr prepare folder`.
 
-The images are phantoms under many names (links to the same files), so that every one of them is read and decoded.
+The images of training are phantoms under many names (links to the same files), so that every one of them is read and decoded. Those of `prepare` are
+files of their own, of 256 x 256 pixels, 50 of each patient, every fifth patient ill, with masks.
 """
 
 import argparse
+import io
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 
 from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.formats.pictures import read_picture
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.processes import processors
 from benchmarks.cases import Case, Project, benchmark_images
 from benchmarks.measure import show
 
@@ -79,10 +88,86 @@ def row(count: int, files: list[Path], arguments: argparse.Namespace) -> dict[st
     return {"images": count, "image_mib": count * 64 * 64 / 2**20, "seconds_first_start": first["seconds_start"], **second}
 
 
+def write_pictures(folder: Path, count: int) -> list[Path]:
+    """`count` images without their masks, no two of which have the same pixels, below normal/, abnormal/ and masks/ of a folder; their paths."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(1, 256, (20, 16, 16), np.uint8)
+    bodies = [np.array(Image.fromarray(each).resize((256, 256), Image.Resampling.BICUBIC)) for each in coarse]
+    lesion = np.zeros((256, 256), np.uint8)
+    lesion[50:90, 50:90] = 255
+    paths = []
+    for number in range(count):
+        patient = number // 50
+        ill = patient % 5 == 0
+        body = bodies[number % len(bodies)]
+        body[0, :4] = np.frombuffer(number.to_bytes(4, "little"), np.uint8)
+        for kind, pixels in [("abnormal", body), ("masks", lesion)] if ill else [("normal", body)]:
+            path = folder / kind / f"p{patient:06d}" / f"{number:08d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, compress_level=1)
+            if kind != "masks":
+                paths.append(path)
+    return paths
+
+
+def prepare_command(source: Path, root: Path) -> list[str]:
+    """`maddr prepare folder` of what `write_pictures` wrote into a folder."""
+    command = [sys.executable, "-m", "anomaly_detection", "prepare", "folder", "many", "--organ", "body", "--modality", "image"]
+    return [*command, *(word for kind in ("normal", "abnormal", "masks") for word in (f"--{kind}", str(source / kind))), "--data-root", str(root)]
+
+
+def _run(command: list[str]) -> tuple[float, float]:
+    """Seconds of a command, and MiB of the largest of its processes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: failed")
+    return time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+def _seconds_of_images(paths: list[Path]) -> float:
+    """Of reading, resizing and writing one image, with no disk to wait for, on one core."""
+    stored = Preprocessing(size=256)
+    started = time.perf_counter()
+    for path in paths:
+        Image.fromarray(stored.store(read_picture(path))).save(io.BytesIO(), "png")
+    return (time.perf_counter() - started) / len(paths)
+
+
+def prepare_row(count: int, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Of one number of images; `before` is the row of a smaller one."""
+    with tempfile.TemporaryDirectory(dir=".", prefix=".many") as folder:
+        paths = write_pictures(Path(folder) / "source", count)
+        command = prepare_command(Path(folder) / "source", Path(folder) / "data")
+        seconds, mib = _run(command)
+        again, _ = _run(command)
+        least = _seconds_of_images(paths[:: max(1, count // 300)]) * count / processors()
+    slope = math.log(seconds / before["seconds"]) / math.log(count / before["images"]) if before else None
+    return {
+        "images": count,
+        "seconds": seconds,
+        "images_per_second": count / seconds,
+        "over_images": seconds / least,
+        "slope": slope,
+        "seconds_again": again,
+        "peak_mib": mib,
+    }
+
+
+def prepare_rows(counts: list[int]) -> Iterator[dict[str, Any]]:
+    """Of each number of images, from the smallest."""
+    before = None
+    for count in sorted(counts):
+        before = prepare_row(count, before)
+        yield before
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", nargs="+", type=int, default=[1000, 10_000, 100_000], metavar="N", help="(default: 1000 10000 100000)")
+    parser.add_argument("--prepare", action="store_true", help="of `maddr prepare folder`, instead of training")
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="timed (default: 100)")
     parser.add_argument("--memory-mib", type=int, default=64, metavar="M", help="budget of the images (default: 64)")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="(default: phantoms of 512 pixels, rendered once)")
@@ -91,6 +176,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.measure is not None:
         print(json.dumps(measure(arguments.measure, arguments.steps, arguments.memory_mib)))
+        return
+    if arguments.prepare:
+        show(prepare_rows(arguments.images), arguments.json)
         return
     _, files = benchmark_images(arguments.data_root, 64)
     show((row(count, files, arguments) for count in arguments.images), arguments.json)

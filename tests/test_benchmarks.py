@@ -3,6 +3,8 @@
 import csv
 import json
 from dataclasses import replace
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from anomaly_detection.config.layers import Layer, overriding
 from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.registry import build_settings
-from benchmarks import agreement, backbone, data, picture, scaling, shares, throughput, train_step, variants
+from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
 
@@ -142,3 +144,27 @@ def test_every_variant_is_one_of_the_settings():
         layers = [named, *(overriding("test", key, value) for key, value in variant.settings.items())]
         maddr = build_settings([*layers, Layer("test", {"maddr": {"enabled": True}})]).maddr
         assert maddr.enabled
+
+
+def test_a_stage_is_timed_without_those_inside_it():
+    """At 1 the start ends, the outer stage has 2 and 4 seconds, the inner one 3."""
+    watch = study.Watch(0.0, iter((1.0, 3.0, 6.0, 10.0)).__next__)
+    inner = watch.around("inner", lambda: None)
+    watch.around("outer", inner)()
+    assert watch.seconds == {"start": 1, "outer": 2 + 4, "inner": 3}
+
+
+def test_the_stages_of_a_study_are_there_to_be_timed():
+    for module, names in study.STAGES.values():
+        assert callable(attrgetter(names)(import_module(module)))
+
+
+def test_pictures_to_prepare_are_all_different_and_every_fifth_patient_is_ill(tmp_path):
+    paths = scaling.write_pictures(tmp_path, 501)
+    assert len({path.read_bytes() for path in paths}) == 501
+    ill = {path.parent.name for path in paths if path.parent.parent.name == "abnormal"}
+    assert ill == {"p000000", "p000005", "p000010"}
+    assert len({path.parent.name for path in paths}) == 11
+    assert {path.relative_to(tmp_path / "masks") for path in (tmp_path / "masks").rglob("*.png")} == {
+        path.relative_to(tmp_path / "abnormal") for path in paths if path.parent.parent.name == "abnormal"
+    }
