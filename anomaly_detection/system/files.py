@@ -28,21 +28,33 @@ _MARKS = (
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well, delete it when it does not.
 
     A process that is killed inside the block leaves `path` as it was. The data reaches the disk before the move.
+
+    Args:
+        path: of the file.
+        await_disk: False for one of many small files, since a disk takes longer for each than reading and writing the image in it: whoever writes
+            them calls `wait_for_disk` for all, and trusts none of them before. A machine that stops in between may leave some empty.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
+        if await_disk or not hasattr(os, "sync"):
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def wait_for_disk() -> None:
+    """Wait until all that was written so far, by whomever, is on disk; at once where the system cannot (`whole_file` waits for each file there)."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def short_hash(path: Path) -> str:

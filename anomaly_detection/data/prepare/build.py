@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,13 +27,14 @@ from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, whole_file
+from anomaly_detection.system.files import read_json, wait_for_disk, whole_file
 from anomaly_detection.system.processes import map_jobs
 
 logger = logging.getLogger(__name__)
 
 VERSION = 4  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
+WAITING = 0.05  # of the time, at most, is spent on waiting for the disk
 LONGEST = 200  # bytes of a file's name; file systems take 255, and unfinished files have longer ones
 
 
@@ -236,7 +238,7 @@ def _content(pixels: np.ndarray, image: str) -> str:
 
 
 def _save(pixels: np.ndarray, path: Path) -> None:
-    with whole_file(path) as partial:
+    with whole_file(path, await_disk=False) as partial:  # the journal waits
         Image.fromarray(pixels).save(partial, "png")
 
 
@@ -251,11 +253,14 @@ def _sha256(path: Path) -> str:
 class _Journal:
     """The jobs that are done, a line each, by their place among all jobs, so that a run that was stopped need not do them again.
 
+    Lines are written in groups, once the images they tell of are on disk, for which all of a group wait together.
     What lies beside a journal of other settings, or of an older version, is deleted: it is this module's own unfinished work.
     """
 
     def __init__(self, path: Path, record: dict):
         self.done: dict[int, _Result] = {}
+        self._waiting: list[str] = []
+        self._noted, self._waited = 0.0, 0.0  # when, and how long the disk took
         self._path, self._first = path, json.dumps(record)
         lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
         if lines and lines[0] == self._first:
@@ -278,13 +283,24 @@ class _Journal:
         return self
 
     def __exit__(self, *_):
+        self._note()
         self._file.close()
 
     def add(self, place: int, result: _Result) -> None:
-        """Note that a job is done; its images are on disk."""
+        """Note soon that a job is done: what was done since the last note is done again after a run was killed."""
         self.done[place] = result
-        self._file.write(self._line(place, result) + "\n")
+        self._waiting.append(self._line(place, result) + "\n")
+        if time.monotonic() - self._noted >= self._waited / WAITING:
+            self._note()
+
+    def _note(self) -> None:
+        began = time.monotonic()
+        wait_for_disk()
+        self._file.writelines(self._waiting)
         self._file.flush()
+        self._waiting.clear()
+        self._noted = time.monotonic()
+        self._waited = self._noted - began
 
     @staticmethod
     def _line(place: int, result: _Result) -> str:

@@ -202,6 +202,24 @@ def test_what_is_done_is_not_done_again(tmp_path, jobs, monkeypatch):
     assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
 
 
+def test_the_disk_is_waited_for_by_many_images_together_before_they_count_as_done(tmp_path, jobs, monkeypatch):
+    journal, synced, safe = tmp_path / ".set.partial" / "journal.jsonl", [], set()
+    monkeypatch.setattr(os, "fsync", synced.append)
+
+    def noted() -> set[str]:
+        return {row[0] for line in journal.read_text().splitlines()[1:] for row in json.loads(line)[1]}
+
+    def wait():
+        assert noted() <= safe, "what is noted was waited for"
+        safe.update(path.relative_to(journal.parent).as_posix() for path in journal.parent.rglob("*.png"))
+
+    monkeypatch.setattr(module, "wait_for_disk", wait)
+    make(tmp_path / "set", jobs)
+    images = {path.relative_to(tmp_path / "set").as_posix() for path in (tmp_path / "set").rglob("*.png")}
+    assert images <= safe
+    assert len(synced) <= 4, "the journal, the manifest and the record: none for an image"
+
+
 def test_unfinished_work_with_other_settings_is_thrown_away(tmp_path, jobs, monkeypatch):
     convert = module._convert
     monkeypatch.setattr(module, "_convert", lambda job, **options: convert(job, **options) if job is jobs[0] else 1 / 0)
