@@ -58,11 +58,13 @@ class Splits:
             for part in get_args(Part):
                 if self._file(kind, part).exists():
                     self.entries += _read(self._file(kind, part), kind, part, catalog)
+        self._listed: dict[tuple[str, Kind, Part], list[SplitEntry]] = {}  # so that of many datasets each is not looked for among all
         seen: dict[tuple[str, str], SplitEntry] = {}
         for entry in self.entries:
             first = seen.setdefault((entry.dataset, entry.image), entry)
             if first is not entry:
                 raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} stands at {first.where} already; take one line out")
+            self._listed.setdefault((entry.dataset, entry.kind, entry.part), []).append(entry)
 
     def select(self, dataset: str, kind: Kind, part: Part) -> list[SplitEntry]:
         """The images of one dataset in one split file, in the order of its lines; at least one where they are `NEEDED`.
@@ -70,7 +72,7 @@ class Splits:
         Raises:
             UserError: the file is missing or lists no image of the dataset, and must.
         """
-        listed = [entry for entry in self.entries if (entry.dataset, entry.kind, entry.part) == (dataset, kind, part)]
+        listed = list(self._listed.get((dataset, kind, part), ()))
         if not listed and (kind, part) in NEEDED:
             raise UserError(self._nothing_listed(dataset, kind, part))
         return listed

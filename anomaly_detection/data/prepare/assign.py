@@ -104,6 +104,7 @@ def merge_patients(images: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
 
     def find(patient: str) -> str:
         while owner[patient] != patient:
+            owner[patient] = owner[owner[patient]]  # so that the way is short for the next
             patient = owner[patient]
         return patient
 

@@ -98,8 +98,9 @@ def plan(
     """
     expression = _compile(patient)
     jobs: list[Job] = []
-    marks = [file for file in masks if kind_of(file) is not None]
-    other = [file for file in masks if file not in marks]
+    marks, other = [], []
+    for file in masks:
+        (other if kind_of(file) is None else marks).append(file)
     for files, ill in ((normal, False), (abnormal, True)):
         if files is None:
             continue

@@ -124,18 +124,19 @@ def _list(source: Path, wanted: str) -> list[SourceFile]:
     if not source.exists() and not source.is_symlink():
         raise UserError(f"{source}: no such folder or zip archive; what is needed is {wanted}")
     listed = list_source(source)
-    files = [file for file in listed if not _is_made(file, source)]
+    made = {folder for folder in {file.path.parent for file in listed} if _is_made(folder, source)}
+    files = [file for file in listed if file.path.parent not in made]
     if len(files) < len(listed):
-        first = next(file for file in listed if _is_made(file, source))
+        first = next(file for file in listed if file.path.parent in made)
         logger.warning("left alone: %d files of datasets that prepare has made, the first: %s", len(listed) - len(files), first)
     if twice := copies(files):
         raise UserError(f"{twice[0]}: is there twice, the other one is {twice[1]}, packed or unpacked; take one away")
     return files
 
 
-def _is_made(file: SourceFile, source: Path) -> bool:
-    """Whether a file lies in the folder of a dataset that `prepare` made, below the source."""
-    return any((folder / RECORD).is_file() for folder in file.path.parents if folder != source and source in folder.parents)
+def _is_made(folder: Path, source: Path) -> bool:
+    """Whether a folder is, or lies in, that of a dataset that `prepare` made, below the source."""
+    return any((each / RECORD).is_file() for each in (folder, *folder.parents) if each != source and source in each.parents)
 
 
 def _refuse_both(sources: FolderSources, normal: Sequence[SourceFile], abnormal: Sequence[SourceFile]) -> None:
