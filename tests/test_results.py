@@ -11,10 +11,11 @@ import yaml
 
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.metrics import image_metrics
-from anomaly_detection.evaluation.rows import COLUMNS, write_rows
+from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.study.comparison import Difference
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import write_table
 from benchmarks import second_reading
 from benchmarks.results.__main__ import DOCS, disagreements, main
 from benchmarks.results.gather import Source, gather
@@ -82,7 +83,7 @@ def made(root: Path, regime: str, seed: int, torch: str = "2.0", shift: float = 
                 row = dict.fromkeys(COLUMNS, 0) | {"image": f"{i:02}.png", "dataset": name, "patient": f"P{i // 2}", "part": part, "label": label}
                 row |= {"score": rng.normal() + shift * label, "organ": name, "modality": "ct"}
                 rows.append(row | dict.fromkeys(("predicted_organ", "predicted_modality", "confidence")))
-        write_rows(folder / "scores.csv", rows)
+        write_table(folder / "scores.csv", rows, COLUMNS)
         (folder / "config.yaml").write_text(yaml.safe_dump({"model": "memae", "datasets": list(chosen), "seed": seed, "image_size": 64}))
         (folder / "provenance.json").write_text(json.dumps({"regime": regime, "data": "d" * 16, "torch": torch}))
         metrics = {name: _metrics([row for row in rows if (row["dataset"], row["part"]) == (name, "test")]) for name in chosen}
