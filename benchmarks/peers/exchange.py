@@ -1,0 +1,75 @@
+"""What detectors are given: images and frozen features as this project's `gaussian` takes them, in files that any library reads."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomaly_detection.build import build_baseline
+from anomaly_detection.data.dataset import DataSource, ImageSet
+from anomaly_detection.data.splits import Part
+from anomaly_detection.evaluation.rows import write_rows
+from anomaly_detection.evaluation.scores import BATCH
+from anomaly_detection.study.experiment import Experiment, look_up_features, preprocessing_of
+from anomaly_detection.system.files import whole_folder, write_json
+from benchmarks.measure import seconds
+
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+COLUMNS = ("file", "part", "dataset", "label", "image", "patient")
+CHECKED = 4  # images whose features another network is checked against
+TIMED = 128  # images whose features are computed anew, to tell how long it takes
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> None:
+    """Write manifest.csv, a line for each image, those to train on first; and in its order the features.
+
+    positions.npy (N, positions, C) float32, standardised over the training images; vectors.npy (N, C), their means; images/train and images/rest,
+    8-bit PNG of the network's size; check.npz, the first images' bytes and their features by layer, not standardised; exchange.json, where they
+    come from, and the seconds that the features of an image take.
+
+    Args:
+        folder: a new one.
+        experiment: of `gaussian`, on several datasets.
+        source: of its images.
+    """
+    settings = experiment.settings
+    preprocessing = preprocessing_of(settings, source)
+    sets = {part: source.load(settings.datasets, part, preprocessing, settings.memory_mib) for part in PARTS}
+    baseline = build_baseline(settings, source.domains(settings.datasets))
+    frozen, train = baseline.frozen, sets["train"]
+    first = train.images[:CHECKED]
+    check = {layer: value.numpy() for layer, value in frozen.compute(train.batch(torch.arange(len(first))).image).items()}
+    timed = train.batch(torch.arange(min(TIMED, len(train)))).image
+    feature_s = seconds(lambda: frozen.compute(timed), CPU) / len(timed)
+    look_up_features(baseline, source, preprocessing, PARTS, CPU)
+    baseline.prepare(train.batches(BATCH))
+    grids = torch.cat([frozen(batch.image) for images in sets.values() for batch in images.batches(BATCH)])
+    positions = grids.flatten(2).transpose(1, 2).contiguous()
+    with whole_folder(folder) as partial:
+        rows: list[dict] = []
+        for part, images in sets.items():
+            rows += _write_images(partial, part, images, source, len(rows))
+        write_rows(partial / "manifest.csv", rows, COLUMNS)
+        np.save(partial / "positions.npy", positions.numpy())
+        np.save(partial / "vectors.npy", positions.mean(dim=1).numpy())
+        np.savez(partial / "check.npz", images=first.numpy(), **check)
+        told = {"data_root": str(source.data_root.resolve()), "datasets": list(settings.datasets), "feature_s": feature_s}
+        write_json(partial / "exchange.json", told | {"data": source.fingerprint(settings.datasets, preprocessing), **baseline.describe()})
+
+
+def _write_images(folder: Path, part: Part, images: ImageSet, source: DataSource, before: int) -> list[dict[str, Any]]:
+    """Their lines of the manifest. Names of files sort as these do; so many images are there `before` them."""
+    rows = []
+    side = "train" if part == "train" else "rest"
+    (folder / "images" / side).mkdir(parents=True, exist_ok=True)
+    described = zip(images.datasets, images.label.tolist(), images.names, source.patients(images), strict=True)
+    for number, (dataset, label, name, patient) in enumerate(described):
+        file = f"images/{side}/{before + number:06}.png"
+        pixels = images.images[torch.tensor([number])][0].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(folder / file)
+        rows.append({"file": file, "part": part, "dataset": dataset, "label": label, "image": name, "patient": patient})
+    return rows
