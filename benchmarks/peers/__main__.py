@@ -44,11 +44,15 @@ DETECTORS = (
     Detector("this_project", "gaussian united", "positions"),
     *(Detector("this_project", f"gaussian {regime}", "positions", DRAWN) for regime in ("united_probe", "maddr")),
     *(Detector("this_project", f"feature_ae {regime}", "positions", DRAWN) for regime in ("united", "united_probe", "maddr")),
-    *(Detector("pyod", model, on) for on in ("vectors", "positions") for model in ("KNN", "LOF", "ECOD")),
-    *(Detector("pyod", model, on, DRAWN) for on in ("vectors", "positions") for model in ("IForest", "DeepSVDD")),
-    *(Detector("sklearn", model, on) for on in ("vectors", "positions") for model in ("LocalOutlierFactor", "OneClassSVM")),
-    *(Detector("sklearn", model, on) for on in ("vectors", "positions") for model in ("EllipticEnvelope", "GaussianMixture")),
-    *(Detector("sklearn", "IsolationForest", on, DRAWN) for on in ("vectors", "positions")),
+    *(Detector("pyod", model, "vectors") for model in ("KNN", "LOF", "ECOD")),
+    *(Detector("pyod", model, "vectors", DRAWN) for model in ("IForest", "DeepSVDD")),
+    *(Detector("pyod", model, "positions") for model in ("KNN", "LOF", "ECOD")),
+    Detector("pyod", "IForest", "positions", DRAWN),
+    Detector("pyod", "DeepSVDD", "positions"),
+    # Of 45,000 vectors EllipticEnvelope and OneClassSVM would take hours; IsolationForest and LocalOutlierFactor are what PyOD's wrap.
+    *(Detector("sklearn", model, "vectors") for model in ("LocalOutlierFactor", "OneClassSVM", "EllipticEnvelope", "GaussianMixture")),
+    Detector("sklearn", "IsolationForest", "vectors", DRAWN),
+    Detector("sklearn", "GaussianMixture", "positions"),
     *(Detector("anomalib", model, "images") for model in ("PaDiM", "PatchCore", "MH-PatchCore", "GANomaly")),
 )
 
