@@ -19,7 +19,7 @@ SAME = 1e-3  # of the standard deviation of a layer's features
 
 # The layers at 1/4, 1/8 and 1/16 of the image, as the default layers of ResNets are. PaDiM's number of features has a default for ResNets alone; it
 # is ResNet-18's. A tenth of the patches, PatchCore's default, would take days to choose on a CPU.
-SETTINGS = {
+MODELS = {
     "PaDiM": (Padim, {"layers": ["blocks.1", "blocks.2", "blocks.4"], "n_features": 100}),
     "PatchCore": (Patchcore, {"layers": ["blocks.2", "blocks.4"], "coreset_sampling_ratio": 0.001}),
     "MH-PatchCore": (MHPatchcore, {"layers": ["blocks.2", "blocks.4"]}),
@@ -60,7 +60,7 @@ def check(weights: dict[str, torch.Tensor], exchange) -> None:
 
 def build(name: str, weights: dict[str, torch.Tensor]):
     """The model; its scores as they are: post-processing would cut them off at 0 and 1, and its evaluator needs labels."""
-    kind, settings = SETTINGS[name]
+    kind, settings = MODELS[name]
     plain = {"post_processor": False, "evaluator": False, "visualizer": False}
     if "layers" not in settings:
         return kind(**settings, **plain)
@@ -80,7 +80,7 @@ def loader(folder, shuffle: bool = False) -> DataLoader:
 
 def main() -> None:
     """Train and score one model."""
-    task = read_task(SETTINGS)
+    task = read_task(MODELS)
     weights = pretrained()
     check(weights, task.exchange)
     seed_everything(task.seed)
