@@ -207,7 +207,7 @@ def test_a_failure_stands_in_its_row_and_what_is_finished_is_not_run_again(excha
 
 def test_an_environment_that_cannot_be_made_is_told_in_a_line_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(peers.venv, "create", lambda folder, with_pip: folder.mkdir())
-    monkeypatch.setattr(peers.subprocess, "run", lambda command: subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(peers.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 1).check_returncode())
     with pytest.raises(UserError, match=r"requirements-pyod.txt: cannot be installed"):
         peers.interpreter("pyod", tmp_path)
     assert not any(tmp_path.iterdir())

