@@ -77,7 +77,7 @@ def interpreter(peer: str, environments: Path) -> list[str]:
             shutil.rmtree(folder, ignore_errors=True)
             if not isinstance(error, subprocess.CalledProcessError):
                 raise
-            raise UserError(f"{requirements}: cannot be installed, as pip says above; leave out {peer} by --peers, or make {folder} yourself") from None
+            raise UserError(f"{requirements}: cannot be installed, as pip says above; leave {peer} out of --peers, or make {folder}") from None
     return [str(python), str(HERE / script)]
 
 
