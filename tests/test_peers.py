@@ -157,9 +157,9 @@ def test_cells_are_those_of_counted_pairs():
 
 def test_rates_count_each_image_once_and_the_features_that_were_given():
     facts = [{"training_s": 2.0, "trained": 10, "scoring_s": 1.0, "scored": 20, "peak_mib": peak} for peak in (100.0, 300.4)]
-    assert cost(facts, 0.0) == {"training, images/s": 5.0, "scoring, images/s": 20.0, "peak MiB": 300, "seeds": 2}
-    assert cost(facts, 0.05)["training, images/s"] == 4.0
-    assert cost(facts, 0.05)["scoring, images/s"] == 10.0
+    assert cost(facts, 0.0) == {"training, images/CPU s": 5.0, "scoring, images/CPU s": 20.0, "peak MiB": 300, "seeds": 2}
+    assert cost(facts, 0.05)["training, images/CPU s"] == 4.0
+    assert cost(facts, 0.05)["scoring, images/CPU s"] == 10.0
 
 
 def test_scores_that_are_missing_or_no_numbers_are_refused(exchange, tmp_path):

@@ -14,7 +14,7 @@ from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.evaluation.scores import BATCH
 from anomaly_detection.study.experiment import Experiment, look_up_features, preprocessing_of
 from anomaly_detection.system.files import whole_folder, write_json
-from benchmarks.measure import seconds
+from benchmarks.peers.measured import timed
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 COLUMNS = ("file", "part", "dataset", "label", "image", "patient")
@@ -43,8 +43,8 @@ def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> 
     frozen, train = baseline.frozen, sets["train"]
     first = train.images[:CHECKED]
     check = {layer: value.numpy() for layer, value in frozen.compute(train.batch(torch.arange(len(first))).image).items()}
-    timed = train.batch(torch.arange(min(TIMED, len(train)))).image
-    feature_s = seconds(lambda: frozen.compute(timed), CPU) / len(timed)
+    some = train.batch(torch.arange(min(TIMED, len(train)))).image
+    _, feature_s = timed(lambda: frozen.compute(some))
     look_up_features(baseline, source, preprocessing, PARTS, CPU)
     baseline.prepare(train.batches(BATCH))
     grids = torch.cat([frozen(batch.image) for images in sets.values() for batch in images.batches(BATCH)])
@@ -57,7 +57,7 @@ def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> 
         np.save(partial / "positions.npy", positions.numpy())
         np.save(partial / "vectors.npy", positions.mean(dim=1).numpy())
         np.savez(partial / "check.npz", images=first.numpy(), **check)
-        told = {"data_root": str(source.data_root.resolve()), "datasets": list(settings.datasets), "feature_s": feature_s}
+        told = {"data_root": str(source.data_root.resolve()), "datasets": list(settings.datasets), "feature_s": feature_s / len(some)}
         write_json(partial / "exchange.json", told | {"data": source.fingerprint(settings.datasets, preprocessing), **baseline.describe()})
 
 

@@ -51,10 +51,10 @@ def manifest(exchange: Path) -> list[dict[str, str]]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and how many seconds it took."""
-    started = time.perf_counter()
+    """What a call returns, and how many seconds processors worked on it, all threads together: other programs on the machine do not count."""
+    started = time.process_time()
     result = call()
-    return result, time.perf_counter() - started
+    return result, time.process_time() - started
 
 
 def peak_mib() -> float:
@@ -74,7 +74,7 @@ def report(task: Task, scores: Iterable[float], training_s: float, scoring_s: fl
     Args:
         task: what was run.
         scores: n of them, higher is more abnormal.
-        training_s, scoring_s: seconds.
+        training_s, scoring_s: seconds, see `timed`.
         package: whose version is told.
         note: weights, and what is no default.
     """

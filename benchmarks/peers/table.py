@@ -85,7 +85,7 @@ def _called(trainings: Sequence[Scored], label: int) -> float:
 
 
 def cost(facts: Sequence[Mapping[str, Any]], feature_s: float) -> dict[str, Any]:
-    """Cells of a row: images a second in training, each counted once, and in scoring; the most memory, and the seeds' number.
+    """Cells of a row: images a second of processor time in training, each counted once, and in scoring; the most memory; the number of seeds.
 
     Args:
         facts: of each seed, see `measured.report`.
@@ -95,4 +95,4 @@ def cost(facts: Sequence[Mapping[str, Any]], feature_s: float) -> dict[str, Any]
         mean(1 / (each[f"{kind}_s"] / each[count] + feature_s) for each in facts) for kind, count in (("training", "trained"), ("scoring", "scored"))
     )
     peak = max(each["peak_mib"] for each in facts)
-    return {"training, images/s": round(training, 1), "scoring, images/s": round(scoring, 1), "peak MiB": round(peak), "seeds": len(facts)}
+    return {"training, images/CPU s": round(training, 1), "scoring, images/CPU s": round(scoring, 1), "peak MiB": round(peak), "seeds": len(facts)}
