@@ -175,9 +175,6 @@ RUN = """
 import json, sys
 from pathlib import Path
 exchange, out, model, on, seed = sys.argv[1:]
-if model == "slow":
-    import time
-    time.sleep(60)
 assert model != "broken", "no such detector"
 files = [line.split(",")[0] for line in Path(exchange, "manifest.csv").read_text().splitlines() if "rest" in line]
 Path(out + ".csv").write_text("\\n".join(["file,score", *(f"{file},{i}" for i, file in enumerate(files))]))
@@ -193,15 +190,23 @@ def test_a_failure_stands_in_its_row_and_what_is_finished_is_not_run_again(excha
     (work / "exchange").symlink_to(exchange)
     (tmp_path / "run.py").write_text(RUN)
     monkeypatch.setattr(peers, "interpreter", lambda peer, environments: [sys.executable, str(tmp_path / "run.py")])
+    run = subprocess.run
+
+    def timed_out(words, **options):
+        if "slow" in words:
+            raise subprocess.TimeoutExpired(words, options["timeout"])
+        return run(words, **options)
+
+    monkeypatch.setattr(peers.subprocess, "run", timed_out)
     detectors = [Detector("pyod", model, "vectors", (0, 1)) for model in ("fine", "broken", "slow", "again")]
     for _ in range(2):
-        table = {row["detector"]: row for row in peers.rows(detectors, work / "exchange", tmp_path, minutes=1 / 60)}
+        table = {row["detector"]: row for row in peers.rows(detectors, work / "exchange", tmp_path, minutes=5)}
     assert (work / "runs").read_text() == "xxxx"  # two detectors, two seeds
     assert len({tuple(row) for row in table.values()}) == 1
     assert (table["fine"]["library"], table["fine"]["seeds"], table["fine"]["note"]) == ("fake 1", 2, "")
     assert table["again"]["minus the first"].startswith("+0.000")
     assert table["broken"]["note"] == "failed (1): AssertionError: no such detector"
-    assert table["slow"]["note"].startswith("not done in")
+    assert table["slow"]["note"] == "not done in 5 minutes"
     assert table["slow"]["mean"] == ""
 
 
