@@ -18,7 +18,7 @@ from benchmarks.peers import __main__ as peers
 from benchmarks.peers import this_project
 from benchmarks.peers.__main__ import DETECTORS, HERE, SCRIPTS, Detector
 from benchmarks.peers.exchange import write_exchange
-from benchmarks.peers.table import cost, quality, read_run
+from benchmarks.peers.table import COLUMNS, cost, quality, read_run
 
 DATASETS = ["lits", "covid_xray"]
 
@@ -52,6 +52,19 @@ def test_every_image_is_there_as_it_lies_in_the_data(exchange):
         assert copy.size == (224, 224)
         pair = [np.asarray(image.resize((16, 16), Image.Resampling.BOX), float) for image in (original, copy)]
         assert np.abs(pair[0] - pair[1]).mean() < 4
+
+
+def test_other_images_are_not_taken_for_these(exchange, tmp_path):
+    source = DataSource(exchange.parent / "data")
+    for datasets in (DATASETS, [*DATASETS, "covid_ct"]):
+        experiment = this_project.experiment_of(source.data_root, datasets, "gaussian united", 0, tmp_path)
+        before = (exchange / "exchange.json").stat().st_mtime_ns
+        if datasets == DATASETS:
+            write_exchange(exchange, experiment, source)
+        else:
+            with pytest.raises(UserError, match="holds other images"):
+                write_exchange(exchange, experiment, source)
+        assert (exchange / "exchange.json").stat().st_mtime_ns == before
 
 
 def test_the_features_are_those_that_gaussian_scores_by(exchange, tmp_path, monkeypatch):
@@ -198,11 +211,11 @@ def test_a_failure_stands_in_its_row_and_what_is_finished_is_not_run_again(excha
         return run(words, **options)
 
     monkeypatch.setattr(peers.subprocess, "run", timed_out)
-    detectors = [Detector("pyod", model, "vectors", (0, 1)) for model in ("fine", "broken", "slow", "again")]
+    detectors = [Detector("pyod", model, "vectors", (0, 1)) for model in ("broken", "fine", "slow", "again")]
     for _ in range(2):
         table = {row["detector"]: row for row in peers.rows(detectors, work / "exchange", tmp_path, minutes=5)}
     assert (work / "runs").read_text() == "xxxx"  # two detectors, two seeds
-    assert len({tuple(row) for row in table.values()}) == 1
+    assert {tuple(row) for row in table.values()} == {("library", "detector", "on", *DATASETS, *COLUMNS, "note")}
     assert (table["fine"]["library"], table["fine"]["seeds"], table["fine"]["note"]) == ("fake 1", 2, "")
     assert table["again"]["minus the first"].startswith("+0.000")
     assert table["broken"]["note"] == "failed (1): AssertionError: no such detector"

@@ -18,7 +18,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json
 from benchmarks.measure import show
 from benchmarks.peers.exchange import write_exchange
-from benchmarks.peers.table import Rows, cost, quality, read_run
+from benchmarks.peers.table import COLUMNS, Rows, cost, quality, read_run
 from benchmarks.peers.this_project import experiment_of
 
 HERE = Path(__file__).parent
@@ -109,7 +109,7 @@ def rows(detectors: Sequence[Detector], exchange: Path, environments: Path, minu
     """One of each detector, when it is there; in the row of one that fails stands why."""
     told = read_json(exchange / "exchange.json")
     reference: list[Rows] = []
-    empty: dict[str, Any] = {}
+    empty = dict.fromkeys([*told["datasets"], *COLUMNS], "")
     for detector in detectors:
         name = {"library": detector.peer, "detector": detector.model, "on": detector.on}
         try:
@@ -120,9 +120,7 @@ def rows(detectors: Sequence[Detector], exchange: Path, environments: Path, minu
         runs, facts = [read_run(exchange, out.with_suffix(".csv")) for out in outs], [read_json(out.with_suffix(".json")) for out in outs]
         reference = reference or runs
         costs = cost(facts, 0 if detector.on == "images" else told["feature_s"])
-        row = {**name, "library": facts[0]["library"], **quality(runs, reference), **costs, "note": facts[0]["note"]}
-        empty = {column: "" for column in row if column not in name}
-        yield row
+        yield {**name, "library": facts[0]["library"], **quality(runs, reference), **costs, "note": facts[0]["note"]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,9 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     arguments = parser.parse_args(argv)
     exchange = arguments.work.resolve() / "exchange"
-    if not exchange.exists():
-        experiment = experiment_of(arguments.data_root, arguments.datasets, "gaussian united", 0, arguments.work)
-        write_exchange(exchange, experiment, DataSource(arguments.data_root))
+    experiment = experiment_of(arguments.data_root, arguments.datasets, "gaussian united", 0, arguments.work)
+    write_exchange(exchange, experiment, DataSource(arguments.data_root))
     chosen = [detector for detector in DETECTORS if detector.peer in arguments.peers]
     environments = (arguments.environments or arguments.work / "environments").resolve()
     show(rows(chosen, exchange, environments, arguments.minutes), arguments.json)

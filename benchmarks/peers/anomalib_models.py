@@ -1,5 +1,6 @@
 """anomalib's models on the images, with their default settings but for what cannot be had or would take hours here, each with its reason below."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def main() -> None:
     batches, scoring_s = timed(lambda: engine.predict(model, dataloaders=loader(task.exchange / "images" / "rest")))
     scores = torch.cat([batch.pred_score.flatten() for batch in batches]).numpy()
     source = "" if task.model == "GANomaly" else f"{BACKBONE} with this project's weights"
-    report(task, scores, training_s, scoring_s, "anomalib", source + NOTES.get(task.model, ""))
+    report(task, scores, training_s, scoring_s, f"anomalib {version('anomalib')}", source + NOTES.get(task.model, ""))
 
 
 if __name__ == "__main__":

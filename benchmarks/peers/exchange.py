@@ -13,7 +13,8 @@ from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.evaluation.scores import BATCH
 from anomaly_detection.study.experiment import Experiment, look_up_features, preprocessing_of
-from anomaly_detection.system.files import whole_folder, write_json
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import read_json, whole_folder, write_json
 from benchmarks.peers.measured import timed
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -25,19 +26,27 @@ CPU = torch.device("cpu")
 
 @torch.no_grad()
 def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> None:
-    """Write manifest.csv, a line for each image, those to train on first; and in its order the features.
+    """Write, where it is not there yet: manifest.csv, a line for each image, those to train on first; and in its order the features.
 
     positions.npy (N, positions, C) float32, standardised over the training images; vectors.npy (N, C), their means; images/train and images/rest,
     8-bit PNG of the network's size; check.npz, the first images' bytes and their features by layer, not standardised; exchange.json, where they
     come from, and the seconds that the features of an image take.
 
     Args:
-        folder: a new one.
+        folder: a new one, or one that this wrote.
         experiment: of `gaussian`, on several datasets.
         source: of its images.
+
+    Raises:
+        UserError: the folder holds other images.
     """
     settings = experiment.settings
     preprocessing = preprocessing_of(settings, source)
+    data = source.fingerprint(settings.datasets, preprocessing)
+    if folder.exists():
+        if read_json(folder / "exchange.json")["data"] != data:
+            raise UserError(f"{folder}: holds other images than were asked for now; choose another --work, or delete {folder.parent}")
+        return
     sets = {part: source.load(settings.datasets, part, preprocessing, settings.memory_mib) for part in PARTS}
     baseline = build_baseline(settings, source.domains(settings.datasets))
     frozen, train = baseline.frozen, sets["train"]
@@ -58,7 +67,7 @@ def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> 
         np.save(partial / "vectors.npy", positions.mean(dim=1).numpy())
         np.savez(partial / "check.npz", images=first.numpy(), **check)
         told = {"data_root": str(source.data_root.resolve()), "datasets": list(settings.datasets), "feature_s": feature_s / len(some)}
-        write_json(partial / "exchange.json", told | {"data": source.fingerprint(settings.datasets, preprocessing), **baseline.describe()})
+        write_json(partial / "exchange.json", told | {"data": data, **baseline.describe()})
 
 
 def _write_images(folder: Path, part: Part, images: ImageSet, source: DataSource, before: int) -> list[dict[str, Any]]:

@@ -68,14 +68,14 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def report(task: Task, scores: Iterable[float], training_s: float, scoring_s: float, package: str, note: str = "") -> None:
+def report(task: Task, scores: Iterable[float], training_s: float, scoring_s: float, library: str, note: str = "") -> None:
     """Write what a detector says of the images that it was not trained on, in their order, and what that cost.
 
     Args:
         task: what was run.
         scores: n of them, higher is more abnormal.
         training_s, scoring_s: seconds, see `timed`.
-        package: whose version is told.
+        library: name and version.
         note: weights, and what is no default.
     """
     images = manifest(task.exchange)
@@ -84,7 +84,7 @@ def report(task: Task, scores: Iterable[float], training_s: float, scoring_s: fl
         csv.writer(file).writerows([("file", "score"), *zip(rest, map(float, scores), strict=True)])
     trained = len(images) - len(rest)
     rates = {"training_s": training_s, "trained": trained, "scoring_s": scoring_s, "scored": len(rest)}
-    facts = {"library": f"{package} {version(package)}", **rates, "peak_mib": peak_mib(), "note": note}
+    facts = {"library": library, **rates, "peak_mib": peak_mib(), "note": note}
     task.out.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -94,7 +94,7 @@ def run_on_features(
     """Fit a detector of vectors and score; the score of an image that is a grid of them is their mean, as it is of this project's `gaussian`.
 
     Args:
-        package: see `report`.
+        package: as pip knows it.
         models: by name, of the length of the vectors and the seed.
         scores_of: (n,) of a detector and vectors (n, C), higher is more abnormal.
         note: see `report`.
@@ -107,4 +107,4 @@ def run_on_features(
     detector = models[task.model](features.shape[-1], task.seed)
     _, training_s = timed(lambda: detector.fit(train))
     scores, scoring_s = timed(lambda: scores_of(detector, rest).reshape(-1, each).mean(axis=1))
-    report(task, scores, training_s, scoring_s, package, note)
+    report(task, scores, training_s, scoring_s, f"{package} {version(package)}", note)

@@ -15,6 +15,18 @@ from anomaly_detection.system.errors import UserError
 from benchmarks.peers.measured import manifest
 
 QUANTILE = 0.95  # of all validation normals together, which one threshold for all datasets is to leave below it
+# of a row, behind those of the datasets
+COLUMNS = (
+    "mean",
+    "minus the first",
+    "pooled",
+    "false alarms, %",
+    "sensitivity, %",
+    "training, images/CPU s",
+    "scoring, images/CPU s",
+    "peak MiB",
+    "seeds",
+)
 Rows = list[dict[str, Any]]  # of validation and test images: part, dataset, label, image, patient and score
 
 

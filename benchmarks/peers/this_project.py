@@ -10,6 +10,7 @@ from anomaly_detection.evaluation.scores import BATCH, Scores, score_images
 from anomaly_detection.study.experiment import Experiment, locked_folder, look_up_features, train_experiment
 from anomaly_detection.study.plan import Grid, find_data, plan
 from anomaly_detection.system.files import read_json
+from anomaly_detection.system.version import __version__
 from benchmarks.peers.exchange import CPU, PARTS
 from benchmarks.peers.measured import read_task, report, timed
 
@@ -54,8 +55,8 @@ def main() -> None:
         for part, images, each in (("val", val, scores[0]), ("test", test, scores[1]))
         for row in score_rows(images, patients[part], part, each, normals.calibration, trained.domains)
     ]
-    note = NOTES[experiment.regime]
-    report(task, [row["calibrated_score"] for row in rows], training_s, scoring_s, "anomaly-detection", note)
+    library = f"this project {__version__}"
+    report(task, [row["calibrated_score"] for row in rows], training_s, scoring_s, library, NOTES[experiment.regime])
 
 
 if __name__ == "__main__":
