@@ -10,11 +10,10 @@ from PIL import Image
 from anomaly_detection.build import build_baseline
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.splits import Part
-from anomaly_detection.evaluation.rows import write_rows
 from anomaly_detection.evaluation.scores import BATCH
 from anomaly_detection.study.experiment import Experiment, look_up_features, preprocessing_of
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, whole_folder, write_json
+from anomaly_detection.system.files import read_json, whole_folder, write_json, write_table
 from benchmarks.peers.measured import timed
 
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -62,7 +61,7 @@ def write_exchange(folder: Path, experiment: Experiment, source: DataSource) -> 
         rows: list[dict] = []
         for part, images in sets.items():
             rows += _write_images(partial, part, images, source, len(rows))
-        write_rows(partial / "manifest.csv", rows, COLUMNS)
+        write_table(partial / "manifest.csv", rows, COLUMNS)
         np.save(partial / "positions.npy", positions.numpy())
         np.save(partial / "vectors.npy", positions.mean(dim=1).numpy())
         np.savez(partial / "check.npz", images=first.numpy(), **check)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.metrics import normal_threshold
+from anomaly_detection.evaluation.normals import normal_threshold
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 from anomaly_detection.system.errors import UserError
 from benchmarks.peers.measured import manifest
