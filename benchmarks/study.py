@@ -25,7 +25,7 @@ STAGES = {
     "rendering": ("anomaly_detection.study.run", "render"),
     "arrays": ("anomaly_detection.data.dataset", "load_images"),
     "fingerprints": ("anomaly_detection.data.dataset", "DataSource.fingerprint"),
-    "features": ("anomaly_detection.study.experiment", "_look_up_features"),
+    "features": ("anomaly_detection.study.experiment", "look_up_features"),
     "training": ("anomaly_detection.study.experiment", "train"),
     "evaluation": ("anomaly_detection.study.experiment", "evaluate"),
     "tables": ("anomaly_detection.study.report", "Tables.write"),
