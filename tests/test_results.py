@@ -17,7 +17,7 @@ from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import write_table
 from benchmarks import second_reading
-from benchmarks.results.__main__ import DOCS, disagreements, main
+from benchmarks.results.__main__ import DOCS, disagreements, main, text_of_rows
 from benchmarks.results.gather import Source, gather
 from benchmarks.results.page import fill, table_of
 from benchmarks.results.stored import fewest_digits, read_stored, write_scores
@@ -172,6 +172,14 @@ def test_runs_on_other_images_are_refused(words, tmp_path):
 def test_a_source_that_is_told_wrongly_is_a_mistake_of_the_user(text):
     with pytest.raises(UserError):
         Source.parse(text)
+
+
+def test_rows_of_another_benchmark_become_a_table_and_others_stay(tmp_path):
+    (tmp_path / "rows.json").write_text(json.dumps([{"way": "a", "auroc": 0.70449}, {"way": "b", "auroc": None}]))
+    page = "<!-- table: rows one -->\n<!-- end -->\n<!-- table: rows two -->\nold\n<!-- end -->\n"
+    told = fill(page, {"rows": lambda kind: text_of_rows({"one": tmp_path / "rows.json"}, kind)})
+    assert table_of(told, "rows", "one") == [["way", "auroc"], ["a", "0.704"], ["b", "–"]]
+    assert told.endswith("<!-- table: rows two -->\nold\n<!-- end -->\n")
 
 
 def test_a_marker_without_an_end_is_an_error():

@@ -2,7 +2,8 @@
 
 A study is a name and the folders that hold its experiments, each as NAME=FOLDER,commit=...,device=...,torch=... (the facts as far as known; of
 experiments in the folder that were trained with another version of torch nothing is taken). An experiment is taken from the first folder that holds
-it. Without --study nothing is written, and the page is checked against the scores that are kept.
+it. Rows that another benchmark wrote by --json become the table "rows NAME". Without --study and --rows nothing is written, and the page is checked
+against the scores that are kept.
 """
 
 import argparse
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from anomaly_detection.study.render import to_table
+from anomaly_detection.study.render import Table, to_table
+from anomaly_detection.study.tables import MISSING
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import read_json, whole_file
 from benchmarks.results.gather import Gathered, Source, gather
 from benchmarks.results.page import fill, table_of
 from benchmarks.results.stored import write_experiments, write_scores
@@ -39,6 +42,24 @@ def text_of(gathered: Gathered, kind: str) -> str:
     return to_table(table) if table.rows else "*Not run yet.*"
 
 
+def text_of_rows(files: dict[str, Path], kind: str) -> str | None:
+    """A table of the rows in a file; None of one that is not among the files. Numbers have three digits.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if kind not in files:
+        return None
+    rows = read_json(files[kind])
+    return to_table(Table("", list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return MISSING
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def disagreements(page: str, study: str, scores: Path) -> list[str]:
     """Cells of the tables of AUROC and of differences that are not what a second reading of the scores says, and lines that only one of them has."""
     datasets, lines = reading([scores])
@@ -60,12 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write page and scores, or check them; 1 where two readings disagree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("--study", nargs="+", action="append", default=[], metavar="WORD", help="NAME, and NAME=FOLDER[,commit=...] of each folder")
+    parser.add_argument("--rows", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="rows of other benchmarks, as JSON")
     parser.add_argument("--page", type=Path, default=DOCS / "results.md", metavar="FILE", help="(default: docs/results.md)")
     parser.add_argument("--scores", type=Path, default=DOCS / "results", metavar="DIR", help="where scores are kept (default: docs/results)")
     parser.add_argument("--keep", nargs="*", default=["real"], metavar="NAME", help="studies whose scores are kept (default: real)")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.study:
+        if arguments.study or arguments.rows:
             _write(arguments)
         told = disagreements(arguments.page.read_text(encoding="utf-8"), "real", arguments.scores / "real_scores.csv.gz")
     except UserError as error:
@@ -79,8 +101,11 @@ def _write(arguments: argparse.Namespace) -> None:
     studies = {name: gather([Source.parse(text) for text in texts]) for name, *texts in arguments.study}
     for name in set(arguments.keep) & set(studies):
         write_scores(arguments.scores / f"{name}_scores.csv.gz", studies[name])
-    write_experiments(arguments.scores / "experiments.csv", studies)
-    text = fill(arguments.page.read_text(encoding="utf-8"), {name: partial(text_of, gathered) for name, gathered in studies.items()})
+    if studies:
+        write_experiments(arguments.scores / "experiments.csv", studies)
+    tables = {name: partial(text_of, gathered) for name, gathered in studies.items()}
+    tables["rows"] = partial(text_of_rows, {name: Path(file) for name, _, file in (text.partition("=") for text in arguments.rows)})
+    text = fill(arguments.page.read_text(encoding="utf-8"), tables)
     with whole_file(arguments.page) as partial_file:
         partial_file.write_text(text, encoding="utf-8")
 

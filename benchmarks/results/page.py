@@ -8,12 +8,12 @@ from anomaly_detection.system.errors import UserError
 BLOCK = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def fill(page: str, studies: Mapping[str, Callable[[str], str]]) -> str:
+def fill(page: str, studies: Mapping[str, Callable[[str], str | None]]) -> str:
     """The page with what stands between the markers of some studies written anew; the rest, and the tables of other studies, stay as they are.
 
     Args:
         page: its text.
-        studies: by name, what makes the text of a table of its kind.
+        studies: by name, what makes the text of a table of its kind, or None for one that shall stay.
 
     Raises:
         UserError: a marker has no end.
@@ -23,7 +23,8 @@ def fill(page: str, studies: Mapping[str, Callable[[str], str]]) -> str:
 
     def block(found: re.Match) -> str:
         begin, study, kind, end = found.groups()
-        return f"{begin}\n{studies[study](kind)}\n\n{end}" if study in studies else found[0]
+        text = studies[study](kind) if study in studies else None
+        return found[0] if text is None else f"{begin}\n{text}\n\n{end}"
 
     return BLOCK.sub(block, page)
 
