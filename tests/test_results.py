@@ -175,9 +175,9 @@ def test_a_source_that_is_told_wrongly_is_a_mistake_of_the_user(text):
 
 
 def test_rows_of_another_benchmark_become_a_table_and_others_stay(tmp_path):
-    (tmp_path / "rows.json").write_text(json.dumps([{"way": "a", "auroc": 0.70449}, {"way": "b", "auroc": None}]))
+    (tmp_path / "rows.json").write_text(json.dumps({"quality": [{"way": "a", "auroc": 0.70449}, {"way": "b", "auroc": None}]}))
     page = "<!-- table: rows one -->\n<!-- end -->\n<!-- table: rows two -->\nold\n<!-- end -->\n"
-    told = fill(page, {"rows": lambda kind: text_of_rows({"one": tmp_path / "rows.json"}, kind)})
+    told = fill(page, {"rows": lambda kind: text_of_rows({"one": f"{tmp_path / 'rows.json'}:quality"}, kind)})
     assert table_of(told, "rows", "one") == [["way", "auroc"], ["a", "0.704"], ["b", "–"]]
     assert told.endswith("<!-- table: rows two -->\nold\n<!-- end -->\n")
 

@@ -8,7 +8,7 @@ against the scores that are kept.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,21 @@ def text_of(gathered: Gathered, kind: str) -> str:
     return to_table(table) if table.rows else "*Not run yet.*"
 
 
-def text_of_rows(files: dict[str, Path], kind: str) -> str | None:
+def text_of_rows(files: Mapping[str, str], kind: str) -> str | None:
     """A table of the rows in a file; None of one that is not among the files. Numbers have three digits.
+
+    Args:
+        files: path by kind, or path:KEY where a file holds several tables.
+        kind: of the table.
 
     Raises:
         UserError: the file cannot be read.
     """
     if kind not in files:
         return None
-    rows = read_json(files[kind])
+    path, _, key = files[kind].partition(":")
+    rows = read_json(Path(path))
+    rows = rows[key] if key else rows
     return to_table(Table("", list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]))
 
 
@@ -81,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write page and scores, or check them; 1 where two readings disagree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("--study", nargs="+", action="append", default=[], metavar="WORD", help="NAME, and NAME=FOLDER[,commit=...] of each folder")
-    parser.add_argument("--rows", nargs="+", action="extend", default=[], metavar="NAME=FILE", help="rows of other benchmarks, as JSON")
+    parser.add_argument("--rows", nargs="+", action="extend", default=[], metavar="NAME=FILE[:KEY]", help="rows of other benchmarks, as JSON")
     parser.add_argument("--page", type=Path, default=DOCS / "results.md", metavar="FILE", help="(default: docs/results.md)")
     parser.add_argument("--scores", type=Path, default=DOCS / "results", metavar="DIR", help="where scores are kept (default: docs/results)")
     parser.add_argument("--keep", nargs="*", default=["real"], metavar="NAME", help="studies whose scores are kept (default: real)")
@@ -104,7 +110,7 @@ def _write(arguments: argparse.Namespace) -> None:
     if studies:
         write_experiments(arguments.scores / "experiments.csv", studies)
     tables = {name: partial(text_of, gathered) for name, gathered in studies.items()}
-    tables["rows"] = partial(text_of_rows, {name: Path(file) for name, _, file in (text.partition("=") for text in arguments.rows)})
+    tables["rows"] = partial(text_of_rows, dict(text.split("=", 1) for text in arguments.rows))
     text = fill(arguments.page.read_text(encoding="utf-8"), tables)
     with whole_file(arguments.page) as partial_file:
         partial_file.write_text(text, encoding="utf-8")
