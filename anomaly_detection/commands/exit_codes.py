@@ -10,7 +10,6 @@ from collections.abc import Callable
 from anomaly_detection.commands.verbosity import begin_logging
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.memory import keep_memory
-from anomaly_detection.system.threads import sleep_while_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,6 @@ def run(main: Callable[[list[str] | None], int]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     keep_memory()
-    sleep_while_waiting()
     try:
         _import_from_working_folder()
         sys.exit(main(None))

@@ -113,13 +113,3 @@ def test_processes_end_with_a_parent_that_was_killed():
     ended = subprocess.run([sys.executable, "-c", ORPHANS], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL
     assert gone(int(ended.stdout))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP there, which tells its settings")
-def test_threads_of_a_command_sleep_where_they_wait(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | {"OMP_DISPLAY_ENV": "TRUE"}
-    command = [sys.executable, "-m", "anomaly_detection", "export", str(tmp_path / "nothing"), "x.onnx"]
-    for policy in ("PASSIVE", "ACTIVE"):  # by itself; as the environment says
-        ended = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False)
-        assert f"OMP_WAIT_POLICY = '{policy}'" in ended.stderr
-        environment["OMP_WAIT_POLICY"] = "ACTIVE"
