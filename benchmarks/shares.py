@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
-from benchmarks.cases import Case, Project, benchmark_images, cases
-from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
+from benchmarks.cases import Case, Project, benchmark_images
+from benchmarks.measure import Peak, in_turns, operations
+from benchmarks.train_step import measure
 
 # what torch calls its operations, in the order in which they are asked
 KINDS = {
@@ -71,10 +71,7 @@ def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
-    peak = Peak(arguments.device)
-    wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
-    show((row for case in tqdm(wanted, unit="case", disable=None) for row in rows(case, arguments, peak)), arguments.json)
+    measure(__doc__, rows, argv)
 
 
 if __name__ == "__main__":

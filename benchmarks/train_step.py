@@ -3,13 +3,15 @@
 The limit is the time of the convolutions and matrix products of the project's step alone, at the rate of this machine's fastest matrix product.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
+
+Rows = Callable[[Case, Any, Peak], Iterator[dict[str, Any]]]
 
 
 def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
@@ -35,12 +37,17 @@ def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
         }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure and print."""
-    arguments = parse(benchmark_parser(__doc__, add_models, add_losses, add_rounds), argv)
+def measure(description: str | None, rows: Rows, argv: Sequence[str] | None) -> None:
+    """Print a table of training steps: the rows of each case that the command line asks for, as they are measured."""
+    arguments = parse(benchmark_parser(description, add_models, add_losses, add_rounds), argv)
     peak = Peak(arguments.device)
     wanted = list(cases(arguments.models, arguments.losses, arguments.sizes, arguments.batches))
     show((row for case in tqdm(wanted, unit="case", disable=None) for row in rows(case, arguments, peak)), arguments.json)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    measure(__doc__, rows, argv)
 
 
 if __name__ == "__main__":
