@@ -4,7 +4,7 @@ A new baseline is one class that fills in this contract; see examples/.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -32,6 +32,8 @@ class Phase:
         chunks: into how many batches each call cuts its images, see `Batch.chunks`.
         shared: neither the constraint nor its heads have a part in it. A first phase like this is the same with and without MADDR: of the
             experiments that differ in MADDR alone one trains it, and the others go on from there.
+        replayable: each `training_step` does the same work whatever the values: it reads none of them, and `Baseline.progress` has no part in it. A
+            GPU then replays it, see `training.replay`.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Phase:
     batch_size: int
     chunks: int = 1
     shared: bool = False
+    replayable: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,13 @@ class Baseline(nn.Module, ABC):
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """Do one step, backward and optimizers included; return the losses by name, detached scalars."""
         raise NotImplementedError(f"{type(self).__name__} has phases, so it needs training_step")
+
+    def after_step(self, losses: Mapping[str, Tensor], optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """Called after each step with its losses, for what depends on their values; returns more of them to log.
+
+        Reading a value waits for a GPU. What this changes it changes in place: a step that is replayed knows networks and optimizers by their memory.
+        """
+        return {}
 
     @abstractmethod
     def assess(self, x: Tensor, with_map: bool) -> Assessment:

@@ -110,7 +110,8 @@ class Plain:
 
         def step() -> dict:
             baseline.train()
-            return baseline.training_step(next(batches), optimizers)
+            losses = baseline.training_step(next(batches), optimizers)
+            return losses | baseline.after_step(losses, optimizers)
 
         return step
 

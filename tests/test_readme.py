@@ -47,7 +47,19 @@ def test_every_page_is_linked():
 
 def test_the_page_on_baselines_names_the_methods_that_there_are():
     text = PAGES["docs/extending.md"]
-    for method in ("phases", "optimizers", "training_step", "assess", "prepare", "begin_phase", "validation_loss", "sample", "describe", "heads"):
+    for method in (
+        "phases",
+        "optimizers",
+        "training_step",
+        "assess",
+        "prepare",
+        "begin_phase",
+        "after_step",
+        "validation_loss",
+        "sample",
+        "describe",
+        "heads",
+    ):
         assert f"{method}" in text
         assert hasattr(Baseline, method)
 

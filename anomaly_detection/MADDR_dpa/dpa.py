@@ -172,7 +172,10 @@ class DPA(Baseline):
         """One per stage; with a discriminator each step is given a batch for it and one for the autoencoder."""
         batches = 1 if self.options.adversarial is None else 1 + self.options.adversarial.n_dis
         sizes = {stage.resolution: self.options.batch_sizes.get(stage.resolution, self.settings.batch_size) for stage in self.stages}
-        return [Phase(stage.name, stage.iterations, sizes[stage.resolution] * batches, batches) for stage in self.stages]
+        return [
+            Phase(stage.name, stage.iterations, sizes[stage.resolution] * batches, batches, replayable=stage.kind == "stab" and batches == 1)
+            for stage in self.stages
+        ]
 
     @property
     def stage(self) -> Stage:

@@ -67,8 +67,9 @@ class FAnoGAN(Baseline):
         options = self.options = settings.baseline
         self.latent_dim = options.latent_dim
         # Each critic step sees images of its own.
-        self.gan_phase = Phase("gan", options.gan_iterations, settings.batch_size * options.critic_steps, options.critic_steps, shared=True)
-        self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size)
+        images = settings.batch_size * options.critic_steps
+        self.gan_phase = Phase("gan", options.gan_iterations, images, options.critic_steps, shared=True, replayable=True)
+        self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size, replayable=True)
         self.targets: TargetCache | None = None
         shape = (settings.image_size, settings.channels, options.width)
         self.generator = Generator(*shape, options.latent_dim, options.bn_momentum)

@@ -4,6 +4,7 @@ Source: Akcay et al., GANomaly: Semi-Supervised Anomaly Detection via Adversaria
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ class GANomaly(Baseline):
         self.to(memory_format=torch.channels_last)
 
     def phases(self) -> list[Phase]:
-        return [Phase("ganomaly", self.settings.iterations, self.settings.batch_size)]
+        return [Phase("ganomaly", self.settings.iterations, self.settings.batch_size, replayable=True)]
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         generator = [*self.encoder.parameters(), *self.decoder.parameters(), *self.second_encoder.parameters(), *self.heads()]
@@ -97,20 +98,25 @@ class GANomaly(Baseline):
         discriminator_loss = (F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()) / 2
         minimise(loss + constraint, optimizers["generator"])
         minimise(discriminator_loss, optimizers["discriminator"])
-        # Reading the loss waits for the device, once a step; the collapse must be met before the next one.
-        collapsed = averaged({"loss": discriminator_loss.detach()})["loss"] < COLLAPSED_LOSS
-        if collapsed:
-            logger.warning("the discriminator's loss fell below %g: it is drawn anew (a run where this happens often has failed)", COLLAPSED_LOSS)
-            self.discriminator.initialise()
-            broadcast(self.discriminator)
-            optimizers["discriminator"].state.clear()
         return {
             "loss": (loss + constraint).detach(),
             **{name: value.detach() for name, value in losses.items()},
             "discriminator": discriminator_loss.detach(),
-            "discriminator_resets": torch.tensor(float(collapsed), device=x.device),
             **log,
         }
+
+    def after_step(self, losses: Mapping[str, Tensor], optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+        """A discriminator that has collapsed is drawn anew, before the next step meets it."""
+        loss = losses["discriminator"]
+        collapsed = averaged({"loss": loss})["loss"] < COLLAPSED_LOSS
+        if collapsed:
+            logger.warning("the discriminator's loss fell below %g: it is drawn anew (a run where this happens often has failed)", COLLAPSED_LOSS)
+            self.discriminator.initialise()
+            broadcast(self.discriminator)
+            for state in optimizers["discriminator"].state.values():
+                for value in state.values():
+                    value.zero_()
+        return {"discriminator_resets": torch.full_like(loss, float(collapsed))}
 
     @property
     def weights(self) -> dict[str, float]:

@@ -72,7 +72,7 @@ class MemAE(Baseline):
         self.to(memory_format=torch.channels_last)
 
     def phases(self) -> list[Phase]:
-        return [Phase("memae", self.settings.iterations, self.settings.batch_size)]
+        return [Phase("memae", self.settings.iterations, self.settings.batch_size, replayable=True)]
 
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         return {"autoencoder": Adam(self.parameters(), self.settings.lr, fused=True)}

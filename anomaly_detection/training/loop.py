@@ -25,6 +25,7 @@ from anomaly_detection.system.progress import progress_bar
 from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
+from anomaly_detection.training.replay import step_of
 from anomaly_detection.training.seed import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -98,13 +99,15 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             broadcast(baseline)
             baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
             baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
+            step = step_of(baseline, phase, images.device)
             progress.began = time.monotonic()
         while progress.iteration < phase.iterations:
             progress.iteration += 1
             baseline.train()
             baseline.progress = progress.iteration / phase.iterations
             mixes = mixup is not None and progress.iteration in mixup
-            losses = baseline.training_step(_next_batch(images, indices, phase, progress.iteration if mixes else None), progress.optimizers)
+            losses = step(_next_batch(images, indices, phase, progress.iteration if mixes else None), progress.optimizers)
+            losses |= baseline.after_step(losses, progress.optimizers)
             if not mixes:
                 for scheduler in progress.schedulers.values():
                     scheduler.step()

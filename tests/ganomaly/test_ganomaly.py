@@ -104,11 +104,14 @@ def test_a_collapsed_discriminator_is_drawn_anew(monkeypatch):
     baseline = built(settings_of("ganomaly"))
     batch = batch_of(toy_images(8, side=32), 8)
     optimizers = baseline.optimizers(*baseline.phases())
-    assert baseline.training_step(batch, optimizers)["discriminator_resets"] == 0
-    assert len(optimizers["discriminator"].state) > 0
+    losses = baseline.training_step(batch, optimizers)
+    assert baseline.after_step(losses, optimizers)["discriminator_resets"] == 0
+    momenta = [state["exp_avg"] for state in optimizers["discriminator"].state.values()]
+    assert all(momentum.any() for momentum in momenta)
     with torch.no_grad():
         baseline.discriminator.classifier.weight.fill_(3.0)
     monkeypatch.setattr(module, "COLLAPSED_LOSS", 1e9)
-    assert baseline.training_step(batch, optimizers)["discriminator_resets"] == 1
-    assert len(optimizers["discriminator"].state) == 0
+    assert baseline.after_step(losses, optimizers)["discriminator_resets"] == 1
+    assert not any(value.any() for state in optimizers["discriminator"].state.values() for value in state.values())
+    assert all(momentum is state["exp_avg"] for momentum, state in zip(momenta, optimizers["discriminator"].state.values(), strict=True))
     assert baseline.discriminator.classifier.weight.std() < 0.1

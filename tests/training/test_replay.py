@@ -1,0 +1,149 @@
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from anomaly_detection.config.settings import MixupSettings
+from anomaly_detection.data.dataset import Batch
+from anomaly_detection.registry import BASELINES
+from anomaly_detection.training import loop, replay
+from anomaly_detection.training.loop import train
+from anomaly_detection.training.seed import seed_everything
+from tests.helpers import die_at, toy_images
+from tests.test_baselines import built, settings_of
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+class FakeGraph:
+    """Does again, when it is replayed, what was handed to it while it was captured."""
+
+    capturing: "FakeGraph | None" = None
+
+    def __init__(self):
+        self.work = []
+
+    def replay(self):
+        for each in self.work:
+            each()
+
+    @staticmethod
+    @contextmanager
+    def capture(graph, stream):
+        FakeGraph.capturing = graph
+        yield
+        FakeGraph.capturing = None
+
+
+class Watched:
+    """A step that says how it was done, and with which images."""
+
+    def __init__(self):
+        self.done = []
+        self.capturable = None
+
+    def training_step(self, batch, optimizers):
+        group = optimizers["sgd"].param_groups[0]
+        if FakeGraph.capturing is None:
+            self.done.append(("done", batch.image.sum().item(), group["lr"]))
+        else:
+            rate, self.capturable = group["lr"], group["capturable"]  # the rate is part of what is captured
+            FakeGraph.capturing.work.append(lambda: self.done.append(("replayed", batch.image.sum().item(), rate)))
+        return {"loss": batch.image.sum()}
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    @contextmanager
+    def inside(stream):
+        yield
+
+    for name, value in {"Stream": Stream, "current_stream": Stream, "stream": inside, "CUDAGraph": FakeGraph, "graph": FakeGraph.capture}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+def batch_of(value: float) -> Batch:
+    label = torch.zeros(1, dtype=torch.int64)
+    return Batch(torch.full((1, 1, 1, 1), value), label, label, label)
+
+
+def sgd() -> SGD:
+    return SGD(nn.Linear(1, 1).parameters(), 0.5)
+
+
+def test_steps_are_replayed_with_the_images_of_each_batch(fake_gpu):
+    watched, optimizers = Watched(), {"sgd": sgd()}
+    step = replay.ReplayedStep(watched)
+    losses = [step(batch_of(float(value)), optimizers) for value in range(6)]
+    ways = ["done"] * replay.WARM_UP + ["replayed"] * 3
+    assert watched.done == [(way, float(value), 0.5) for value, way in enumerate(ways)]
+    assert all(set(each) == {"loss"} for each in losses)
+    assert watched.capturable is True
+    assert not optimizers["sgd"].param_groups[0].get("capturable"), "a checkpoint says what it said before"
+
+
+def test_another_learning_rate_or_batch_size_is_captured_anew(fake_gpu):
+    watched, optimizers = Watched(), {"sgd": sgd()}
+    step = replay.ReplayedStep(watched)
+    for value in range(4):
+        step(batch_of(float(value)), optimizers)
+    optimizers["sgd"].param_groups[0]["lr"] = 0.25
+    for value in range(4):
+        step(batch_of(float(value)), optimizers)
+    assert watched.done[4:] == [("done", 0.0, 0.25), ("done", 1.0, 0.25), ("done", 2.0, 0.25), ("replayed", 3.0, 0.25)]
+    step(replace(batch_of(7.0), image=torch.full((2, 1, 1, 1), 7.0)), optimizers)
+    assert watched.done[-1] == ("done", 14.0, 0.25)
+
+
+def test_mixtures_are_never_replayed(fake_gpu):
+    watched, optimizers = Watched(), {"sgd": sgd()}
+    step = replay.ReplayedStep(watched)
+    for value in range(5):
+        step(batch_of(float(value)), optimizers)
+    step(batch_of(1.0).mixed(batch_of(2.0), 0.5), optimizers)
+    step(batch_of(3.0), optimizers)
+    assert watched.done[-2:] == [("done", 1.5, 0.5), ("replayed", 3.0, 0.5)]
+
+
+def test_without_a_gpu_a_step_is_the_baselines_own():
+    baseline = built(settings_of("memae"))
+    assert replay.step_of(baseline, baseline.phases()[0], torch.device("cpu")) == baseline.training_step
+
+
+def trained(folder, model, replayed, monkeypatch, stop_at=None, **options):
+    """The weights of a baseline with MADDR, trained on the GPU."""
+    with monkeypatch.context() as patch:
+        if not replayed:
+            patch.setattr(loop, "step_of", lambda baseline, phase, device: baseline.training_step)
+        own = {"gan_iterations": 8} if model == "f_anogan" else {}
+        baseline = built(settings_of(model, iterations=12, own=own, **options), maddr=True).cuda()
+        die_at(baseline, stop_at)
+        train(baseline, toy_images(30, side=32).to("cuda"), toy_images(9, seed=1, side=32).to("cuda"), baseline.settings, folder)
+    return baseline.state_dict()
+
+
+@needs_gpu
+@pytest.mark.parametrize("model", BASELINES)
+@pytest.mark.parametrize("options", [{}, {"lr_step": 5}, {"bf16": True}, {"mixup": MixupSettings(first=6, last=8)}], ids=lambda each: "-".join(each))
+def test_replayed_steps_end_with_the_same_weights(tmp_path, monkeypatch, model, options):
+    seed_everything(0)
+    one = trained(tmp_path / "one", model, True, monkeypatch, **options)
+    other = trained(tmp_path / "other", model, False, monkeypatch, **options)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@needs_gpu
+@pytest.mark.parametrize("model", [model for model in BASELINES if model != "gaussian"])
+def test_a_killed_run_that_is_replayed_ends_as_one_that_was_not(tmp_path, monkeypatch, model):
+    whole = trained(tmp_path / "whole", model, True, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "part", model, True, monkeypatch, stop_at=3)
+    again = trained(tmp_path / "part", model, True, monkeypatch)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
