@@ -38,7 +38,7 @@ class ReplayedStep:
     def __call__(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """As `Baseline.training_step`."""
         if batch.partner is not None:
-            return self.baseline.training_step(batch, optimizers)
+            return self._on_a_stream_beside(batch, optimizers)
         held = _held_fast(batch, optimizers)
         if held != self._held:
             self._restart(held)
