@@ -119,11 +119,11 @@ def test_the_picture_shows_the_first_of_the_stratum_by_name(tmp_path):
 def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
     """Two seeds against two; the value is the loop's, and the interval narrows to nothing where both networks say the same."""
     random = np.random.default_rng(0)
-    scores = {(side, seed): random.normal(size=(len(variants.DATASETS), 30, 2)) for side in "ab" for seed in (0, 1)}
+    scores = {(side, seed): random.normal(size=(len(variants.PHANTOMS), 30, 2)) for side in "ab" for seed in (0, 1)}
 
     def pairs(path: Path) -> list[dict]:
         side, seed = path.parts[0], int(path.parts[1])
-        named = [(name, enumerate(scores[side, seed][number])) for number, name in enumerate(variants.DATASETS)]
+        named = [(name, enumerate(scores[side, seed][number])) for number, name in enumerate(variants.PHANTOMS)]
         return [{"dataset": name, "image": f"{i:02}", "score": score, "twin_score": twin} for name, pairs in named for i, (score, twin) in pairs]
 
     monkeypatch.setattr(variants, "read_twin_rows", pairs)
@@ -136,6 +136,27 @@ def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
     assert told.low < told.value < told.high
     same = variants.twin_rates(sides[0], sides[0])
     assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_variant_is_confirmed_on_other_images(monkeypatch, tmp_path):
+    """Of two datasets: both networks know the one; the variant the other, too, of which the control knows nothing."""
+    commands = []
+    monkeypatch.setattr(variants, "maddr", lambda words: commands.append(words))
+
+    def scores(path: Path) -> list[dict]:
+        known = [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1] if "without" not in path.parts else [0] * 6
+        rows = [(name, i, score) for name, each in zip("ab", known, strict=True) for i, score in enumerate(each)]
+        common = {"part": "test", "label_anomalous": 0}
+        return [{"dataset": name, "image": f"{i}", "patient": f"{i}", "label": int(i > 2), "score": float(score)} | common for name, i, score in rows]
+
+    monkeypatch.setattr(variants, "read_scores", scores)
+    images = variants.Images(["a", "b"], tmp_path)
+    (row,) = variants.rows(images, ["feature_ae"], ["density of residuals with a probe"], [5, 6], Path("out"))
+    assert row["auroc"].startswith("+0.250 ")
+    assert "twin rate" not in row
+    assert [words[words.index("--regimes") + 1] for words in commands] == ["united_probe", "united_probe"]
+    assert all(words[2:7] == ["--data-root", str(tmp_path), "--datasets", "a", "b"] for words in commands)
+    assert commands[1][-2:] == ["--set", "baseline.score=residual_density"]
 
 
 def test_every_variant_is_one_of_the_settings():
