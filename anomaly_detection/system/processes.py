@@ -26,7 +26,7 @@ START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker ne
 def map_jobs(
     function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str, fresh: str | None = None
 ) -> Iterator[Result]:
-    """`function(job)` of every job, in their order; several at a time.
+    """`function(job)` of every job, in their order; several at a time, in processes that end with this one.
 
     Args:
         function: can be pickled; an exception in it is raised here, and the jobs not yet begun are dropped.
@@ -66,6 +66,12 @@ def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     keep_memory()
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)  # nobody is left to take a result, and what the parent had locked stays locked as long as a copy of it lives
 
 
 def fresh_context(module: str) -> BaseContext:
@@ -130,12 +136,6 @@ def _begin_apart(threads: int) -> None:
 
     _begin_worker()
     torch.set_num_threads(threads)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)  # nobody is left to take a result
 
 
 class Pace:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
@@ -45,6 +46,11 @@ def told(seconds: float, text: str) -> tuple[str, int, int]:
     """After some seconds; the text, the process and its threads. Runs in a worker, as what follows does."""
     time.sleep(seconds)
     return text, os.getpid(), torch.get_num_threads()
+
+
+def process_of(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
 
 
 def killed() -> None:
@@ -108,8 +114,28 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+LOCKED_ORPHANS = """
+import os, signal, sys
+from filelock import FileLock
+from anomaly_detection.system.processes import map_jobs
+from tests.system.test_processes import process_of
+with FileLock(sys.argv[1]):
+    results = map_jobs(process_of, [0, 0, 300, 300], 2, "", "")
+    print(next(results), next(results), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
-def test_processes_end_with_a_parent_that_was_killed():
-    ended = subprocess.run([sys.executable, "-c", ORPHANS], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=False)
+@pytest.mark.parametrize("script", [ORPHANS, LOCKED_ORPHANS])
+def test_processes_end_with_a_parent_that_was_killed(script, tmp_path):
+    """Those of a program that had locked a file would keep it locked: they are copies of it."""
+    lock = tmp_path / "lock"
+    with open(tmp_path / "processes", "w+", encoding="utf-8") as told_by:  # a pipe would stay open with them
+        ended = subprocess.run([sys.executable, "-c", script, str(lock)], cwd=Path(__file__).parents[2], stdout=told_by, check=False)
+        told_by.seek(0)
+        processes = [int(word) for word in told_by.read().split()]
     assert ended.returncode == -signal.SIGKILL
-    assert gone(int(ended.stdout))
+    assert processes
+    assert all(gone(process) for process in processes)
+    FileLock(lock).acquire(timeout=0).lock.release()
