@@ -104,43 +104,20 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: one line that says what is wrong, where, and how to mend it.
     """
-    from anomaly_detection.config.paths import find_catalog, find_folds
-    from anomaly_detection.data.catalog import is_phantom, mark_phantom, read_catalog
-    from anomaly_detection.data.prepare.dataset import Target, prepare
-    from anomaly_detection.data.prepare.lists import write_entry
-    from anomaly_detection.data.prepare.work import check_mixture
+    from anomaly_detection.config.paths import find_catalog
+    from anomaly_detection.data.catalog import read_catalog
+    from anomaly_detection.data.prepare.dataset import prepare
 
     if arguments.size < 16 or (arguments.train_images or 0) < 0 or getattr(arguments, "max_slices", 1) < 1:
         raise UserError("--size must be 16 or more, --train-images 0 or more, --max-slices 1 or more")
     data_root = arguments.data_root
-    catalog_path = find_catalog(data_root)
-    catalog = read_catalog(catalog_path)
+    catalog = read_catalog(find_catalog(data_root))
     try:
         shares = Shares(arguments.train, arguments.val, arguments.seed, arguments.train_images or None)
     except ValueError as error:
         raise UserError(f"--train, --val: {error}") from None
     work = _work(arguments, catalog).stored(arguments.size, arguments.aspect, arguments.channels)
-    check_mixture(data_root, work, catalog)
-    done = prepare(
-        work.spec,
-        work.jobs,
-        Target(
-            data_root,
-            arguments.folds or data_root / "folds",
-            {**catalog, work.spec.name: work.spec},
-            inherited=find_folds(data_root) if arguments.folds is None else None,
-        ),
-        settings=work.settings,
-        shares=shares,
-        told_by=work.told_by,
-        healthy_first=work.healthy_first,
-        published=work.published,
-        workers=arguments.workers,
-        skip_bad=arguments.skip_bad,
-    )
-    if work.phantom and not is_phantom(data_root):
-        mark_phantom(data_root, f"prepared from phantoms: {work.spec.name} and what else lies here")
-    write_entry(data_root, catalog_path, work.spec)
+    done = prepare(work, data_root, arguments.folds, shares, arguments.workers, arguments.skip_bad)
     _report(work.spec, done, data_root)
 
 
