@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from threading import RLock
 from typing import Any
 
 from tqdm import tqdm
@@ -30,11 +31,18 @@ def progress_bar(iterable: Iterable | None = None, *, shown: bool = True, **opti
     """
     hidden = not shown or is_quiet() or os.environ.get(HIDDEN, "0") not in ("", "0")
     if hidden or sys.stderr.isatty():
-        return tqdm(iterable, dynamic_ncols=True, disable=hidden, **options)
+        return _Bar(iterable, dynamic_ncols=True, disable=hidden, **options)
     return _Lines(iterable, **options)
 
 
-class _Lines(tqdm):
+class _Bar(tqdm):
+    """No two processes write bars at once. By itself tqdm takes a lock of the system for that case, of which Python complains when a process is
+    stopped that has not given it back, as workers are by Ctrl-C."""
+
+    _lock = RLock()
+
+
+class _Lines(_Bar):
     """The text of a bar as lines of the log."""
 
     monitor_interval = 0  # no thread: processes are forked meanwhile

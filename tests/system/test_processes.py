@@ -14,6 +14,7 @@ from filelock import FileLock
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import Pace, processors, run_apart
+from anomaly_detection.system.progress import progress_bar
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,11 @@ def told(seconds: float, text: str) -> tuple[str, int, int]:
 def process_of(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def with_a_bar(seconds: float) -> None:
+    for _ in progress_bar(range(1)):
+        time.sleep(seconds)
 
 
 def killed() -> None:
@@ -112,6 +118,20 @@ results = run_apart(told, [(0, "quick"), (300, "slow")], 2, name)
 print(next(results)[1], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+STOPPED = """
+from anomaly_detection.system.processes import run_apart
+from tests.system.test_processes import __name__ as name, with_a_bar
+results = run_apart(with_a_bar, [(0,), (300,)], 2, name)
+next(results)
+results.close()
+"""
+
+
+def test_nothing_is_said_where_work_is_stopped():
+    ended = subprocess.run([sys.executable, "-c", STOPPED], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60)
+    assert not ended.stderr
 
 
 LOCKED_ORPHANS = """
