@@ -233,6 +233,17 @@ def test_errors_are_one_line_and_a_code(capsys, error, code, words):
     assert "\n" not in told
 
 
+@pytest.mark.skipif(os.name == "nt", reason="other pipes")
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in between"])
+def test_output_that_nobody_reads_ends_a_command_without_a_word(lines):
+    program = f"from anomaly_detection.commands.exit_codes import run; run(lambda _: print('line\\n' * {lines}))"
+    there, here = os.pipe()
+    os.close(there)
+    with open(here, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_devices():
     assert choose_device("cpu").type == "cpu"
     assert choose_device("cpu:0") == choose_device(torch.device("cpu")) == torch.device("cpu")

@@ -16,9 +16,11 @@ logger = logging.getLogger(__name__)
 # the errors of paths where nothing can ever be written: to try again is no use
 NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EACCES, errno.EPERM)
 
+UNREAD = 128 + 13  # as a shell tells of programs that SIGPIPE ends
+
 
 def run(main: Callable[[list[str] | None], int]) -> None:
-    """Run a command and leave the process: 0 well, 1 something failed, 2 the user can mend it, 130 interrupted."""
+    """Run a command and leave the process: 0 well, 1 something failed, 2 the user can mend it, 130 interrupted, 141 nobody reads its output."""
     begin_logging()
     for stream in (sys.stdout, sys.stderr):  # names that are no UTF-8, and consoles that know few characters
         if isinstance(stream, io.TextIOWrapper):
@@ -26,10 +28,16 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     keep_memory()
     try:
         _import_from_working_folder()
-        sys.exit(main(None))
+        code = main(None)
+        print(end="", flush=True)  # here, where it is known what to do if that fails
+        sys.exit(code)
     except UserError as error:
         logger.debug("raised here:", exc_info=error)
         sys.exit(_told(str(error)))
+    except BrokenPipeError as error:  # `| head` has had enough
+        logger.debug("raised here:", exc_info=error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python has yet to write when it ends
+        sys.exit(UNREAD)
     except OSError as error:
         logger.debug("raised here:", exc_info=error)
         advice = "name another place" if error.errno in NO_PLACE else "nothing that was saved is lost, run the same command again to continue"
