@@ -280,6 +280,20 @@ def test_other_images_need_another_folder(toy_model, data_root, capsys, monkeypa
     assert "other images or splits" in error
 
 
+def test_a_network_of_unknown_settings_or_data_is_not_trained_on(toy_model, data_root, capsys):
+    for lacking in ("config.yaml", "provenance.json"):
+        assert study(data_root, "--regimes", "united") == 0
+        (run,) = (data_root.parent / "results").glob("toy/united/*/seed_0")
+        whole = (run / lacking).read_bytes()
+        (run / lacking).unlink()
+        (run / "metrics.json").unlink()
+        assert study(data_root, "--regimes", "united") == 1
+        assert f"has a checkpoint.pt and no {lacking}" in capsys.readouterr().out
+        (run / "checkpoint.pt").unlink()
+        assert study(data_root, "--regimes", "united") == 0
+        assert len((run / lacking).read_bytes()) == len(whole), "written anew with the results"
+
+
 def test_what_an_older_version_began_is_said(toy_model, data_root, capsys, monkeypatch):
     assert study(data_root, "--regimes", "united") == 0
     (path,) = (data_root.parent / "results").glob("toy/united/*/seed_0/provenance.json")

@@ -22,14 +22,14 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: the experiment is not trained, or was trained on other data.
     """
     from anomaly_detection.data.dataset import DataSource
+    from anomaly_detection.study import provenance
     from anomaly_detection.study.experiment import evaluate_experiment, load_experiment, locked_folder
     from anomaly_detection.study.report import tell_results
     from anomaly_detection.system.devices import choose_device
-    from anomaly_detection.system.files import read_json
 
     device = choose_device(arguments.device)
     experiment = load_experiment(arguments.folder, override_layers(arguments.set))
-    data_root = arguments.data_root or Path(read_json(arguments.folder / "provenance.json")["data_root"])
+    data_root = arguments.data_root or Path(provenance.read(arguments.folder)["data_root"])
     source = DataSource(data_root)
     with locked_folder(experiment, source):
         evaluate_experiment(experiment, source, device)

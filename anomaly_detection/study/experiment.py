@@ -117,7 +117,8 @@ def locked_folder(experiment: Experiment, source: DataSource, wait: bool = False
             check_data(experiment, source)
             for stale in folder.glob(".*.partial"):  # of a process that was killed
                 stale.unlink()
-            if not (folder / "provenance.json").exists():
+            if _lacking(folder):
+                _refuse_unknown(folder, "checkpoint.pt")
                 _write_identity(experiment, source)
             yield
     except Timeout:
@@ -226,20 +227,32 @@ def check_settings(experiment: Experiment) -> None:
     except UserError as error:
         raise UserError(f"{experiment.folder} was begun with settings that are none any more ({error}); {REMEDY}") from error
     before, now = _flat(to_plain(begun)), _flat(to_plain(experiment.settings))
-    for key in now:
-        if key not in FREE_KEYS and before.get(key) != now[key]:
-            raise UserError(f"{experiment.folder} was begun with {key}: {before.get(key)}, now it is {now[key]}; {REMEDY}")
+    for key in {**now, **before}:  # a group that may be null has keys in one of them alone
+        was, is_now = before.get(key, "not there"), now.get(key, "not there")
+        if key not in FREE_KEYS and was != is_now:
+            raise UserError(f"{experiment.folder} was begun with {key}: {was}, now it is {is_now}; {REMEDY}")
 
 
 def check_version(experiment: Experiment) -> None:
-    """Refuse a folder that an older version of this package began.
+    """Refuse a folder that an older version of this package began, and one that holds results of which nobody knows what they are of.
 
     Raises:
-        UserError: one did.
+        UserError: one did, or that is not known.
     """
+    _refuse_unknown(experiment.folder, "metrics.json")
     path = experiment.folder / "provenance.json"
     if path.exists() and "regime" not in read_json(path):
         raise UserError(f"{experiment.folder} was begun by an older version of this package; {REMEDY}")
+
+
+def _refuse_unknown(folder: Path, result: str) -> None:
+    if (folder / result).exists() and (lacking := _lacking(folder)):
+        raise UserError(f"{folder}: has a {result} and no {lacking[0]}, so that nobody knows what it is of; {REMEDY}")
+
+
+def _lacking(folder: Path) -> list[str]:
+    """What a folder lacks of that which says of which experiment it is."""
+    return [name for name in ("config.yaml", provenance.FILE) if not (folder / name).exists()]
 
 
 def check_data(experiment: Experiment, source: DataSource) -> None:
@@ -256,7 +269,7 @@ def check_data(experiment: Experiment, source: DataSource) -> None:
 
 def same_data(experiment: Experiment, source: DataSource) -> bool:
     """Whether an experiment that was begun saw the names, labels, domains and pixels that lie in the source now."""
-    return read_json(experiment.folder / "provenance.json")["data"] == _fingerprint(experiment.settings, source)
+    return provenance.read(experiment.folder)["data"] == _fingerprint(experiment.settings, source)
 
 
 def preprocessing_of(settings: Settings, source: DataSource) -> dict[str, Preprocessing]:
@@ -336,7 +349,7 @@ def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:
     if processes() > 1 or experiment.regime == SEPARATE.name:
         return None
     settings = {key: value for key, value in to_plain(experiment.settings).items() if key not in ("maddr", *FREE_KEYS)}
-    data = read_json(experiment.folder / "provenance.json")["data"]
+    data = provenance.read(experiment.folder)["data"]
     versions = [VERSION, __version__, torch.__version__]
     content = [settings, data, versions, device.type, runs_in_bf16(experiment.settings, device)]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """provenance.json of an experiment: which one it is, which data it saw, and which versions trained and scored it on what."""
 
 import functools
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +9,31 @@ from typing import Any
 
 import torch
 
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.system.version import __version__
 
 FILE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[2]  # of the clone, where the package lies in one
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of the environment in which git runs a program, as a hook: not of this clone
 
 
 def begin(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write what stays true of an experiment however often it is continued."""
     write_json(folder / FILE, {**facts, "runs": []})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What `begin` and `add_run` wrote.
+
+    Raises:
+        UserError: it is missing or damaged: nobody knows what the results in the folder are of.
+    """
+    origin = read_json(folder / FILE)
+    for key in ("data", "data_root"):
+        if not isinstance(origin, dict) or not isinstance(origin.get(key), str):
+            raise UserError(f"{folder / FILE}: damaged: no {key} in it; delete the folder and run the same command again")
+    return origin
 
 
 def add_run(folder: Path, device: torch.device) -> None:
@@ -40,16 +56,18 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 def commit() -> str | None:
     """Of the clone that the package lies in, with a + where its files were changed since; None where it lies in none."""
     try:
-        head = _git(ROOT, "rev-parse", "--short", "--show-toplevel", "HEAD").splitlines()
-        if Path(head[0]).resolve() != ROOT:
+        top, head = _git(ROOT, "rev-parse", "--short", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != ROOT:
             return None  # an environment in somebody's repository
-        return head[1] + ("+" if _git(ROOT, "status", "--porcelain", "--", "anomaly_detection", "configs") else "")
-    except (OSError, subprocess.SubprocessError):
+        return head + ("+" if _git(ROOT, "status", "--porcelain", "--", "anomaly_detection", "configs") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
 def _git(folder: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10).stdout
+    environment = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=environment).stdout
 
 
 def runs_line(origin: Mapping[str, Any]) -> str:

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
+
+from anomaly_detection.config.layers import Layer, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.study.experiment import Experiment, _tell_grey
+from anomaly_detection.registry import build_settings
+from anomaly_detection.study.experiment import Experiment, _tell_grey, check_settings, check_version
+from anomaly_detection.system.errors import UserError
 
 
 def test_an_experiment_lies_where_its_settings_say(tmp_path):
@@ -28,3 +34,44 @@ def test_grey_data_for_a_network_of_colours_are_told_once(caplog):
     assert record.message.startswith(
         "lits, brain: prepared in grey: the 3 channels that the network takes hold the same; `prepare` with --channels 3"
     )
+
+
+def experiment(results: Path, **settings) -> Experiment:
+    return Experiment.place(build_settings([Layer("here", {"model": "memae", "datasets": ["a"], **settings})]), results)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ({"mixup": {"first": 1, "last": 5}}, {}, "mixup"),
+        ({}, {"mixup": {"first": 1, "last": 5}}, "mixup"),
+        ({"mixup": {"first": 1, "last": 5}}, {"mixup": {"first": 1, "last": 6}}, "mixup.last: 5, now it is 6"),
+        ({"baseline": {"width": 8}}, {"baseline": {"width": 4}}, "baseline.width: 8, now it is 4"),
+        ({"lr_step": 3}, {}, "lr_step: 3, now it is None"),
+        ({"lr_step": 3}, {"lr_step": 3, "threshold_quantile": 0.9}, None),
+    ],
+)
+def test_a_setting_that_changed_is_told(tmp_path, before, now, told):
+    begun = experiment(tmp_path, **before)
+    begun.folder.mkdir(parents=True)
+    (begun.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(begun.settings)))
+    check_settings(begun)
+    if told is None:
+        check_settings(experiment(tmp_path, **now))
+    else:
+        with pytest.raises(UserError, match=f"was begun with {told}"):
+            check_settings(experiment(tmp_path, **now))
+
+
+@pytest.mark.parametrize("lacking", ["config.yaml", "provenance.json"])
+def test_results_of_which_nobody_knows_what_they_are_of_are_refused(tmp_path, lacking):
+    begun = experiment(tmp_path)
+    begun.folder.mkdir(parents=True)
+    (begun.folder / "config.yaml").write_text(yaml.safe_dump(to_plain(begun.settings)))
+    (begun.folder / "provenance.json").write_text('{"regime": "separate", "data": "abc"}')
+    check_version(begun)
+    (begun.folder / lacking).unlink()
+    check_version(begun)
+    (begun.folder / "metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=rf"has a metrics.json and no {lacking}, .*; choose another --results"):
+        check_version(begun)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from anomaly_detection.study import provenance
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json
 from anomaly_detection.system.version import __version__
 
@@ -30,6 +31,21 @@ def test_an_experiment_that_knew_of_no_runs_tells_its_versions():
     assert provenance.runs_line({"package": "0.1.0", "torch": "2.0"}) == "version 0.1.0, torch 2.0"
 
 
+def test_a_program_called_git_that_is_another_tells_no_commit(tmp_path, monkeypatch):
+    other = tmp_path / "git"
+    other.write_text("#!/bin/sh\nexit 0\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit() is None
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"data": "abc"}', '{"data": 3, "data_root": "d"}', '{"data_root": "d"}', ""])
+def test_a_damaged_file_is_told(tmp_path, text):
+    (tmp_path / "provenance.json").write_text(text)
+    with pytest.raises(UserError, match=r"provenance\.json: damaged"):
+        provenance.read(tmp_path)
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_the_commit_is_that_of_the_clone(tmp_path, monkeypatch, changed):
     module = tmp_path / "anomaly_detection" / "__init__.py"
@@ -47,6 +63,12 @@ def test_the_commit_is_that_of_the_clone(tmp_path, monkeypatch, changed):
     told = provenance.commit()
     assert told.endswith("+") == changed
     assert head.startswith(told.rstrip("+"))
+    # as in a hook of another repository
+    provenance.commit.cache_clear()
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", str(other)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert provenance.commit() == told
     # as an environment inside somebody's repository has it
     monkeypatch.setattr(provenance, "ROOT", module.parent)
     provenance.commit.cache_clear()
