@@ -186,6 +186,21 @@ def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, mo
     assert "| toy | united | " not in output
 
 
+def test_code_that_ends_the_program_costs_its_experiment_alone(toy_model, data_root, monkeypatch, capsys):
+    run = study_run.run_experiment
+
+    def ending(experiment, *rest):
+        if experiment.regime == "united":
+            sys.exit(3)
+        return run(experiment, *rest)
+
+    monkeypatch.setattr(study_run, "run_experiment", ending)
+    assert study(data_root, "--regimes", "separate", "united") == 1
+    output = capsys.readouterr().out
+    assert "failed: toy united liver_ct+lung_ct+lung_xray seed 0: SystemExit(3)" in output
+    assert "| toy | separate | " in output
+
+
 def test_shards_are_the_whole_study_and_tables_hold_what_is_finished(toy_model, data_root, capsys):
     table = data_root.parent / "results" / "table.md"
     assert study(data_root, "--shard", "2/2") == 0
@@ -778,7 +793,7 @@ def test_the_tables_grow_with_each_experiment_and_words_end_the_study(toy_model,
 def test_jobs_tell_how_far_the_study_is(toy_model, data_root, monkeypatch, caplog):
     """Several at a time, in whatever order they end."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(study_run, "run_side_by_side", lambda function, calls, jobs, backend: (function(*call) for call in reversed(calls)))
+    monkeypatch.setattr(study_run, "run_side_by_side", lambda function, calls, *_: (function(*call) for call in reversed(calls)))
     assert study(data_root, "--jobs", "2") == 0
     told = [record.message for record in caplog.records if record.message.startswith("[")]
     assert told[0].startswith("[1/6] toy united_probe liver_ct+lung_ct+lung_xray seed 0 has ended, about "), "begun last: it takes up a network"

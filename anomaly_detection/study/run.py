@@ -178,7 +178,10 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
         todo = in_order_of_need(todo)
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
     pace, failed, before = Pace([experiment.settings.model for experiment in todo], workers.jobs), [], len(experiments) - len(todo)
-    outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend) if workers.jobs > 1 else itertools.starmap(attempt, calls)
+    if workers.jobs == 1:
+        outcomes = itertools.starmap(attempt, calls)
+    else:
+        outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, [experiment.name for experiment in todo])
     for number in range(before + 1, len(experiments) + 1):
         if workers.jobs == 1:
             logger.info("[%d/%d] %s%s", number, len(experiments), todo[number - before - 1].name, pace.left())
@@ -229,10 +232,11 @@ def attempt(experiment: Experiment, source: DataSource, device: torch.device) ->
     started, failure = time.monotonic(), None
     try:
         run_experiment(experiment, source, device)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code from elsewhere may want to end the program
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise  # it would cost them all
-        failure = f"{experiment.name}: {' '.join(str(error).split()) or type(error).__name__}"
+        reason = "" if isinstance(error, SystemExit) else " ".join(str(error).split())
+        failure = f"{experiment.name}: {reason or repr(error)}"
         logger.error("failed: %s", failure, exc_info=None if isinstance(error, UserError) else error)
     return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure)
 

@@ -29,7 +29,7 @@ def check_backend(name: str) -> None:
         raise UserError(f"--backend {name} needs the package: pip install '{package}'")
 
 
-def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str) -> Iterator[Any]:
+def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int, backend: str, names: Sequence[str] | None = None) -> Iterator[Any]:
     """`function(*call)` of every call, `at_a_time` at a time; each result when there is one, in any order (ray gives all at the end).
 
     On this machine the threads are shared out evenly.
@@ -40,9 +40,10 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
         calls: the arguments of each.
         at_a_time: how many.
         backend: one of `BACKENDS`.
+        names: of the calls, for messages.
     """
     if backend == LOCAL:
-        yield from run_apart(partial(_call, function), calls, at_a_time, function.__module__)
+        yield from run_apart(partial(_call, function), calls, at_a_time, function.__module__, names)
         return
 
     import joblib  # here and below: numpy comes with it, which --help need not wait for

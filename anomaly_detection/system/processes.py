@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.queues import SimpleQueue
 from statistics import mean
 from threading import Thread
 from typing import Any, TypeVar
@@ -99,7 +100,9 @@ def import_ahead(module: str) -> None:
         ensure_running()
 
 
-def run_apart(function: Callable[..., Result], calls: Sequence[tuple], workers: int, module: str) -> Iterator[Result]:
+def run_apart(
+    function: Callable[..., Result], calls: Sequence[tuple], workers: int, module: str, names: Sequence[str] | None = None
+) -> Iterator[Result]:
     """`function(*call)` of every call in processes that end with this one; each result when it is there, in any order.
 
     What is no longer wanted is stopped at once: hours of computing must not outlive an error or Ctrl-C.
@@ -109,19 +112,25 @@ def run_apart(function: Callable[..., Result], calls: Sequence[tuple], workers: 
         calls: the arguments of each.
         workers: processes, each for many calls; the threads of this machine are shared out to them evenly.
         module: that they begin with, see `fresh_context`.
+        names: of the calls, for messages.
 
     Raises:
-        UserError: a process was killed, as happens where memory runs out.
+        UserError: a process was killed, as happens where memory runs out; it names the calls that were at work.
     """
-    others, waiting = active_children(), []
-    pool = ProcessPoolExecutor(workers, fresh_context(module), initializer=_begin_apart, initargs=(max(1, processors() // workers),))
+    others, waiting, met = active_children(), [], set()
+    context = fresh_context(module)
+    begun = context.SimpleQueue()
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_apart, initargs=(max(1, processors() // workers), begun))
     try:
-        waiting = [pool.submit(function, *call) for call in calls]
+        waiting = [pool.submit(_run_noted, place, function, *call) for place, call in enumerate(calls)]
         for done in as_completed(waiting):
+            met |= _taken(begun)
             yield done.result()
     except BrokenProcessPool:
+        at_work = [place for place in sorted(met) if isinstance(waiting[place].exception(), BrokenProcessPool)]
+        at = ", at " + " or ".join(names[place] for place in at_work) if names and at_work else ""
         advice = "if memory ran out, use fewer --jobs; the same command goes on where this one stopped"
-        raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
+        raise UserError(f"one of {workers} worker processes was killed{at}; {advice}") from None
     finally:
         if not all(each.done() for each in waiting):
             for process in active_children():
@@ -130,12 +139,30 @@ def run_apart(function: Callable[..., Result], calls: Sequence[tuple], workers: 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_apart(threads: int) -> None:
+def _begin_apart(threads: int, begun: SimpleQueue) -> None:
     """In a worker, which has imported torch and not used it."""
     import torch
 
+    global _begun
     _begin_worker()
     torch.set_num_threads(threads)
+    _begun = begun
+
+
+_begun: SimpleQueue | None = None  # in a worker: takes the place of each call that it begins
+
+
+def _run_noted(place: int, function: Callable[..., Result], *call) -> Result:
+    _begun.put(place)
+    return function(*call)
+
+
+def _taken(begun: SimpleQueue) -> set[int]:
+    """What has been put into a queue, which may take no more than a few thousand places at a time."""
+    places = set()
+    while not begun.empty():
+        places.add(begun.get())
+    return places
 
 
 class Pace:

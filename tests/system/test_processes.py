@@ -63,6 +63,16 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def killed_once_the_other_works(role: str, sign: Path) -> None:
+    if role == "slow":
+        sign.touch()
+        time.sleep(300)
+    while role == "killed":
+        if sign.exists():
+            killed()
+        time.sleep(0.01)
+
+
 def refused() -> None:
     raise ValueError("no")
 
@@ -118,6 +128,14 @@ results = run_apart(told, [(0, "quick"), (300, "slow")], 2, name)
 print(next(results)[1], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def test_what_was_at_work_when_a_process_was_killed_is_named(tmp_path):
+    """Not what had ended, and not what had not begun."""
+    roles = ["quick", "killed", "slow", "never begun"]
+    calls = [(role, tmp_path / "sign") for role in roles]
+    with pytest.raises(UserError, match=r"one of 2 worker processes was killed, at killed or slow; if memory"):
+        list(run_apart(killed_once_the_other_works, calls, 2, __name__, roles))
 
 
 STOPPED = """
