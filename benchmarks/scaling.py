@@ -112,44 +112,65 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 
 def prepare_command(source: Path, root: Path) -> list[str]:
     """`maddr prepare folder` of what `write_pictures` wrote into a folder."""
-    command = [sys.executable, "-m", "anomaly_detection", "prepare", "folder", "many", "--organ", "body", "--modality", "image"]
+    command = [sys.executable, "-m", "anomaly_detection", "-q", "prepare", "folder", "many", "--organ", "body", "--modality", "image"]
+    command += ["--patient", "(p[0-9]+)/"]  # a lone patient's folder would count as none
     return [*command, *(word for kind in ("normal", "abnormal", "masks") for word in (f"--{kind}", str(source / kind))), "--data-root", str(root)]
 
 
-def _run(command: list[str]) -> tuple[float, float]:
-    """Seconds of a command, and MiB of the largest of its processes."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+def cost(command: list[str]) -> tuple[float, float]:
+    """Seconds of a command, and MiB of the largest of its processes; what it prints is dropped.
+
+    A small process starts it: to begin with, the system counts the memory of whoever starts one as the new one's.
+    """
+    started = subprocess.run([sys.executable, "-S", "-c", _WATCH, *command], stdout=subprocess.PIPE, text=True)
+    if started.returncode:
         raise SystemExit(f"{' '.join(command)}: failed")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    seconds, kib = map(float, started.stdout.split())
+    return seconds, kib / 1024
+
+
+_WATCH = """
+import resource, subprocess, sys, time
+began = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 def _seconds_of_images(paths: list[Path]) -> float:
-    """Of reading, resizing and writing one image, with no disk to wait for, on one core."""
+    """Of reading, resizing and writing one image, with no disk to wait for, on one core; masks and checksums are not in it."""
     stored = Preprocessing(size=256)
     started = time.perf_counter()
     for path in paths:
-        Image.fromarray(stored.store(read_picture(path))).save(io.BytesIO(), "png")
+        Image.fromarray(stored.store(read_picture(path, None))).save(io.BytesIO(), "png")
     return (time.perf_counter() - started) / len(paths)
 
 
 def prepare_row(count: int, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Of one number of images; `before` is the row of a smaller one."""
+    """Of one number of images.
+
+    Args:
+        count: how many.
+        before: the row of fewer images, from which `slope` goes, 1 where time grows as their number does, and `ms_each_more`, without the start.
+    """
     with tempfile.TemporaryDirectory(dir=".", prefix=".many") as folder:
         paths = write_pictures(Path(folder) / "source", count)
         command = prepare_command(Path(folder) / "source", Path(folder) / "data")
-        seconds, mib = _run(command)
-        again, _ = _run(command)
+        seconds, mib = cost(command)
+        again, _ = cost(command)
         least = _seconds_of_images(paths[:: max(1, count // 300)]) * count / processors()
-    slope = math.log(seconds / before["seconds"]) / math.log(count / before["images"]) if before else None
+    slope = each_more = None
+    if before is not None:
+        slope = math.log(seconds / before["seconds"]) / math.log(count / before["images"])
+        each_more = 1e3 * (seconds - before["seconds"]) / (count - before["images"])
     return {
         "images": count,
         "seconds": seconds,
         "images_per_second": count / seconds,
         "over_images": seconds / least,
         "slope": slope,
+        "ms_each_more": each_more,
         "seconds_again": again,
         "peak_mib": mib,
     }

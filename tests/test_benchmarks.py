@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import sys
 from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
@@ -178,6 +180,30 @@ def test_a_stage_is_timed_without_those_inside_it():
 def test_the_stages_of_a_study_are_there_to_be_timed():
     for module, names in study.STAGES.values():
         assert callable(attrgetter(names)(import_module(module)))
+
+
+def test_a_command_costs_its_own_memory_and_no_other():
+    """Of a process that fills 200 MiB, and of one that fills nothing, though this one, with torch, is larger."""
+    empty, full = (scaling.cost([sys.executable, "-c", program])[1] for program in ("pass", "bytearray(b'1') * (200 * 2**20)"))
+    assert 1 < empty < 60
+    assert 190 < full - empty < 220
+    with pytest.raises(SystemExit, match="failed"):
+        scaling.cost([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_preparing_is_told_beside_what_its_images_take(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seconds = iter([3.0, 1.0, 6.0, 1.0])
+    monkeypatch.setattr(scaling, "cost", lambda command: (next(seconds), 100.0))
+    scaling.main(["--prepare", "--images", "30", "10", "--json", "rows.json"])
+    few, many = json.loads(Path("rows.json").read_text())
+    assert [few["images"], many["images"]] == [10, 30]
+    assert few["slope"] is None
+    assert many["slope"] == pytest.approx(math.log(2) / math.log(3))
+    assert many["ms_each_more"] == pytest.approx(150)
+    assert many["images_per_second"] == pytest.approx(5)
+    assert 0 < 6.0 / many["over_images"] < 6.0  # seconds that 30 images take alone
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
 
 
 def test_pictures_to_prepare_are_all_different_and_every_fifth_patient_is_ill(tmp_path):
