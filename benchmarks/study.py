@@ -1,7 +1,9 @@
 """Where the seconds of a study go, and what several experiments at a time gain: the stages of `maddr study`, from its start to its page.
 
-They are timed from outside. Each study is run in a process of its own, into a folder that is deleted afterwards. With several experiments at a time
-their stages pass in other processes, and are the rest of the one that is looked at.
+They are timed from outside, and together they are all the time that the command takes, its start and end included. Each study is run in a process
+of its own, into a folder that is deleted afterwards. With several experiments at a time what these do passes in other processes; the one that is
+looked at waits for them, in "experiments". With one at a time that stage is what experiments do beside the stages named before it: they look for
+their folder and its lock, build their network, write a checkpoint, a model card and their scores.
 """
 
 import argparse
@@ -22,16 +24,19 @@ from benchmarks.measure import show
 
 # stage: where its function is looked up when it is called
 STAGES = {
+    "check of settings": ("anomaly_detection.study.run", "check_without_images"),
     "rendering": ("anomaly_detection.study.run", "render"),
+    "check of images": ("anomaly_detection.study.run", "check_images"),
     "arrays": ("anomaly_detection.data.dataset", "load_images"),
     "fingerprints": ("anomaly_detection.data.dataset", "DataSource.fingerprint"),
     "features": ("anomaly_detection.study.experiment", "look_up_features"),
     "training": ("anomaly_detection.study.experiment", "train"),
     "evaluation": ("anomaly_detection.study.experiment", "evaluate"),
+    "experiments": ("anomaly_detection.study.run", "run_all"),
     "tables": ("anomaly_detection.study.report", "Tables.write"),
     "figures and page": ("anomaly_detection.study.report", "write_report"),
 }
-START, REST, WHOLE = "start", "rest", "whole"
+START, REST, END, WHOLE = "start", "rest", "end", "whole"
 
 
 class Watch:
@@ -92,23 +97,27 @@ def measure(began: float, jobs: int, arguments: list[str]) -> dict[str, Any]:
     return {"seconds": watch.seconds, "failed": failed}
 
 
-def rows(jobs: int, arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """Of a study with so many experiments at a time."""
+def rows(number: int, jobs: int, arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """Of the study of a number, with so many experiments at a time; the last row is the sum of the others, and "end" what no stage has of it."""
+    began = time.time()
     with tempfile.TemporaryDirectory() as results:
-        command = [sys.executable, "-m", "benchmarks.study", "--measure", str(time.time()), "--jobs", str(jobs), "--"]
+        command = [sys.executable, "-m", "benchmarks.study", "--measure", str(began), "--jobs", str(jobs), "--"]
         command += [*arguments, "--results", results]
         told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        whole = time.time() - began
     if told["failed"]:
         raise SystemExit("experiments failed: their seconds say nothing")
-    whole = sum(told["seconds"].values())
-    for stage, seconds in {**told["seconds"], WHOLE: whole}.items():
-        yield {"jobs": jobs, "stage": stage, "seconds": seconds, "share": seconds / whole}
+    seconds = {stage: told["seconds"].get(stage, 0.0) for stage in (START, *STAGES, REST)}
+    seconds |= {END: whole - sum(seconds.values()), WHOLE: whole}
+    for stage, each in seconds.items():
+        yield {"study": number, "jobs": jobs, "stage": stage, "seconds": each, "share": each / whole}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", nargs="+", type=int, default=[1], metavar="N", help="experiments at a time, a study for each (default: 1)")
+    text = "experiments at a time, a study for each (default: 1); 1 1 2 for times to compare: the first study renders and reads what the others find"
+    parser.add_argument("--jobs", nargs="+", type=int, default=[1], metavar="N", help=text)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     parser.add_argument("--measure", type=float, metavar="SECONDS", help=argparse.SUPPRESS)
     text = "arguments of `maddr study`, after -- (default: --phantom --quick, rendered anew for the first of several)"
@@ -121,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         study = arguments.arguments or ["--phantom", "--quick"]
         if "--data-root" not in study:
             study = [*study, "--data-root", folder]
-        show((row for jobs in arguments.jobs for row in rows(jobs, study)), arguments.json)
+        show((row for number, jobs in enumerate(arguments.jobs, 1) for row in rows(number, jobs, study)), arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,6 +176,23 @@ def test_a_stage_is_timed_without_those_inside_it():
     inner = watch.around("inner", lambda: None)
     watch.around("outer", inner)()
     assert watch.seconds == {"start": 1, "outer": 2 + 4, "inner": 3}
+
+
+def test_the_stages_of_a_study_are_all_its_time(monkeypatch):
+    """Of 20 seconds the stages tell 3 and 11; the process needs the rest to end. A stage that does not come has none."""
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr(study.time, "time", clock.__next__)
+    told = {"seconds": {"training": 11.0, "start": 3.0}, "failed": 0}
+    monkeypatch.setattr(study.subprocess, "run", lambda command, **_: SimpleNamespace(stdout=json.dumps(told)))
+    table = list(study.rows(2, 1, ["--quick"]))
+    seconds = {row["stage"]: row["seconds"] for row in table}
+    assert list(seconds)[0] == "start"
+    assert {stage: each for stage, each in seconds.items() if each} == {"start": 3, "training": 11, "end": 6, "whole": 20}
+    assert [row["share"] for row in table] == pytest.approx([each / 20 for each in seconds.values()])
+    told["failed"], clock = 1, iter([0.0, 1.0])
+    monkeypatch.setattr(study.time, "time", clock.__next__)
+    with pytest.raises(SystemExit, match="failed"):
+        list(study.rows(1, 1, []))
 
 
 def test_the_stages_of_a_study_are_there_to_be_timed():
