@@ -262,11 +262,12 @@ class _Journal:
         self._waiting: list[str] = []
         self._noted, self._waited = 0.0, 0.0  # when, and how long the disk took
         self._path, self._first = path, json.dumps(record)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         if lines and lines[0] == self._first:
-            for line in lines[1:-1]:  # the last one is empty, or was cut short
-                place, rows, bad, turned_grey = json.loads(line)
-                self.done[place] = _Result([Row(*row) for row in rows], bad, turned_grey)
+            with contextlib.suppress(ValueError):  # from here on a machine that stopped has left what the disk held before
+                for line in lines[1:-1]:  # the last one is empty, or was cut short
+                    place, rows, bad, turned_grey = json.loads(line)
+                    self.done[place] = _Result([Row(*row) for row in rows], bad, turned_grey)
         else:
             shutil.rmtree(path.parent)
             path.parent.mkdir()

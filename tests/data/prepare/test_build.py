@@ -180,7 +180,8 @@ def test_nothing_left_is_an_error(tmp_path):
         make(tmp_path / "set", [NumberJob((file,)) for file in list_source(tmp_path / "source")], skip_bad=True)
 
 
-def test_what_is_done_is_not_done_again(tmp_path, jobs, monkeypatch):
+@pytest.mark.parametrize("end", [b'["n3.txt", [["half a li', b"\0\0\0\n\0\0", b"\xff\n[4]\n"], ids=["cut", "zeros", "other bytes"])
+def test_what_is_done_is_not_done_again(tmp_path, jobs, monkeypatch, end):
     make(tmp_path / "whole" / "set", jobs)
     converted, convert = [], module._convert
 
@@ -194,7 +195,7 @@ def test_what_is_done_is_not_done_again(tmp_path, jobs, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut" / "set", jobs)
     journal = tmp_path / "cut" / ".set.partial" / "journal.jsonl"
-    journal.write_text(journal.read_text() + '["n3.txt", [["half a li')
+    journal.write_bytes(journal.read_bytes() + end)
     converted.clear()
     monkeypatch.setattr(module, "_convert", lambda job, **options: converted.append(job) or convert(job, **options))
     make(tmp_path / "cut" / "set", jobs)
