@@ -244,6 +244,15 @@ def test_output_that_nobody_reads_ends_a_command_without_a_word(lines):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize("number", ["0", "-3", "two", "1.5", ""])
+@pytest.mark.parametrize("command", ["study --jobs", "check --workers", "prepare lits src --workers"])
+def test_numbers_of_processes_begin_at_one(command, number, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), number])
+    assert caught.value.code == 2
+    assert f"{number!r} is not a number from 1 on" in capsys.readouterr().err
+
+
 def test_devices():
     assert choose_device("cpu").type == "cpu"
     assert choose_device("cpu:0") == choose_device(torch.device("cpu")) == torch.device("cpu")

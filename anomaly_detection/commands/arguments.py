@@ -24,6 +24,18 @@ def add_set(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """--workers, of work on many files."""
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes (default: one for each processor)")
+
+
+def positive(text: str) -> int:
+    """A number from 1 on, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """--device; `choose_device` makes a device of it."""
     parser.add_argument("--device", default="auto", help="auto (the GPU where there is one), cpu, cuda, cuda:1 ... (default: auto)")

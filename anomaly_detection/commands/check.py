@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from anomaly_detection.commands.arguments import add_workers
 from anomaly_detection.system.errors import UserError
 
 
@@ -13,7 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folds", type=Path, metavar="DIR", help="folder of the split files (default: folds/ in the data root, else the project's)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="(default: all that lie in the data root)")
     parser.add_argument("--output", type=Path, default=Path("results/check"), metavar="DIR", help="for the contact sheets (default: %(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    add_workers(parser)
     parser.set_defaults(run=run)
 
 

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anomaly_detection.commands.arguments import add_workers
 from anomaly_detection.commands.verbosity import add_verbosity
 from anomaly_detection.data.formats.sources import FORMATS
 from anomaly_detection.data.prepare.options import DOWNLOADS, LITS_TRAIN_IMAGES, STORED_SIZE, Choice, Shares
@@ -83,7 +84,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"train on at most so many images, spread over the patients; 0: all (default: {LITS_TRAIN_IMAGES} for lits, as the authors; else all)"
     parser.add_argument("--train-images", type=int, metavar="N", help=text)
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and list them")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each processor)")
+    add_workers(parser)
     add_verbosity(parser)
 
 

@@ -7,7 +7,7 @@ What is finished is not done again, what was interrupted continues: after a cras
 import argparse
 from pathlib import Path
 
-from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
+from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers, positive
 from anomaly_detection.registry import BASELINES, place_of
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.backends import BACKENDS, LOCAL, check_backend
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
-    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
     text = f"what runs the jobs: processes of this machine, dask or ray (default: {LOCAL})"
     parser.add_argument("--backend", choices=list(BACKENDS), default=LOCAL, help=text)
     text = "only every Nth experiment from the Ith: for N machines with one disk"
@@ -40,15 +40,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
-
-
 def _shard(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
-    if not slash or _positive(number) > _positive(count):
+    if not slash or positive(number) > positive(count):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 2/4, the second of four")
     return int(number), int(count)
 
