@@ -89,7 +89,10 @@ def row(count: int, files: list[Path], arguments: argparse.Namespace) -> dict[st
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:
-    """`count` images without their masks, no two of which have the same pixels, below normal/, abnormal/ and masks/ of a folder; their paths."""
+    """`count` images without their masks, below normal/, abnormal/ and masks/ of a folder; their paths.
+
+    No two have the same pixels, nor have they as networks take them, of 64 pixels a side: the number of each stands in its upper edge.
+    """
     rng = np.random.default_rng(0)
     coarse = rng.integers(1, 256, (20, 16, 16), np.uint8)
     bodies = [np.array(Image.fromarray(each).resize((256, 256), Image.Resampling.BICUBIC)) for each in coarse]
@@ -100,7 +103,7 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
         patient = number // 50
         ill = patient % 5 == 0
         body = bodies[number % len(bodies)]
-        body[0, :4] = np.frombuffer(number.to_bytes(4, "little"), np.uint8)
+        body[:8] = np.kron(np.unpackbits(np.frombuffer(number.to_bytes(4, "big"), np.uint8)) * 255, np.ones((8, 8), np.uint8))
         for kind, pixels in [("abnormal", body), ("masks", lesion)] if ill else [("normal", body)]:
             path = folder / kind / f"p{patient:06d}" / f"{number:08d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

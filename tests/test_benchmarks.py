@@ -16,6 +16,7 @@ import torch
 
 from anomaly_detection.config.layers import Layer, overriding
 from anomaly_detection.data.phantom.datasets import write_phantoms
+from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
 from benchmarks.cases import Case, Plain, Project, benchmark_images
@@ -226,7 +227,7 @@ def test_preparing_is_told_beside_what_its_images_take(tmp_path, monkeypatch, ca
 
 def test_pictures_to_prepare_are_all_different_and_every_fifth_patient_is_ill(tmp_path):
     paths = scaling.write_pictures(tmp_path, 501)
-    assert len({path.read_bytes() for path in paths}) == 501
+    assert len({Preprocessing(size=256, image_size=64).read(path).tobytes() for path in paths}) == 501
     ill = {path.parent.name for path in paths if path.parent.parent.name == "abnormal"}
     assert ill == {"p000000", "p000005", "p000010"}
     assert len({path.parent.name for path in paths}) == 11
