@@ -3,6 +3,7 @@
 import ast
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,23 @@ def test_a_second_reading_of_the_scores_says_what_the_page_says(tmp_path):
     changed = page.replace(cell, f"{float(cell.split()[0]) + 0.002:.3f}", 1)
     assert changed != page
     assert len(disagreements(changed, "real", scores)) == 1
+
+
+def test_the_readme_quotes_the_page():
+    """Every number of its table of AUROCs, with three digits."""
+    page, readme = PAGE.read_text(encoding="utf-8"), (PROJECT / "README.md").read_text(encoding="utf-8")
+    real = {tuple(row[:2]): row[2:6] for row in table_of(page, "real", "auroc")}
+    header, *rows = table_of(page, "phantom", "strata")
+    places = [header.index(name) for name in ("AUROC: all", "AUROC: obvious", "twin rate: obvious")]
+    strata = {tuple(row[:2]): [row[place] for place in places] for row in rows}
+    model, quoted = "", 0
+    for line in readme[readme.index("| detector | regime |") :].split("\n\n")[0].splitlines()[2:]:
+        name, regimes, *numbers = (cell.strip() for cell in line.strip("|").split("|"))
+        model = name.strip("`") or model
+        for regime in re.findall(r"`(\w+)`", regimes):
+            assert [f"0{number.strip('*')}" for number in numbers] == [cell.split()[0] for cell in (*real[model, regime], *strata[model, regime])]
+            quoted += 1
+    assert quoted == 8
 
 
 def test_what_is_kept_is_small_and_known_by_its_origin():
