@@ -32,7 +32,7 @@ class ReplayedStep:
 
     def __init__(self, baseline: Baseline):
         self.baseline = baseline
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(baseline.device)  # which need not be the first GPU
         self._restart(None)
 
     def __call__(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ class ReplayedStep:
 
     def _on_a_stream_beside(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """Gradients remember the stream of their first step, and none of the default one can be captured."""
-        present = torch.cuda.current_stream()
+        present = torch.cuda.current_stream(self.baseline.device)
         self._stream.wait_stream(present)
         with torch.cuda.stream(self._stream):
             losses = self.baseline.training_step(batch, optimizers)

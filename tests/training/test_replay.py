@@ -42,6 +42,8 @@ class FakeGraph:
 class Watched:
     """A step that says how it was done, and with which images."""
 
+    device = torch.device("cuda", 1)
+
     def __init__(self):
         self.done = []
         self.capturable = None
@@ -59,6 +61,9 @@ class Watched:
 @pytest.fixture
 def fake_gpu(monkeypatch):
     class Stream:
+        def __init__(self, device):
+            assert device == Watched.device
+
         def wait_stream(self, other):
             pass
 
