@@ -125,6 +125,7 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
     Where nothing is reconstructed, the training image with the nearest latent stands in its place. True masks are drawn around, where there are any.
     """
     chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
+    shown = details["gallery_row"][chosen]
     lines = {"image": [details["gallery_image"][place] for place in chosen]}
     for name, text in (("gallery_reconstruction", "reconstruction"), ("gallery_nearest", NEAREST)):
         if name in details:
@@ -133,23 +134,36 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
     lines["anomaly map"] = [overlay(image, place, map_scale).transpose(2, 0, 1) for image, place in zip(lines["image"], maps, strict=True)]
     masks = [details["gallery_mask"][place] for place in chosen] if "gallery_mask" in details else []
     figure = Figure((1.25 * len(chosen) + 0.8, 1.4 * len(lines)), layout="constrained")
-    grid = figure.subplots(len(lines), len(chosen), squeeze=False)
-    for column, place in enumerate(chosen):
-        row = rows[details["gallery_row"][place]]
-        for axes, (text, pictures) in zip(grid[:, column], lines.items(), strict=True):
-            picture = pictures[column]
-            axes.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
-            axes.set(xticks=[], yticks=[])
-            if masks and masks[column].any() and text != NEAREST:  # another image's anatomy
-                axes.contour(masks[column], levels=[0.5], colors=LESION, linewidths=0.8)
-        grid[0, column].set_title(f"{row['score']:.3g}", fontsize=8, color=ABNORMAL if row["label"] else NORMAL)
-    for axes, text in zip(grid[:, 0], lines, strict=True):
+    grid = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
+    for axes, (text, pictures) in zip(grid, lines.items(), strict=True):
+        axes.imshow(_side_by_side([picture.transpose(1, 2, 0).squeeze() for picture in pictures], 255), cmap="gray", vmin=0, vmax=255)
+        if any(mask.any() for mask in masks) and text != NEAREST:  # another image's anatomy
+            axes.contour(_side_by_side(masks, False), levels=[0.5], colors=LESION, linewidths=0.8)
+        axes.set(xticks=[], yticks=[])
         axes.set_ylabel(text, fontsize=8)
+        axes.spines[:].set_visible(False)
+    width = maps[0].shape[1]
+    grid[0].set_xticks(np.arange(len(chosen)) * (width + _gap(width)) + (width - 1) / 2, [f"{rows[row]['score']:.3g}" for row in shown], fontsize=8)
+    grid[0].tick_params(length=0, labeltop=True, labelbottom=False)
+    for label, row in zip(grid[0].get_xticklabels(), shown, strict=True):
+        label.set_color(ABNORMAL if rows[row]["label"] else NORMAL)
     heat = ScalarMappable(Normalize(1, TOP), ListedColormap(heat_colours()))
     figure.colorbar(heat, ax=grid, extend="max", ticks=np.linspace(1, TOP, 3)).set_label("\n".join(LABEL), fontsize=7)
     contour = f", true mask {LESION}" if any(mask.any() for mask in masks) else ""
     figure.suptitle(f"{dataset}: highest and lowest scores, normal blue, abnormal red{contour}", fontsize=9)
     return figure
+
+
+def _side_by_side(pictures: Sequence[np.ndarray], between: int) -> np.ndarray:
+    """Pictures (H, W) or (H, W, 3) of one kind as one, parted by columns of a value; axes for each would cost several times as much."""
+    gap = _gap(pictures[0].shape[1])
+    padded = [np.pad(each, [(0, 0), (0, gap), *[(0, 0)] * (each.ndim - 2)], constant_values=between) for each in pictures]
+    return np.concatenate(padded, axis=1)[:, :-gap]
+
+
+def _gap(width: int) -> int:
+    """Columns between pictures of a width."""
+    return max(1, width // 16)
 
 
 def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:

@@ -74,18 +74,21 @@ def test_gallery_shows_the_images_of_its_dataset(channels, second):
         "gallery_map": np.ones((4, 8, 8)) * np.array([0.0, 9.0, 0.0, 0.0])[:, None, None],
     }
     figure = draw_gallery(rows, details, "liver_ct", map_scale=1.0)
-    *grid, bar = figure.axes
-    shown = [axes.images[0].get_array() for axes in grid]
-    assert len(shown) == 6
-    assert (shown[0] == 100).all()
-    assert (shown[2] == 150).all()
-    assert (shown[4] == 100).all()
-    assert (shown[5] == overlay(picture[1], details["gallery_map"][1], 1.0)).all()
-    assert np.ptp(shown[5]) > 60, "tinted"
+    *lines, bar = figure.axes
+    image, other, marked = (axes.images[0].get_array() for axes in lines)
+    assert image.shape[:2] == (8, 17), "two pictures of 8 columns, and one between them"
+    assert (image[:, :8] == 100).all()
+    assert (image[:, 8] == 255).all()
+    assert (image[:, 9:] == 100).all()
+    assert (other[:, :8] == 150).all()
+    assert (marked[:, :8] == 100).all()
+    assert (marked[:, 9:] == overlay(picture[1], details["gallery_map"][1], 1.0)).all()
+    assert np.ptp(marked[:, 9:]) > 60, "tinted"
     assert bar.get_ylabel() == "anomaly map, in multiples of the\n99.5th percentile of normal images"
-    assert not any(axes.collections for axes in grid), "no masks are known"
-    assert figure.axes[0].get_title() == f"{rows[80]['score']:.3g}"
-    assert second in figure.axes[2].get_ylabel()
+    assert not any(axes.collections for axes in lines), "no masks are known"
+    assert [label.get_text() for label in lines[0].get_xticklabels()] == [f"{rows[row]['score']:.3g}" for row in (80, 81)]
+    assert list(lines[0].get_xticks()) == [3.5, 12.5], "over the middle of each"
+    assert second in lines[1].get_ylabel()
 
 
 def test_true_masks_are_drawn_around_in_the_gallery():
@@ -94,11 +97,11 @@ def test_true_masks_are_drawn_around_in_the_gallery():
     mask[1, 2:5, 3:7] = True
     picture = np.full((2, 1, 8, 8), 100, np.uint8)
     details = {"gallery_row": np.array([80, 81]), "gallery_image": picture, "gallery_map": np.zeros((2, 8, 8)), "gallery_mask": mask}
-    *grid, _ = draw_gallery(rows, {**details, "gallery_nearest": picture}, "liver_ct", 1.0).axes
-    assert [len(axes.collections) for axes in grid] == [0, 1, 0, 0, 0, 1], "around the lesion, in its image and its map, in no other image"
-    points = np.concatenate([path.vertices for path in grid[1].collections[0].get_paths()])
-    assert points.min(axis=0).tolist() == [2.5, 1.5]
-    assert points.max(axis=0).tolist() == [6.5, 4.5]
+    *lines, _ = draw_gallery(rows, {**details, "gallery_nearest": picture}, "liver_ct", 1.0).axes
+    assert [len(axes.collections) for axes in lines] == [1, 0, 1], "in the images and their maps, in no other image"
+    points = np.concatenate([path.vertices for path in lines[0].collections[0].get_paths()])
+    assert points.min(axis=0).tolist() == [9 + 2.5, 1.5], "around the lesion of the second, which begins after 8 columns and one between"
+    assert points.max(axis=0).tolist() == [9 + 6.5, 4.5]
 
 
 def test_contrast_and_detail_are_drawn_with_their_numbers():
