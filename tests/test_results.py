@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import gzip
 import json
 import re
 from pathlib import Path
@@ -66,6 +67,15 @@ def test_the_readme_quotes_the_page():
             assert [f"0{number.strip('*')}" for number in numbers] == [cell.split()[0] for cell in (*real[model, regime], *strata[model, regime])]
             quoted += 1
     assert quoted == 8
+
+
+def test_the_variance_between_datasets_is_the_one_that_the_page_says():
+    with gzip.open(DOCS / "results" / "real_scores.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if (line["part"], line["label"]) == ("val", "0")]
+    groups = [[float(line["gaussian:united:0"]) for line in lines if line["dataset"] == name] for name in {line["dataset"] for line in lines}]
+    within = sum(np.var(group) * len(group) for group in groups) / (np.var(np.concatenate(groups)) * len(lines))
+    told = re.search(r"(\d+) % of the variance of `gaussian`'s scores of validation normals", PAGE.read_text(encoding="utf-8"))[1]
+    assert f"{100 * (1 - within):.0f}" == told
 
 
 def test_what_is_kept_is_small_and_known_by_its_origin():
