@@ -15,6 +15,7 @@ from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.data.phantom.datasets import write_phantoms
+from anomaly_detection.evaluation.scores import Scores, score_images
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.training.loop import EVALUATION_BATCH, Progress, runs_in_bf16, steps
@@ -84,6 +85,10 @@ class Project:
         stream = steps(self.baseline, self.images, self.settings, Progress(self.baseline.phases().index(phase)))
         next(stream)  # what begins the phase is no part of a step
         return lambda: next(stream)[2]
+
+    def scoring(self, batch: int) -> Callable[[], Scores]:
+        """Scoring of so many images, as commands do it."""
+        return lambda: score_images(self.baseline, [self.images.batch(self.indices.take(batch)).image])
 
 
 class Plain:

@@ -116,19 +116,28 @@ def operations(step: Callable[[], Any]) -> int:
 
 
 class Peak:
-    """The highest rate of a large matrix product seen so far, in floating-point operations a second."""
+    """The highest rate of a large matrix product seen so far.
+
+    Attributes:
+        rates: of each precision, in floating-point operations a second.
+    """
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.rate = 0.0
         side = PEAK_SIDE[device.type]
         self.matrices = [torch.randn(side, side, device=device, dtype=kind) for kind in (torch.float32, torch.bfloat16)]
+        self.rates = {matrix.dtype: 0.0 for matrix in self.matrices}
+
+    @property
+    def rate(self) -> float:
+        """Of the fastest precision."""
+        return max(self.rates.values())
 
     def measure(self) -> Callable[[], Any]:
         """For `in_turns`: try again, in every precision."""
         for matrix in self.matrices:
             fastest = min(seconds(lambda matrix=matrix: matrix @ matrix, self.device) for _ in range(4))
-            self.rate = max(self.rate, 2 * len(matrix) ** 3 / fastest)
+            self.rates[matrix.dtype] = max(self.rates[matrix.dtype], 2 * len(matrix) ** 3 / fastest)
         return lambda: None
 
 

@@ -1,7 +1,8 @@
-"""What a training step of this project does with its time: the share of each kind of operation, and how far its convolutions are from the limit.
+"""What training steps and scoring do with their time: the share of each kind of operation, and how far their convolutions are from the limit.
 
-The limit is that of `benchmarks.train_step`: the convolutions and matrix products at the rate of the machine's fastest matrix product. Where the
-convolutions alone take twice that, no other way of running the step comes nearer: small channels and gradients of weights do not fill the processor.
+The limits are those of `benchmarks.train_step` and `benchmarks.throughput`: the convolutions and matrix products at the rate of the machine's fastest
+matrix product. Where the convolutions alone take twice that, no other way of running them comes nearer: small channels and gradients of weights do
+not fill the processor.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ KINDS = {
     "copies": ("aten::copy_", "aten::index", "aten::cat", "aten::stack"),
 }
 OTHER = "other"
+SCORING = "scoring"
 
 
 def kind_of(operation: str) -> str:
@@ -47,18 +49,19 @@ def shares(step: Callable[[], Any], device: torch.device, steps: int) -> dict[st
 
 
 def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
-    """One for each phase of the baseline."""
+    """One for each phase of the baseline, and one for scoring."""
     images, _ = benchmark_images(arguments.data_root, case.size)
     project = Project(case, images, arguments.device)
-    phases = project.baseline.phases()
-    for phase in phases:
-        rivals = {"project": lambda phase=phase: project.step(phase), "peak": peak.measure}
-        spent = in_turns(rivals, arguments.rounds, arguments.steps, arguments.device)["project"]
-        limit = operations(project.step(phase)) / peak.rate
-        of_each = shares(project.step(phase), arguments.device, arguments.steps)
+    turns = {phase.name: lambda phase=phase: project.step(phase) for phase in project.baseline.phases()}
+    turns[SCORING] = lambda: project.scoring(case.batch)
+    for name, turn in turns.items():
+        spent = in_turns({"project": turn, "peak": peak.measure}, arguments.rounds, arguments.steps, arguments.device)["project"]
+        limit = operations(turn()) / (peak.rates[torch.float32] if name == SCORING else peak.rate)
+        of_each = shares(turn(), arguments.device, arguments.steps)
         yield {
             "model": case.model,
-            "loss": case.loss or (phase.name if len(phases) > 1 else ""),
+            "loss": case.loss,
+            "work": name,
             "size": case.size,
             "batch": case.batch,
             "device": arguments.device.type,

@@ -1,6 +1,7 @@
 """Images scored a second, reading them included: the plain implementation, the project, and the limit, taken in turns.
 
-The project says more of an image than its score: with MADDR also its organ and modality. The limit is as in `benchmarks.train_step`.
+The project says more of an image than its score: with MADDR also its organ and modality. The limit is that of `benchmarks.train_step`, at the rate of
+float32 products: a network is scored in float32 wherever it was trained, so that its calibration holds on every machine.
 """
 
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from anomaly_detection.evaluation.scores import score_images
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
 
@@ -19,7 +19,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
     project, plain = Project(case, images, arguments.device), Plain(case, images, paths, arguments.device)
 
     def project_turn():
-        return lambda: score_images(project.baseline, [project.images.batch(project.indices.take(case.batch)).image])
+        return project.scoring(case.batch)
 
     def plain_turn():
         batches = plain.batches(case.batch)
@@ -32,7 +32,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
         return score
 
     times = in_turns({"plain": plain_turn, "project": project_turn, "peak": peak.measure}, arguments.rounds, arguments.steps, arguments.device)
-    limit = operations(project_turn()) / peak.rate
+    limit = operations(project_turn()) / peak.rates[torch.float32]
     return {
         "model": case.model,
         "loss": case.loss,
