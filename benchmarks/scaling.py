@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from anomaly_detection.data.dataset import DataSource, ImageSet
-from anomaly_detection.data.formats.pictures import read_picture
+from anomaly_detection.data.formats.pictures import read_picture, write_png
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.memory import keep_memory
 from anomaly_detection.system.processes import processors
@@ -146,7 +146,7 @@ def _seconds_of_images(paths: list[Path]) -> float:
     stored = Preprocessing(size=256)
     started = time.perf_counter()
     for path in paths:
-        Image.fromarray(stored.store(read_picture(path, None))).save(io.BytesIO(), "png")
+        write_png(stored.store(read_picture(path, None)), io.BytesIO())
     return (time.perf_counter() - started) / len(paths)
 
 

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, mark_phantom
+from anomaly_detection.data.formats.pictures import write_png
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.phantom.body import sample_patient
 from anomaly_detection.data.phantom.pairs import CLINICAL, Pair, radiograph_pair, slice_pair
@@ -135,12 +135,12 @@ def _write_patient(job: Job, seed: int, size: int, folder: Path) -> list[Written
     written = []
     for dataset, name, pair in render_patient(job, seed, size):
         if pair.diseased is None:
-            Image.fromarray(pair.healthy).save(folder / dataset / "normal" / name)
+            write_png(pair.healthy, folder / dataset / "normal" / name)
             written.append(Written(dataset, f"normal/{name}"))
             continue
         image, twin = f"abnormal/{name}", f"twins/{name}"
         for path, pixels in ((image, pair.diseased.picture), (mask_path(image), pair.diseased.mask), (twin, pair.healthy)):
-            Image.fromarray(pixels).save(folder / dataset / path)
+            write_png(pixels, folder / dataset / path)
         written.append(Written(dataset, image, pair.diseased.facts, twin))
     return written
 

@@ -18,9 +18,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from anomaly_detection.data.formats.header import Header
+from anomaly_detection.data.formats.pictures import write_png
 from anomaly_detection.data.formats.sources import SourceFile, same_name
 from anomaly_detection.data.manifest import MANIFEST, Key, Row, pixels_hash, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
@@ -239,7 +239,7 @@ def _content(pixels: np.ndarray, image: str) -> str:
 
 def _save(pixels: np.ndarray, path: Path) -> None:
     with whole_file(path, await_disk=False) as partial:  # the journal waits
-        Image.fromarray(pixels).save(partial, "png")
+        write_png(pixels, partial)
 
 
 def _sha256(path: Path) -> str:

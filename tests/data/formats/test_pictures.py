@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly_detection.data.formats.pictures import decode, is_picture, picture_shape, read_picture
+from anomaly_detection.data.formats.pictures import decode, is_picture, picture_shape, read_picture, write_png
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.system.errors import UserError
 
@@ -214,3 +214,10 @@ def test_a_missing_picture(tmp_path):
     for read in (picture_shape, lambda path: read_picture(path, None)):
         with pytest.raises(UserError, match="no such image"):
             read(Path(tmp_path / "none.png"))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_what_is_written_is_read_again(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    write_png(pixels, tmp_path / "image.partial")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "image.partial", formats=["png"])), pixels)
