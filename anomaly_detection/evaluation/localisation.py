@@ -1,6 +1,7 @@
 """How well an anomaly map shows where the lesion is: metrics over pixels, where masks exist; and what is usual in a map."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import label
@@ -21,50 +22,68 @@ def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
         pixel_auroc, pixel_average_precision; aupro, see `aupro`; oracle_dice, the best Dice coefficient over all thresholds, one for all
         images, so chosen with the masks.
     """
-    lesion = masks.reshape(-1)
-    order, ends = ranked(maps)
-    called = np.append(0, ends + 1)
-    hits = np.append(0, np.cumsum(lesion[order])[ends])
-    false, rise = np.diff(called - hits), np.diff(hits)
+    called = Called.of(maps, masks)
+    hits, rise = called.hits, np.diff(called.hits, prepend=0)
+    passed = 1 - (called.false + called.false_above) / (2 * called.outside)  # share of the others below each value, ties by half
     return {
-        "pixel_auroc": float((false * (hits[1:] + hits[:-1])).sum() / (2 * hits[-1] * (called[-1] - hits[-1]))),
-        "pixel_average_precision": float((rise * (hits[1:] / called[1:])).sum() / hits[-1]),
-        "aupro": aupro(masks, order, ends),
-        "oracle_dice": float((2 * hits / (called + hits[-1])).max()),
+        "pixel_auroc": float((rise * passed).sum() / hits[-1]),
+        "pixel_average_precision": float((rise * (hits / (hits + called.false))).sum() / hits[-1]),
+        "aupro": aupro(called),
+        "oracle_dice": float((2 * hits / (hits + called.false + hits[-1])).max()),
     }
 
 
-def ranked(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the pixels of maps (N, H, W) from the highest value down, and the last rank of each value: equal ones are called together.
+class Called(NamedTuple):
+    """What thresholds at the values of lesion pixels call, from the highest down. Nothing but false alarms changes at the values between them.
 
-    Maps hold millions of pixels, and sorting them is what takes time: it is done once for all metrics.
+    Attributes:
+        hits: lesion pixels of at least each value.
+        overlap: the mean over regions of the share of each that these are; a region is a connected lesion (8 neighbours) of one image.
+        false: pixels outside of lesions of at least each value.
+        false_above: those above it.
+        outside: all of these.
     """
-    values = maps.reshape(-1)
-    order = np.argsort(-values)
-    return order, np.flatnonzero(np.append(np.diff(values[order]) != 0, True))
+
+    hits: np.ndarray
+    overlap: np.ndarray
+    false: np.ndarray
+    false_above: np.ndarray
+    outside: int
+
+    @classmethod
+    def of(cls, maps: np.ndarray, masks: np.ndarray) -> "Called":
+        """Of maps and masks as `pixel_metrics` takes them. Maps hold many millions of pixels: those outside of lesions are copied and sorted once."""
+        values, others = maps[masks], maps[~masks]
+        order = np.argsort(-values)
+        last = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # of each value: equal ones are called together
+        each, overlap = values[order][last], np.cumsum(_weights(masks)[order])[last]
+        others.sort()
+        false, above = (len(others) - np.searchsorted(others, each, side) for side in ("left", "right"))
+        return cls(last + 1, overlap / overlap[-1], false, above, len(others))
 
 
-def aupro(masks: np.ndarray, order: np.ndarray, ends: np.ndarray, limit: float = MAX_FALSE_POSITIVE_RATE) -> float:
+def _weights(masks: np.ndarray) -> np.ndarray:
+    """Of each lesion pixel, in the order of `maps[masks]`: 1 / the size of its region."""
+    weights = []
+    for mask in masks:
+        numbers = label(mask, np.ones((3, 3)))[0][mask]
+        weights.append(1 / np.bincount(numbers)[numbers])
+    return np.concatenate(weights)
+
+
+def aupro(called: Called, limit: float = MAX_FALSE_POSITIVE_RATE) -> float:
     """Area under the per-region-overlap curve up to a false positive rate, divided by it (Bergmann et al., IJCV 2021).
 
-    A region is a connected lesion (8 neighbours) of one image; its overlap is the fraction of it above the threshold, and every region counts
-    the same, however large. The rate is over all pixels outside lesions; between thresholds the curve is linear.
+    The overlap of a region is the fraction of it above the threshold, and every region counts the same, however large. The rate is over all pixels
+    outside lesions; between thresholds the curve is linear.
 
     Args:
-        masks: as for `pixel_metrics`.
-        order, ends: the maps as `ranked` gives them.
+        called: at which the curve rises.
         limit: the largest false positive rate.
     """
-    weight = np.zeros(masks.shape)  # of a region's pixel: 1 / (its size * number of regions)
-    regions = 0
-    for image, mask in enumerate(masks):
-        numbers, count = label(mask, np.ones((3, 3)))
-        sizes = np.bincount(numbers.reshape(-1))
-        weight[image][mask] = 1 / sizes[numbers[mask]]
-        regions += count
-    share, outside = weight.reshape(-1)[order] / regions, ~masks.reshape(-1)[order]
-    rate = np.append(0, np.cumsum(outside)[ends] / outside.sum())
-    overlap = np.append(0, np.cumsum(share)[ends])
+    before = np.append(0, called.overlap[:-1])  # where the curve comes to a value, from that above it
+    rate, overlap = (np.stack(pair, axis=1).reshape(-1) for pair in ((called.false_above, called.false), (before, called.overlap)))
+    rate, overlap = np.concatenate([[0], rate / called.outside, [1]]), np.concatenate([[0], overlap, [1]])
     inside = rate <= limit
     end = np.interp(limit, rate, overlap)
     return float(auc(np.append(rate[inside], limit), np.append(overlap[inside], end)) / limit)

@@ -1,10 +1,12 @@
 """Pixel metrics against slow loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from anomaly_detection.evaluation.localisation import aupro, pixel_metrics, ranked
+from anomaly_detection.evaluation.localisation import Called, aupro, pixel_metrics
 
 
 def example(seed: int, levels: int | None = None):
@@ -55,13 +57,13 @@ def test_aupro(seed, levels, limit):
     maps, masks = example(seed, levels)
     expected, regions = slow_aupro(maps, masks, limit)
     assert regions == 4
-    assert aupro(masks, *ranked(maps), limit) == pytest.approx(expected, abs=1e-12)
+    assert aupro(Called.of(maps, masks), limit) == pytest.approx(expected, abs=1e-12)
 
 
 def test_aupro_at_its_limits():
     _, masks = example(0)
-    assert aupro(masks, *ranked(masks.astype(float))) == pytest.approx(1.0)
-    assert aupro(masks, *ranked(np.zeros(masks.shape))) == pytest.approx(0.15), "the straight line of a coin: area 0.3^2 / 2, divided by 0.3"
+    assert aupro(Called.of(masks.astype(float), masks)) == pytest.approx(1.0)
+    assert aupro(Called.of(np.zeros(masks.shape), masks)) == pytest.approx(0.15), "the straight line of a coin: area 0.3^2 / 2, divided by 0.3"
 
 
 @pytest.mark.parametrize("levels", [None, 4])
@@ -74,3 +76,15 @@ def test_the_other_pixel_metrics(levels):
     dice = [2 * ((maps >= t) & masks).sum() / ((maps >= t).sum() + masks.sum()) for t in set(maps.reshape(-1))]
     assert values["oracle_dice"] == pytest.approx(max(dice))
     assert set(values) == {"pixel_auroc", "pixel_average_precision", "aupro", "oracle_dice"}
+
+
+def test_memory_is_a_few_bytes_a_pixel():
+    """Beside the maps and masks themselves, of which a hospital has many."""
+    rng = np.random.default_rng(0)
+    maps, masks = rng.normal(size=(50, 64, 64)).astype(np.float32), np.zeros((50, 64, 64), bool)
+    masks[::2, 20:26, 30:36] = True
+    tracemalloc.start()
+    pixel_metrics(maps, masks)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * maps.size
