@@ -33,7 +33,8 @@ from anomaly_detection.data.order import ShuffledIndices
 from anomaly_detection.data.twins import load_twins
 from anomaly_detection.evaluation.twins import twin_rate
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
-from anomaly_detection.study.experiment import load_experiment, look_up_features, preprocessing_of
+from anomaly_detection.study.experiment import load_experiment, preprocessing_of
+from anomaly_detection.study.train_and_score import look_up_features
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.training.loop import EVALUATION_BATCH

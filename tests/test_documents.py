@@ -125,8 +125,13 @@ def _make_writable(path: Path, keep: bool) -> None:
 
 
 def _parse(program, words: list[str]) -> argparse.Namespace:
-    """The arguments that a program reads, with which it is stopped; every option is spelled in full."""
+    """The arguments that a program reads, with which it is stopped; every option is spelled in full. What stands after -- is of `maddr study`."""
     parser, arguments = _stopped(program)
+    if "--" in words:
+        place = words.index("--")
+        study = ["study", *words[place + 1 :]]
+        _parse(lambda: __main__.main(study), study)
+        words = words[:place]
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= _options(parser)
     return arguments
 

@@ -17,7 +17,8 @@ from anomaly_detection.data.catalog import mark_phantom
 from anomaly_detection.data.dataset import DataSource, to_floats
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import build_settings
-from anomaly_detection.study.experiment import Experiment, locked_folder, train_experiment
+from anomaly_detection.study.experiment import Experiment, locked_folder
+from anomaly_detection.study.train_and_score import train_experiment
 from anomaly_detection.system.errors import UserError
 from benchmarks import terms
 from benchmarks.latents import BASE, compared, domain_means, domains_of, exchanged, named_by, partners, pulls, seen, variances

@@ -23,8 +23,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.study import provenance
-    from anomaly_detection.study.experiment import evaluate_experiment, load_experiment, locked_folder
+    from anomaly_detection.study.experiment import load_experiment, locked_folder
     from anomaly_detection.study.report import tell_results
+    from anomaly_detection.study.train_and_score import evaluate_experiment
     from anomaly_detection.system.devices import choose_device
 
     device = choose_device(arguments.device)

@@ -30,8 +30,9 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.config.paths import named_config
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
-    from anomaly_detection.study.experiment import Experiment, evaluate_experiment, locked_folder, train_experiment
+    from anomaly_detection.study.experiment import Experiment, locked_folder
     from anomaly_detection.study.report import tell_results
+    from anomaly_detection.study.train_and_score import evaluate_experiment, train_experiment
     from anomaly_detection.system.devices import choose_device
     from anomaly_detection.system.distributed import process_group, rank
     from anomaly_detection.training.loop import check_constraint

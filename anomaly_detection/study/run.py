@@ -25,11 +25,11 @@ from anomaly_detection.study.experiment import (
     finished_metrics,
     is_finished,
     preprocessing_of,
-    run_experiment,
 )
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.render import to_markdown, to_text
 from anomaly_detection.study.report import Study, Tables
+from anomaly_detection.study.train_and_score import run_experiment
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import Pace

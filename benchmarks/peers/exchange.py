@@ -11,7 +11,8 @@ from anomaly_detection.build import build_baseline
 from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.splits import Part
 from anomaly_detection.evaluation.scores import BATCH
-from anomaly_detection.study.experiment import Experiment, look_up_features, preprocessing_of
+from anomaly_detection.study.experiment import Experiment, preprocessing_of
+from anomaly_detection.study.train_and_score import look_up_features
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_folder, write_json, write_table
 from benchmarks.peers.measured import timed

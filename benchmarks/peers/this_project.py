@@ -7,8 +7,9 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.evaluate import look_at_normals
 from anomaly_detection.evaluation.rows import score_rows
 from anomaly_detection.evaluation.scores import BATCH, Scores, score_images
-from anomaly_detection.study.experiment import Experiment, locked_folder, look_up_features, train_experiment
+from anomaly_detection.study.experiment import Experiment, locked_folder
 from anomaly_detection.study.plan import Grid, find_data, plan
+from anomaly_detection.study.train_and_score import look_up_features, train_experiment
 from anomaly_detection.system.files import read_json
 from anomaly_detection.system.version import __version__
 from benchmarks.peers.exchange import CPU, PARTS

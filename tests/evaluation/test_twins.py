@@ -16,7 +16,7 @@ from anomaly_detection.data.twins import load_twins, twins_fingerprint
 from anomaly_detection.evaluation.bootstrap import resample
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_samples
-from anomaly_detection.study import experiment
+from anomaly_detection.study.train_and_score import look_up_features
 from anomaly_detection.system.errors import UserError
 from tests.test_baselines import built, settings_of
 
@@ -358,7 +358,7 @@ def test_features_of_twins_are_kept_beside_those_of_test_images(twinned):
     twins = load_twins(source, source.load(["lung_ct", "lung_xray"], "test", preprocessing), preprocessing)
     x = twins.images.batch(torch.arange(len(twins.images))).image
     for parts, known in ((("train", "val"), False), (("train", "val", "test"), True)):
-        experiment.look_up_features(SimpleNamespace(frozen=frozen), source, preprocessing, parts, torch.device("cpu"))
+        look_up_features(SimpleNamespace(frozen=frozen), source, preprocessing, parts, torch.device("cpu"))
         rows = frozen.store.look_up(x)
         assert (rows is not None) == known
     assert torch.allclose(rows.float(), x.mean(dim=3).flatten(1), atol=1e-3)

@@ -9,7 +9,8 @@ from anomaly_detection.config.layers import Layer, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
-from anomaly_detection.study.experiment import Experiment, _tell_grey, check_settings, check_version
+from anomaly_detection.study.experiment import Experiment, check_settings, check_version
+from anomaly_detection.study.train_and_score import _tell_grey
 from anomaly_detection.system.errors import UserError
 
 
