@@ -125,6 +125,7 @@ def _onnx(module: Listed, x: Tensor, chunk: int | None = None) -> Way:
         torch.onnx.export(module.cpu(), (x[:chunk].cpu(),), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads slow down whoever takes the next turn
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     pixels = x.cpu().split(chunk)
 
