@@ -14,6 +14,7 @@ from PIL import Image
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.lines import Lines
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import this_project
 from benchmarks.peers.__main__ import DETECTORS, HERE, SCRIPTS, Detector
@@ -131,15 +132,15 @@ def test_a_detector_of_vectors_sees_training_normals_alone_and_its_scores_are_me
     assert 256 < facts["peak_mib"] < 1024  # the ballast, and numpy
 
 
-def images(scores: dict[str, tuple[list[float], list[float], list[float]]]) -> list[dict]:
+def images(scores: dict[str, tuple[list[float], list[float], list[float]]]) -> Lines:
     """Rows of datasets, of validation normals, test normals and abnormal test images; every image is a patient."""
     kinds = (("val", 0), ("test", 0), ("test", 1))
-    return [
+    return Lines.of(
         {"dataset": name, "part": part, "label": label, "image": f"{part}{label}{i:03}", "patient": f"{part}{label}{i}", "score": score}
         for name, groups in scores.items()
         for (part, label), group in zip(kinds, groups, strict=True)
         for i, score in enumerate(group)
-    ]
+    )
 
 
 def test_cells_are_those_of_counted_pairs():

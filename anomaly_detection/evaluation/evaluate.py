@@ -22,6 +22,7 @@ from anomaly_detection.evaluation.pooling import patient_rows
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
 from anomaly_detection.evaluation.scores import BATCH, Scores, assessments, score_images
 from anomaly_detection.evaluation.twins import twin_metrics, twin_rows
+from anomaly_detection.system.lines import Lines
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Evaluation:
             there are masks, gallery_mask (n, H, W) bool, which is empty of an image without one.
     """
 
-    rows: list[dict[str, Any]]
+    rows: Lines
     patients: list[dict[str, Any]]
     twins: list[dict[str, Any]]
     metrics: dict[str, Any]
@@ -88,7 +89,7 @@ def evaluate(
     calibration = normals.calibration
     test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
     parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, normals.val_scores), ("test", test, test_scores))
-    rows = [row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains)]
+    rows = Lines.of(row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains))
     metrics = metrics_of(rows, calibration, domains)
     _warn_of_few(metrics, alpha)
     _warn_of_normals_alone(metrics)
@@ -156,12 +157,11 @@ def _look_at_twins(
     return [] if twins is None else twin_rows(baseline, twins, scores, known.get)
 
 
-def _add_twin_metrics(metrics: dict[str, Any], pairs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> None:
+def _add_twin_metrics(metrics: dict[str, Any], pairs: Sequence[dict[str, Any]], rows: Lines) -> None:
     """To those of each dataset that has twins."""
     for name in dict.fromkeys(pair["dataset"] for pair in pairs):
         values = metrics["datasets"][name]
-        test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
-        told = twin_metrics([pair for pair in pairs if pair["dataset"] == name], test)
+        told = twin_metrics([pair for pair in pairs if pair["dataset"] == name], rows.where(dataset=name, part="test"))
         values |= told | {"intervals": values["intervals"] | told["intervals"]}
 
 

@@ -23,6 +23,7 @@ from anomaly_detection.evaluation.overlay import LABEL, TOP, heat_colours, overl
 from anomaly_detection.evaluation.twins import contrast_detail, read_twin_rows
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import optional, read_table, whole_file
+from anomaly_detection.system.lines import Lines
 
 NORMAL, ABNORMAL = "tab:blue", "tab:red"
 NEAREST = "nearest training"
@@ -41,7 +42,7 @@ UNITS = {  # of the columns of log.csv, by the ends of their names
 Rows = Sequence[Mapping[str, Any]]
 
 
-def draw_figures(folder: Path, rows: Rows, metrics: Mapping[str, Any], parts: Sequence[int] | None) -> list[Path]:
+def draw_figures(folder: Path, rows: Lines, metrics: Mapping[str, Any], parts: Sequence[int] | None) -> list[Path]:
     """Draw all figures of an experiment into `folder`/figures and return their paths in the order in which they are looked at.
 
     Args:
@@ -83,15 +84,15 @@ def read_log(folder: Path) -> Rows:
     return read_table(path, {"phase": str, "iteration": int}, rest=optional(float)) if path.exists() else []
 
 
-def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
+def draw_roc(rows: Lines, metrics: Mapping[str, Any]) -> Figure:
     """A curve for each dataset that has one, with its AUROC."""
     figure = Figure((4.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, values in metrics["datasets"].items():
         if "auroc" not in values:
             continue
-        test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
-        false, true, _ = roc_curve([row["label"] for row in test], [row["score"] for row in test])
+        test = rows.where(dataset=name, part="test")
+        false, true, _ = roc_curve(test.column("label"), test.column("score"))
         low, high = values["intervals"]["auroc"]
         axes.plot(false, true, label=f"{name} {values['auroc']:.3f} [{low:.3f}, {high:.3f}]")
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
@@ -101,16 +102,16 @@ def draw_roc(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
+def draw_histograms(rows: Lines, metrics: Mapping[str, Any]) -> Figure:
     """Scores of normal and abnormal test images of each dataset, and the threshold from its validation normals."""
     names = list(metrics["datasets"])
     figure = Figure((3.6 * len(names), 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        test = [row for row in rows if row["dataset"] == name and row["part"] == "test"]
-        scores = np.array([row["score"] for row in test])
+        test = rows.where(dataset=name, part="test")
+        scores, labels = test.column("score"), test.column("label")
         edges = np.linspace(scores.min(), np.nextafter(scores.max(), np.inf), 31)
         for label, text, colour in ((0, "normal", NORMAL), (1, "abnormal", ABNORMAL)):
-            own = scores[[row["label"] == label for row in test]]
+            own = scores[labels == label]
             if len(own):
                 axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
         axes.axvline(metrics["datasets"][name]["threshold"], color="black", linestyle="--", label="threshold")
@@ -119,13 +120,13 @@ def draw_histograms(rows: Rows, metrics: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
+def draw_gallery(rows: Lines, details: Mapping[str, np.ndarray], dataset: str, map_scale: float) -> Figure:
     """Test images with the highest and the lowest scores, normal and abnormal: image, reconstruction, anomaly map over the image.
 
     Where nothing is reconstructed, the training image with the nearest latent stands in its place. True masks are drawn around, where there are any.
     """
-    chosen = [place for place, row in enumerate(details["gallery_row"]) if rows[row]["dataset"] == dataset]
-    shown = details["gallery_row"][chosen]
+    chosen = np.flatnonzero(rows.take(details["gallery_row"]).column("dataset") == dataset)
+    shown = rows.take(details["gallery_row"][chosen])
     lines = {"image": [details["gallery_image"][place] for place in chosen]}
     for name, text in (("gallery_reconstruction", "reconstruction"), ("gallery_nearest", NEAREST)):
         if name in details:
@@ -143,10 +144,11 @@ def draw_gallery(rows: Rows, details: Mapping[str, np.ndarray], dataset: str, ma
         axes.set_ylabel(text, fontsize=8)
         axes.spines[:].set_visible(False)
     width = maps[0].shape[1]
-    grid[0].set_xticks(np.arange(len(chosen)) * (width + _gap(width)) + (width - 1) / 2, [f"{rows[row]['score']:.3g}" for row in shown], fontsize=8)
+    centers = np.arange(len(chosen)) * (width + _gap(width)) + (width - 1) / 2
+    grid[0].set_xticks(centers, [f"{score:.3g}" for score in shown.column("score")], fontsize=8)
     grid[0].tick_params(length=0, labeltop=True, labelbottom=False)
-    for label, row in zip(grid[0].get_xticklabels(), shown, strict=True):
-        label.set_color(ABNORMAL if rows[row]["label"] else NORMAL)
+    for text, abnormal in zip(grid[0].get_xticklabels(), shown.column("label"), strict=True):
+        text.set_color(ABNORMAL if abnormal else NORMAL)
     heat = ScalarMappable(Normalize(1, TOP), ListedColormap(heat_colours()))
     figure.colorbar(heat, ax=grid, extend="max", ticks=np.linspace(1, TOP, 3)).set_label("\n".join(LABEL), fontsize=7)
     contour = f", true mask {LESION}" if any(mask.any() for mask in masks) else ""
@@ -166,13 +168,12 @@ def _gap(width: int) -> int:
     return max(1, width // 16)
 
 
-def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:
+def draw_contrast_detail(rows: Lines, pairs: Rows, dataset: str) -> Figure:
     """AUROC and twin rate of a dataset's abnormal images over the diameter and the contrast of their lesions, with the number of each cell.
 
     A detector that sees lesions rises along the diagonal, from small and faint to large and strong; chance is 0.5.
     """
-    normal_scores = np.array([row["score"] for row in rows if (row["dataset"], row["part"], row["label"]) == (dataset, "test", 0)])
-    table = contrast_detail(pairs, normal_scores)
+    table = contrast_detail(pairs, rows.where(dataset=dataset, part="test", label=0).column("score"))
     figure = Figure((8.6, 3.9), layout="constrained")
     for axes, title, values in zip(figure.subplots(1, 2), ("AUROC", "twin rate"), (table.auroc, table.rate), strict=True):
         axes.imshow(values, cmap="RdYlGn", vmin=0, vmax=1, origin="lower")
@@ -186,14 +187,14 @@ def draw_contrast_detail(rows: Rows, pairs: Rows, dataset: str) -> Figure:
     return figure
 
 
-def draw_latent(rows: Rows, latent: np.ndarray, parts: Sequence[int] | None) -> Figure:
+def draw_latent(rows: Lines, latent: np.ndarray, parts: Sequence[int] | None) -> Figure:
     """The latents of test images by PCA and t-SNE, coloured by organ, modality and abnormality; with MADDR also PCA of each part.
 
     If the parts are disentangled, the organ part falls apart by organ alone, the modality part by modality alone, the content by neither.
     """
-    test = [place for place, row in enumerate(rows) if row["part"] == "test"]
-    latent, colours = latent[test], {key: [str(rows[place][key]) for place in test] for key in ("organ", "modality", "label")}
-    colours["abnormal"] = ["abnormal" if value == "1" else "normal" for value in colours.pop("label")]
+    test = rows.where(part="test")
+    latent, colours = latent[rows.column("part") == "test"], {key: test.column(key).tolist() for key in ("organ", "modality")}
+    colours["abnormal"] = ["abnormal" if label else "normal" for label in test.column("label")]
     views = {"PCA": _pca(latent), "t-SNE": _tsne(latent)}
     if parts is not None:
         ends = [*np.cumsum([0, *parts]), latent.shape[1]]

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.normals import HIGHEST, limit, needed, normal_threshold, numbered, p_value, pooled, rejected
+from anomaly_detection.system.lines import Lines
 
 # of patients.csv
 COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
@@ -97,7 +98,7 @@ def _estimate(calibration: Calibration) -> float:
     return shared if len(standard) >= needed(calibration.alpha) else max(shared, least)
 
 
-def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
+def patient_rows(rows: Lines, calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
     """Lines of patients.csv: the test patients of each dataset whose patients are known, judged among the normals of its true domain.
 
     The p-value is that of the patient's score among their validation patients, pooled alike; anomalous is empty where there are too few of these.
@@ -108,12 +109,11 @@ def patient_rows(rows: Sequence[dict[str, Any]], calibration: Calibration, domai
         domains: that class numbers refer to.
     """
     lines = []
-    for name in dict.fromkeys(row["dataset"] for row in rows):
-        test = [row for row in rows if (row["dataset"], row["part"]) == (name, "test")]
-        if None in (patients := [row["patient"] for row in test]):
+    for name in dict.fromkeys(rows.column("dataset")):
+        test = rows.where(dataset=name, part="test")
+        if None in (patients := test.column("patient").tolist()):
             continue
-        labels, scores, known = np.array([(row["label"], row["score"], not row["unknown_domain"]) for row in test]).T
-        each = pool_patients(patients, labels, scores, known.astype(bool))
+        each = pool_patients(patients, test.column("label"), test.column("score"), test.column("unknown_domain") == 0)
         reference = calibration.domains[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
         judged = judge(each.scores, [reference] * len(each.names), calibration)
         for i, patient in enumerate(each.names):

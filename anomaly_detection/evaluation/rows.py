@@ -1,6 +1,6 @@
 """A line for every validation and test image, and the metrics that follow from these lines alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from anomaly_detection.evaluation.metrics import has_both, image_metrics
 from anomaly_detection.evaluation.pooling import pool_patients
 from anomaly_detection.evaluation.scores import Scores
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import optional, read_table
+from anomaly_detection.system.files import optional, table_lines
+from anomaly_detection.system.lines import Lines
 
 COLUMNS = (
     "image",
@@ -56,7 +57,7 @@ def check_finite(scores: Scores, images: ImageSet) -> None:
 
 def score_rows(
     images: ImageSet, patients: Sequence[str | None], part: Part, scores: Scores, calibration: Calibration, domains: Domains
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Lines of scores.csv for one part ("val" or "test") of the data.
 
     The columns `label_*` take the true domain, `plain_score` uses none, and those without a prefix take the one that the heads name (without heads,
@@ -74,8 +75,8 @@ def score_rows(
     named, told = calibration.apply(scores), calibration.apply_in(scores, organ, modality)
     plain_score, label_score = scores.without_domain().score, scores.in_domain(organ, modality).score
     facts = zip(images.names, images.datasets, patients, organ, modality, images.label.tolist(), strict=True)
-    return [
-        {
+    for i, (name, dataset, patient, organ, modality, label) in enumerate(facts):
+        yield {
             "image": name,
             "dataset": dataset,
             "patient": patient,
@@ -94,8 +95,6 @@ def score_rows(
             **(dict.fromkeys(CALLED) if part == "val" else _called(named, told, i)),
             **_of_heads(named, i, domains),
         }
-        for i, (name, dataset, patient, organ, modality, label) in enumerate(facts)
-    ]
 
 
 def _called(named: Verdict, told: Verdict, i: int) -> dict[str, Any]:
@@ -120,7 +119,7 @@ def _of_heads(verdict: Verdict, i: int, domains: Domains) -> dict[str, Any]:
     }
 
 
-def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
+def metrics_of(rows: Lines, calibration: Calibration, domains: Domains) -> dict[str, Any]:
     """Metrics with 95 % bootstrap intervals; what is called abnormal follows from validation normals alone.
 
     Returns:
@@ -135,40 +134,37 @@ def metrics_of(rows: Sequence[dict[str, Any]], calibration: Calibration, domains
         unknown_abnormal are the shares of its test images that the network does not know. Of a dataset without abnormal test images nothing is
         there that needs any, and the pool is without it, see `pool`.
     """
-    names = list(dict.fromkeys(row["dataset"] for row in rows))
-    test = [row for row in rows if row["part"] == "test"]
     metrics: dict[str, Any] = {"datasets": {}}
-    for name in names:
-        values = metrics["datasets"][name] = _dataset_metrics([row for row in rows if row["dataset"] == name], calibration, domains)
-        (domain,) = {(row["organ"], row["modality"]) for row in rows if row["dataset"] == name}
-        values["false_alarms"]["datasets"] = _calibrated_on([row for row in rows if (row["organ"], row["modality"]) == domain])
+    for name in dict.fromkeys(rows.column("dataset")):
+        own = rows.where(dataset=name)
+        values = metrics["datasets"][name] = _dataset_metrics(own, calibration, domains)
+        ((organ, modality),) = set(zip(own.column("organ"), own.column("modality"), strict=True))
+        values["false_alarms"]["datasets"] = _calibrated_on(rows.where(organ=organ, modality=modality))
         values["unknown"]["datasets"] = _calibrated_on(rows)
-    test = pool(test)
-    pooled = [row["plain_score"] > calibration.everything.threshold for row in test]
-    metrics["pooled"] = {**_metrics(test, "plain_score", pooled), "threshold": calibration.everything.threshold}
+    test = pool(rows.where(part="test"))
+    called = test.column("plain_score") > calibration.everything.threshold
+    metrics["pooled"] = {**_metrics(test, "plain_score", called), "threshold": calibration.everything.threshold}
     if rows[0]["predicted_organ"]:
-        metrics["pooled_calibrated"] = _metrics(test, "calibrated_score", [row["anomalous"] for row in test])
-    metrics["pooled_label_calibrated"] = _metrics(test, "label_calibrated_score", [row["label_anomalous"] for row in test])
+        metrics["pooled_calibrated"] = _metrics(test, "calibrated_score", test.column("anomalous"))
+    metrics["pooled_label_calibrated"] = _metrics(test, "label_calibrated_score", test.column("label_anomalous"))
     return metrics
 
 
-def pool(test: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def pool(test: Lines) -> Lines:
     """Test rows that are measured together: those of datasets with images of both classes, or all, where none has both.
 
     The normal images of a dataset that has no abnormal ones would tell datasets apart, not health from illness.
     """
-    labels: dict[str, set[int]] = {}
-    for row in test:
-        labels.setdefault(row["dataset"], set()).add(row["label"])
-    both = [row for row in test if len(labels[row["dataset"]]) == 2]
-    return both or list(test)
+    datasets = test.column("dataset")
+    both = [name for name in dict.fromkeys(datasets) if has_both(test.where(dataset=name).column("label"))]
+    return test.take(np.isin(datasets.astype(str), both)) if both else test
 
 
-def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> dict[str, Any]:
-    test = [row for row in rows if row["part"] == "test"]
-    normals = [row for row in test if row["label"] == 0]
+def _dataset_metrics(rows: Lines, calibration: Calibration, domains: Domains) -> dict[str, Any]:
+    test = rows.where(part="test")
+    normals = test.where(label=0)
     reference = calibration.domains[domains.organs.index(rows[0]["organ"]), domains.modalities.index(rows[0]["modality"])]
-    called = np.array([row["score"] > reference.threshold for row in test], bool)
+    called = test.column("score") > reference.threshold
     alarms = {"promised": calibration.alpha, "guaranteed": reference.guaranteed, "units": len(reference.highest), "unit": reference.unit}
     known = calibration.known
     unknown = {"promised": known.promised, "guaranteed": known.guaranteed, "units": known.units, "unit": calibration.everything.unit}
@@ -176,29 +172,28 @@ def _dataset_metrics(rows: Sequence[dict[str, Any]], calibration: Calibration, d
         **_metrics(test, "score", called),
         **_by_domain(test),
         "threshold": reference.threshold,
-        "false_alarms": alarms | _observed(normals, [flag for flag, row in zip(called, test, strict=True) if row["label"] == 0]),
-        "unknown": unknown | _observed(normals, [row["unknown_domain"] for row in normals]),
+        "false_alarms": alarms | _observed(normals, called[test.column("label") == 0]),
+        "unknown": unknown | _observed(normals, normals.column("unknown_domain")),
     }
     for kind, label in (("normal", 0), ("abnormal", 1)):
-        if flags := [row["unknown_domain"] for row in test if row["label"] == label]:
-            values[f"unknown_{kind}"] = float(np.mean(flags))
-    labels, scores, recognised = (np.array(column) for column in zip(*((r["label"], r["score"], not r["unknown_domain"]) for r in test), strict=True))
-    pooled = patient_metrics(_patients(test), labels, scores, recognised)
+        if own := test.where(label=label):
+            values[f"unknown_{kind}"] = float(np.mean(own.column("unknown_domain")))
+    pooled = patient_metrics(patients_of(test), test.column("label"), test.column("score"), test.column("unknown_domain") == 0)
     return values | ({"patients": pooled} if pooled else {})
 
 
-def _by_domain(test: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _by_domain(test: Lines) -> dict[str, float]:
     """AUROC by who tells the domain of an image, where there are normal and abnormal ones, and how often the heads name it rightly."""
     columns = {"auroc_unused": "plain_score", "auroc_known": "label_calibrated_score"}
     values = {}
     if test[0]["predicted_organ"]:
         columns["auroc_named"] = "calibrated_score"
-        right = [(row["predicted_organ"], row["predicted_modality"]) == (row["organ"], row["modality"]) for row in test]
-        values["named_rightly"] = float(np.mean(right))
-    labels = np.array([row["label"] for row in test])
+        right = [test.column(f"predicted_{name}") == test.column(name) for name in ("organ", "modality")]
+        values["named_rightly"] = float(np.mean(right[0] & right[1]))
+    labels = test.column("label")
     if not has_both(labels):
         return values
-    return values | {name: float(roc_auc_score(labels, [row[column] for row in test])) for name, column in columns.items()}
+    return values | {name: float(roc_auc_score(labels, test.column(column))) for name, column in columns.items()}
 
 
 def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:
@@ -222,28 +217,27 @@ def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: 
     }
 
 
-def _calibrated_on(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _calibrated_on(rows: Lines) -> list[str]:
     """The datasets of the validation rows among some."""
-    return list(dict.fromkeys(row["dataset"] for row in rows if row["part"] == "val"))
+    return list(dict.fromkeys(rows.where(part="val").column("dataset")))
 
 
-def _observed(rows: Sequence[dict[str, Any]], flags: Sequence[bool]) -> dict[str, Any]:
-    flags = np.array(flags, bool)
-    return {"observed": float(flags.mean()), "interval": share_interval(flags, _patients(rows))}
+def _observed(rows: Lines, flags: np.ndarray) -> dict[str, Any]:
+    flags = flags.astype(bool)
+    return {"observed": float(flags.mean()), "interval": share_interval(flags, patients_of(rows))}
 
 
-def _metrics(rows: Sequence[dict[str, Any]], column: str, called: Sequence[bool]) -> dict[str, Any]:
-    labels, scores, called = np.array([row["label"] for row in rows]), np.array([row[column] for row in rows]), np.array(called, bool)
-    patients = _patients(rows)
+def _metrics(rows: Lines, column: str, called: np.ndarray) -> dict[str, Any]:
+    labels, scores, called, patients = rows.column("label"), rows.column(column), called.astype(bool), patients_of(rows)
     return {**image_metrics(labels, scores, called), "intervals": metric_intervals(labels, scores, called, patients), "unit": unit_of(patients)}
 
 
-def _patients(rows: Sequence[dict[str, Any]]) -> list[str | None]:
+def patients_of(rows: Lines) -> list[str | None]:
     """Whose each image is; those of two datasets are two."""
-    return [row["patient"] and f"{row['dataset']}/{row['patient']}" for row in rows]
+    return [patient and f"{dataset}/{patient}" for dataset, patient in zip(rows.column("dataset"), rows.column("patient"), strict=True)]
 
 
-def read_scores(path: Path) -> list[dict[str, Any]]:
+def read_scores(path: Path) -> Lines:
     """The rows of a scores.csv.
 
     Raises:
@@ -264,6 +258,6 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
     kinds = dict.fromkeys(COLUMNS, optional(str)) | dict.fromkeys(numbers, float) | dict.fromkeys(sometimes, optional(float))
     kinds |= dict.fromkeys(flags, optional(int)) | {"label": int, "guaranteed": int, "image": str}
     try:
-        return read_table(path, kinds)
+        return Lines.of(table_lines(path, kinds))
     except UserError as error:
         raise UserError(f"{error}; these are not scores as `evaluate` writes them: evaluate the run again") from None

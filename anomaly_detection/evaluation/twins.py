@@ -19,6 +19,7 @@ from anomaly_detection.evaluation.bootstrap import freedom, metric_samples, shar
 from anomaly_detection.evaluation.rows import check_finite
 from anomaly_detection.evaluation.scores import Scores, assessments
 from anomaly_detection.system.files import optional, read_table
+from anomaly_detection.system.lines import Lines
 
 # of twins.csv, a line for each pair
 COLUMNS = ("dataset", "image", "stratum", "unit", *NUMBERS, "score", "twin_score", "rise_on_lesion", "lesion_share")
@@ -98,7 +99,7 @@ class Drawn(NamedTuple):
     degrees: int
 
 
-def twin_metrics(pairs: Rows, test: Rows) -> dict[str, Any]:
+def twin_metrics(pairs: Rows, test: Lines) -> dict[str, Any]:
     """What the pairs of one dataset say, all together and by stratum.
 
     Args:
@@ -120,13 +121,13 @@ def twin_metrics(pairs: Rows, test: Rows) -> dict[str, Any]:
     return metrics | {"intervals": {name: share_interval_of(*each) for name, each in drawn.items()}}
 
 
-def twin_samples(pairs: Rows, test: Rows) -> dict[str, Drawn]:
+def twin_samples(pairs: Rows, test: Lines) -> dict[str, Drawn]:
     """Twin rate, and by stratum twin rate and AUROC, each with its samples.
 
     For several detectors of the same images, in any order, a sample holds the same patients. For the arguments see `twin_metrics`.
     """
-    pairs, test = (sorted(rows, key=lambda row: row["image"]) for rows in (pairs, test))
-    patients, normals = {row["image"]: row["patient"] for row in test}, [row for row in test if row["label"] == 0]
+    pairs, test = sorted(pairs, key=lambda pair: pair["image"]), test.take(np.argsort(test.column("image"), kind="stable"))
+    patients, normals = dict(zip(test.column("image"), test.column("patient"), strict=True)), test.where(label=0)
     drawn = {}
     for prefix, members in _strata(pairs).items():
         units = [patients[pair["image"]] for pair in members]
@@ -136,8 +137,8 @@ def twin_samples(pairs: Rows, test: Rows) -> dict[str, Drawn]:
         drawn[f"{prefix}twin_rate"] = Drawn(twin_rate(scores, twin_scores), share_samples(flags, units), degrees)
         if prefix:
             labels = np.repeat([0, 1], [len(normals), len(members)])
-            scores = np.concatenate([[row["score"] for row in normals], scores])
-            units = [*(row["patient"] for row in normals), *units]
+            scores = np.concatenate([normals.column("score"), scores])
+            units = [*normals.column("patient"), *units]
             samples = metric_samples(labels, scores, np.zeros(len(labels), bool), units)["auroc"]
             drawn[f"{prefix}auroc"] = Drawn(float(roc_auc_score(labels, scores)), samples, freedom(labels, units))
     return drawn

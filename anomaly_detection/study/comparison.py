@@ -19,8 +19,9 @@ from anomaly_detection.evaluation.bootstrap import (
     share_samples,
 )
 from anomaly_detection.evaluation.metrics import has_both
-from anomaly_detection.evaluation.rows import pool
+from anomaly_detection.evaluation.rows import patients_of, pool
 from anomaly_detection.evaluation.twins import Drawn
+from anomaly_detection.system.lines import Lines
 
 _DRAWN: dict[bytes, tuple[float, np.ndarray]] = {}  # 8 KB each
 
@@ -41,6 +42,11 @@ class Scored:
     called: np.ndarray
     patients: tuple[str | None, ...]
 
+    @property
+    def auroc(self) -> float:
+        """Of images of both classes."""
+        return float(roc_auc_score(self.labels, self.scores))
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -54,7 +60,7 @@ class Difference:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def scored(rows: Sequence[Mapping], dataset: str | None = None, score: str = "score", called: str | float = "label_anomalous") -> Scored:
+def scored(rows: Lines, dataset: str | None = None, score: str = "score", called: str | float = "label_anomalous") -> Scored:
     """Those of a dataset out of the rows of a scores.csv, or of all together.
 
     Args:
@@ -63,12 +69,11 @@ def scored(rows: Sequence[Mapping], dataset: str | None = None, score: str = "sc
         score: column of the scores.
         called: column of what is called abnormal, or a threshold on the scores.
     """
-    test = [row for row in rows if row["part"] == "test"]
-    chosen = pool(test) if dataset is None else [row for row in test if row["dataset"] == dataset]
-    images = sorted(chosen, key=lambda row: (row["dataset"], row["image"]))
-    labels, scores = (np.array([row[name] for row in images]) for name in ("label", score))
-    calls = np.array([row[called] for row in images], bool) if isinstance(called, str) else scores > called
-    return Scored(labels, scores, calls, tuple(row["patient"] and f"{row['dataset']}/{row['patient']}" for row in images))
+    chosen = pool(rows.where(part="test")) if dataset is None else rows.where(part="test", dataset=dataset)
+    images = chosen.take(np.lexsort((chosen.column("image"), chosen.column("dataset"))))
+    scores = images.column(score)
+    calls = images.column(called).astype(bool) if isinstance(called, str) else scores > called
+    return Scored(images.column("label"), scores, calls, tuple(patients_of(images)))
 
 
 def intervals_over_seeds(trainings: Sequence[Scored], values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -142,7 +147,7 @@ def _aurocs(networks: Sequence[Scored], seed: int) -> list[tuple[float, np.ndarr
     if new:
         labels, patients = networks[0].labels, networks[0].patients
         drawn = auroc_samples(labels, np.array([network.scores for network in new.values()]), patients, seed=seed)
-        _DRAWN.update({key: (float(roc_auc_score(labels, new[key].scores)), samples) for key, samples in zip(new, drawn, strict=True)})
+        _DRAWN.update({key: (new[key].auroc, samples) for key, samples in zip(new, drawn, strict=True)})
     return [_DRAWN[key] for key in keys]
 
 
@@ -165,19 +170,20 @@ class Raised:
     patients: tuple[str | None, ...]
 
 
-def raised(pairs: Sequence[Mapping], rows: Sequence[Mapping]) -> dict[str, Raised]:
+def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
     """By dataset, what the lines of a twins.csv say.
 
     Args:
         pairs: the lines.
         rows: of the scores.csv beside it, which know the patients.
     """
-    patients = {(row["dataset"], row["image"]): row["patient"] for row in rows}
     by_dataset: dict[str, Raised] = {}
     for name in dict.fromkeys(pair["dataset"] for pair in pairs):
+        images = rows.where(dataset=name)
+        patients = dict(zip(images.column("image"), images.column("patient"), strict=True))
         chosen = sorted((pair for pair in pairs if pair["dataset"] == name), key=lambda pair: pair["image"])
         scores, twins = (np.array([pair[key] for pair in chosen]) for key in ("score", "twin_score"))
-        by_dataset[name] = Raised((scores > twins) + 0.5 * (scores == twins), tuple(patients[name, pair["image"]] for pair in chosen))
+        by_dataset[name] = Raised((scores > twins) + 0.5 * (scores == twins), tuple(patients[pair["image"]] for pair in chosen))
     return by_dataset
 
 

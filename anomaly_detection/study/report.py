@@ -189,7 +189,10 @@ class Tables:
         """Images of each dataset by kind and part; where the images are gone, those that were scored."""
         if self._source is not None:
             return {name: self._source.counts(name) for name in self._study.datasets}
-        scored = {(row["dataset"], row["image"]): (("normal", "anomaly")[row["label"]], row["part"]) for result in self.rows for row in result.rows}
+        scored: dict[tuple[str, str], tuple[str, str]] = {}
+        for rows in (result.rows for result in self.rows):
+            kinds = ((("normal", "anomaly")[label], part) for label, part in zip(rows.column("label"), rows.column("part"), strict=True))
+            scored |= zip(zip(rows.column("dataset"), rows.column("image"), strict=True), kinds, strict=True)
         return {name: Counter(split for (dataset, _), split in scored.items() if dataset == name) for name in self._study.datasets}
 
     def _result(self, experiment: Experiment) -> Result:

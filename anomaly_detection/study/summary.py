@@ -69,7 +69,7 @@ def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -
 
 def spoken(results: Sequence[Result], dataset: str) -> str:
     """A dataset by what it shows, such as "liver CT (lits)"."""
-    row = next((row for result in results for row in result.rows if row["dataset"] == dataset), {})
+    row = next((rows[0] for result in results if (rows := result.rows.where(dataset=dataset))), {})
     return f"{shown(row['organ'], row['modality'])} ({dataset})" if "organ" in row else dataset
 
 
@@ -128,8 +128,12 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
 
 def counted(results: Sequence[Result], datasets: Sequence[str], trainings: int = 1) -> str:
     """Who is tested, such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
-    test = [row for result in results for row in result.rows if row["part"] == "test" and row["dataset"] in datasets]
-    units = {(row["dataset"], row["patient"] or row["image"]): "patients" if row["patient"] else "images" for row in test}
+    units: dict[tuple[str, str], str] = {}
+    for dataset in datasets:
+        for result in results:
+            test = result.rows.where(part="test", dataset=dataset)
+            pairs = zip(test.column("patient"), test.column("image"), strict=True)
+            units |= {(dataset, patient or image): "patients" if patient else "images" for patient, image in pairs}
     counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(units.values()).count(kind))]
     counts += [f"{trainings} trainings"] if trainings > 1 else []
     first, last = ", ".join(counts[:-1]), "".join(counts[-1:])

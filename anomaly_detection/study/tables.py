@@ -1,7 +1,7 @@
 """The study's tables: a row per model and regime, a column per dataset, mean and standard deviation over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,6 +12,7 @@ from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored, twin_intervals_over_seeds
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
+from anomaly_detection.system.lines import Lines
 
 NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 MISSING = "–"
@@ -33,7 +34,7 @@ class Result:
     datasets: tuple[str, ...]
     seed: int
     metrics: dict[str, Any]
-    rows: Sequence[Mapping[str, Any]] = ()  # of scores.csv
+    rows: Lines = field(default_factory=lambda: Lines.of(()))  # of scores.csv
     pairs: Sequence[Mapping[str, Any]] = ()  # of twins.csv
 
 
@@ -115,7 +116,7 @@ def _twin_intervals(group: Sequence[Result], dataset: str) -> dict[str, list[flo
     seen = [sorted((pair["image"], pair["stratum"] or "") for pair in each) for each in pairs]
     if not seen[0] or any(each != seen[0] for each in seen):
         return {}
-    tests = [[row for row in result.rows if (row["dataset"], row["part"]) == (dataset, "test")] for result in group]
+    tests = [result.rows.where(dataset=dataset, part="test") for result in group]
     return twin_intervals_over_seeds([twin_samples(*each) for each in zip(pairs, tests, strict=True)])
 
 

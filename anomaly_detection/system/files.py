@@ -3,7 +3,6 @@
 import codecs
 import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import Any
 
 from anomaly_detection.system.errors import UserError
 
+LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n])|[^\r\n]+")  # with its end
 LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
 SHORTENED = 200
 # UTF-32 first: its mark begins with that of UTF-16
@@ -146,6 +146,11 @@ def _decoded(data: bytes) -> str | None:
 
 
 def read_table(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Callable[[str], Any] = str) -> list[dict[str, Any]]:
+    """The lines of a CSV file; see `table_lines`."""
+    return list(table_lines(path, kinds, rest))
+
+
+def table_lines(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Callable[[str], Any] = str) -> Iterator[dict[str, Any]]:
     """The lines of a CSV file by the names in its header, as spreadsheets save it again.
 
     Between the cells stand commas, semicolons or tabs, whichever the header has more of; where it is not commas, a number may have a decimal comma.
@@ -161,8 +166,7 @@ def read_table(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Call
     """
     text = read_text(path)
     delimiter = _delimiter(text.partition("\n")[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
+    reader = csv.reader((line[0] for line in LINE.finditer(text)), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         while header and not header[-1]:
@@ -177,10 +181,9 @@ def read_table(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Call
                 raise UserError(f"{path}:{reader.line_num}: {len(cells)} cells, where the first line has {len(header)}")
             cells += [""] * (len(header) - len(cells))
             pairs = zip(header, cells, strict=False)
-            rows.append({name: _value(kinds.get(name, rest), cell, delimiter, f"{path}:{reader.line_num}: {name}") for name, cell in pairs})
+            yield {name: _value(kinds.get(name, rest), cell, delimiter, f"{path}:{reader.line_num}: {name}") for name, cell in pairs}
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: not a line of a table ({error})") from None
-    return rows
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:

@@ -16,9 +16,10 @@ from anomaly_detection.commands.exit_codes import run as run_command
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json
+from anomaly_detection.system.lines import Lines
 from benchmarks.measure import show
 from benchmarks.peers.exchange import write_exchange
-from benchmarks.peers.table import COLUMNS, Rows, cost, quality, read_run
+from benchmarks.peers.table import COLUMNS, cost, quality, read_run
 from benchmarks.peers.this_project import experiment_of
 
 HERE = Path(__file__).parent
@@ -108,7 +109,7 @@ def train_and_score(detector: Detector, command: Sequence[str], exchange: Path, 
 def rows(detectors: Sequence[Detector], exchange: Path, environments: Path, minutes: float) -> Iterator[dict[str, Any]]:
     """One of each detector, when it is there; in the row of one that fails stands why."""
     told = read_json(exchange / "exchange.json")
-    reference: list[Rows] = []
+    reference: list[Lines] = []
     empty = dict.fromkeys([*told["datasets"], *COLUMNS], "")
     for detector in detectors:
         name = {"library": detector.peer, "detector": detector.model, "on": detector.on}

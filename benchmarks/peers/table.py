@@ -7,11 +7,11 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.normals import normal_threshold
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.lines import Lines
 from benchmarks.peers.measured import manifest
 
 QUANTILE = 0.95  # of all validation normals together, which one threshold for all datasets is to leave below it
@@ -27,11 +27,10 @@ COLUMNS = (
     "peak MiB",
     "seeds",
 )
-Rows = list[dict[str, Any]]  # of validation and test images: part, dataset, label, image, patient and score
 
 
-def read_run(exchange: Path, path: Path) -> Rows:
-    """What a CSV says of the images that nothing was trained on.
+def read_run(exchange: Path, path: Path) -> Lines:
+    """What a CSV says of the images that nothing was trained on: part, dataset, label, image, patient and score.
 
     Raises:
         UserError: it says nothing of some, or no finite number.
@@ -42,20 +41,20 @@ def read_run(exchange: Path, path: Path) -> Rows:
     wrong = [row["file"] for row in rest if not np.isfinite(scores.get(row["file"], np.nan))]
     if wrong:
         raise UserError(f"{path}: no finite score of {wrong[0]} and {len(wrong) - 1} more")
-    return [{**row, "label": int(row["label"]), "patient": row["patient"] or None, "score": scores[row["file"]]} for row in rest]
+    return Lines.of({**row, "label": int(row["label"]), "patient": row["patient"] or None, "score": scores[row["file"]]} for row in rest)
 
 
-def by_dataset(runs: Sequence[Rows]) -> dict[str, list[Scored]]:
+def by_dataset(runs: Sequence[Lines]) -> dict[str, list[Scored]]:
     """Of each dataset its test images as each seed scored them, called at the one threshold of all."""
-    return {name: [scored(rows, name, called=threshold(rows)) for rows in runs] for name in dict.fromkeys(row["dataset"] for row in runs[0])}
+    return {name: [scored(rows, name, called=threshold(rows)) for rows in runs] for name in dict.fromkeys(runs[0].column("dataset"))}
 
 
-def threshold(rows: Rows) -> float:
+def threshold(rows: Lines) -> float:
     """One for all datasets."""
-    return normal_threshold(np.array([row["score"] for row in rows if row["part"] == "val"]), QUANTILE)
+    return normal_threshold(rows.where(part="val").column("score"), QUANTILE)
 
 
-def quality(runs: Sequence[Rows], reference: Sequence[Rows]) -> dict[str, str]:
+def quality(runs: Sequence[Lines], reference: Sequence[Lines]) -> dict[str, str]:
     """Cells of a row.
 
     Args:
@@ -70,11 +69,11 @@ def quality(runs: Sequence[Rows], reference: Sequence[Rows]) -> dict[str, str]:
     other = by_dataset(reference if len(reference) == len(runs) else [reference[0]] * len(runs))
     cells, means = {}, []
     for name, trainings in datasets.items():
-        values = [auroc(each) for each in trainings]
+        values = [each.auroc for each in trainings]
         low, high = intervals_over_seeds(trainings, {"auroc": values})["auroc"]
         cells[name] = f"{mean(values):.3f} [{low:.2f}, {high:.2f}]"
         means.append(mean(values))
-    pooled = mean(auroc(scored(rows, called=threshold(rows))) for rows in runs)
+    pooled = mean(scored(rows, called=threshold(rows)).auroc for rows in runs)
     minus = "" if runs is reference else str(differences(datasets, other)["mean"])
     rates = {label: " / ".join(f"{100 * _called(trainings, label):.0f}" for trainings in datasets.values()) for label in (0, 1)}
     return cells | {
@@ -84,11 +83,6 @@ def quality(runs: Sequence[Rows], reference: Sequence[Rows]) -> dict[str, str]:
         "false alarms, %": rates[0],
         "sensitivity, %": rates[1],
     }
-
-
-def auroc(images: Scored) -> float:
-    """Of test images."""
-    return float(roc_auc_score(images.labels, images.scores))
 
 
 def _called(trainings: Sequence[Scored], label: int) -> float:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
+from anomaly_detection.study.comparison import scored
 from anomaly_detection.study.tables import Result
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.lines import Lines
 from benchmarks.results.gather import Gathered, Run, complete
 
 FACTS = ("dataset", "image", "patient", "label", "part")
@@ -76,8 +77,8 @@ def read_stored(folder: Path, study: str) -> Gathered:
 def _run(experiment: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> Run:
     model, regime, seed = (experiment[key] for key in ("model", "regime", "seed"))
     datasets, column = tuple(experiment["datasets"].split("+")), f"{model}:{regime}:{seed}"
-    rows = [_row(line, float(line[column])) for line in lines if line["dataset"] in datasets]
-    metrics = {"datasets": {name: {"auroc": _auroc(rows, name)} for name in datasets}, "validation": {}}
+    rows = Lines.of(_row(line, float(line[column])) for line in lines if line["dataset"] in datasets)
+    metrics = {"datasets": {name: {"auroc": scored(rows, name).auroc} for name in datasets}, "validation": {}}
     facts = {key: experiment[key] for key in ("source", "commit", "device", "torch", "data", "config")}
     return Run(Result(model, regime, datasets, int(seed), metrics, rows), pixels=int(experiment["pixels"]), **facts)
 
@@ -85,8 +86,3 @@ def _run(experiment: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> R
 def _row(line: Mapping[str, str], score: float) -> dict[str, Any]:
     facts = {key: line[key] for key in ("dataset", "image", "part")}
     return {**facts, "patient": line["patient"] or None, "label": int(line["label"]), "score": score, "label_anomalous": 0}
-
-
-def _auroc(rows: Sequence[Mapping[str, Any]], dataset: str) -> float:
-    test = [row for row in rows if (row["dataset"], row["part"]) == (dataset, "test")]
-    return float(roc_auc_score([row["label"] for row in test], [row["score"] for row in test]))

@@ -10,6 +10,7 @@ from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import pooled
 from anomaly_detection.evaluation.pooling import patient_rows, pool_patients
 from anomaly_detection.evaluation.rows import patient_metrics
+from anomaly_detection.system.lines import Lines
 
 PATIENTS = ["a", "b", "a", "a", "a", "c", "b"]
 LABELS = np.array([0, 0, 1, 0, 0, 0, 0])
@@ -55,7 +56,7 @@ def test_a_patient_whose_p_value_is_just_the_promised_rate_is_anomalous(n, quant
     scores = tuple(float(each) for each in range(-n + at, at))  # at - 1 of them are above 0.5
     reference = Reference(0.0, 1.0, 0.0, True, scores, scores)
     calibration = Calibration(1 - quantile, {(0, 0): reference}, {(0, 0): reference}, reference, Known(((0.0,),), (((1.0,),),), 1.0, None, n, False))
-    three = [{**row, "score": (-0.5, 0.5)[row["patient"] == "P2"], "unknown_domain": 0} for row in rows()]
+    three = Lines.of({**row, "score": (-0.5, 0.5)[row["patient"] == "P2"], "unknown_domain": 0} for row in rows())
     lines = patient_rows(three, calibration, Domains(("liver",), ("ct",)))
     assert [line["anomalous"] for line in lines] == [0, 0, 1]
     assert lines[2]["p_value"] == pytest.approx(1 - quantile)
@@ -98,7 +99,7 @@ def test_there_are_none_where_patients_are_not_known_or_of_one_class(patients, l
 
 
 def rows(patient="P"):
-    return [
+    return Lines.of(
         {
             "dataset": "x",
             "patient": f"{patient}{i // 2}" if patient else None,
@@ -109,7 +110,7 @@ def rows(patient="P"):
         }
         | {"organ": "liver", "modality": "ct"}
         for i in range(6)
-    ]
+    )
 
 
 @pytest.mark.parametrize("guaranteed", [True, False])

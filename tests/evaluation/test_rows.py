@@ -15,6 +15,7 @@ from anomaly_detection.evaluation.rows import COLUMNS, check_finite, metrics_of,
 from anomaly_detection.evaluation.scores import score_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import write_json, write_table
+from anomaly_detection.system.lines import Lines
 from tests.helpers import toy_baseline, toy_images, toy_settings
 
 
@@ -65,7 +66,7 @@ def test_rows_hold_names_in_words_and_come_back_from_the_file(heads, tmp_path):
     torch.manual_seed(0)
     baseline = toy_baseline(toy_settings(), heads)
     images, calibration = toy_images(4), fitted(baseline, toy_images(30, 1))
-    rows = score_rows(images, ["P1", None, "P1", "P2"], "test", toy_scores(baseline, images), calibration, DOMAINS)
+    rows = list(score_rows(images, ["P1", None, "P1", "P2"], "test", toy_scores(baseline, images), calibration, DOMAINS))
     assert [(row["organ"], row["modality"]) for row in rows] == [("liver", "ct"), ("lung", "ct"), ("lung", "xray"), ("liver", "ct")]
     assert [row["patient"] for row in rows] == ["P1", None, "P1", "P2"]
     assert all((row["predicted_organ"] in ("liver", "lung")) == heads for row in rows)
@@ -116,7 +117,7 @@ def make_rows(dataset: str, organ: str, offset: float) -> list[dict]:
 
 
 def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
-    metrics = metrics_of(make_rows("a", "liver", 0) + make_rows("b", "lung", 100), CALIBRATION, DOMAINS)
+    metrics = metrics_of(Lines.of(make_rows("a", "liver", 0) + make_rows("b", "lung", 100)), CALIBRATION, DOMAINS)
     assert metrics["datasets"]["a"]["threshold"] == 9.5
     assert metrics["datasets"]["b"]["threshold"] == 109.5
     for name in "ab":
@@ -144,7 +145,7 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
 def test_normal_images_alone_tell_of_false_alarms_and_are_in_no_pool_with_others():
     whole, others = make_rows("a", "liver", 0), make_rows("b", "lung", 100)
     alone = [row for row in others if row["label"] == 0]
-    mixed, before = (metrics_of([*whole, *rows], CALIBRATION, DOMAINS) for rows in (alone, others))
+    mixed, before = (metrics_of(Lines.of([*whole, *rows]), CALIBRATION, DOMAINS) for rows in (alone, others))
     values = mixed["datasets"]["b"]
     assert (values["specificity"], values["normal"], values["abnormal"]) == (0.5, 2, 0)
     assert values["false_alarms"] == before["datasets"]["b"]["false_alarms"]
@@ -156,7 +157,7 @@ def test_normal_images_alone_tell_of_false_alarms_and_are_in_no_pool_with_others
     assert mixed["datasets"]["a"] == before["datasets"]["a"]
     labels, scores = ([row[key] for row in whole if row["part"] == "test"] for key in ("label", "plain_score"))
     assert mixed["pooled"]["auroc"] == roc_auc_score(labels, scores), "of the dataset with both alone"
-    none = metrics_of([{**row, "dataset": name} for name in "ab" for row in alone], CALIBRATION, DOMAINS)
+    none = metrics_of(Lines.of({**row, "dataset": name} for name in "ab" for row in alone), CALIBRATION, DOMAINS)
     assert (none["pooled"]["normal"], none["pooled"]["abnormal"], set(none["pooled"]["intervals"])) == (4, 0, {"specificity"})
 
 
@@ -168,7 +169,7 @@ def test_what_a_dataset_is_measured_by_is_one_score(way):
     rows = make_rows("a", "liver", 0) + make_rows("b", "lung", 100)
     others = [{**row, "label_score": change(row["score"]), "label_anomalous": int(change(row["score"]) > 9.5)} for row in rows]
     calibration = replace(CALIBRATION, told={pair: reference(-7.0, True) for pair in CALIBRATION.domains})
-    metrics, patients = metrics_of(others, calibration, DOMAINS), patient_rows(others, calibration, DOMAINS)
+    metrics, patients = (tell(Lines.of(others), calibration, DOMAINS) for tell in (metrics_of, patient_rows))
     for name, threshold in (("a", 9.5), ("b", 109.5)):
         values, test = metrics["datasets"][name], [row for row in others if (row["dataset"], row["part"]) == (name, "test")]
         called = {label: [row["score"] > threshold for row in test if row["label"] == label] for label in (0, 1)}
@@ -182,7 +183,7 @@ def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_coun
     one, other = make_rows("a", "liver", 0), make_rows("b", "liver", 0)
     rows = one + [{**row, "patient": None} for row in other] + make_rows("c", "lung", 100)
     mixed = replace(reference(9.5, True), highest=tuple(range(22)), unit="patients and images")
-    metrics = metrics_of(rows, replace(CALIBRATION, domains={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
+    metrics = metrics_of(Lines.of(rows), replace(CALIBRATION, domains={(0, 0): mixed, (1, 0): reference(109.5)}), DOMAINS)["datasets"]
     for name, datasets, units, unit in (
         ("a", ["a", "b"], 22, "patients and images"),
         ("b", ["a", "b"], 22, "patients and images"),
@@ -196,9 +197,10 @@ def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_coun
 def test_patients_of_one_name_in_two_datasets_are_two():
     rows = make_rows("a", "liver", 0) + make_rows("b", "lung", 100)
     renamed = [{**row, "patient": f"{row['dataset']} {row['patient']}"} for row in rows]
-    assert metrics_of(rows, CALIBRATION, DOMAINS) == metrics_of(renamed, CALIBRATION, DOMAINS)
+    whole, same = (metrics_of(Lines.of(each), CALIBRATION, DOMAINS) for each in (rows, renamed))
+    assert whole == same
     merged = [{**row, "dataset": "a", "organ": "liver"} for row in rows]
-    assert metrics_of(merged, CALIBRATION, DOMAINS)["pooled"] != metrics_of(rows, CALIBRATION, DOMAINS)["pooled"], "the names do matter"
+    assert metrics_of(Lines.of(merged), CALIBRATION, DOMAINS)["pooled"] != whole["pooled"], "the names do matter"
 
 
 def test_json_is_written_whole(tmp_path):

@@ -18,6 +18,7 @@ from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_samples
 from anomaly_detection.study.train_and_score import look_up_features
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.lines import Lines
 from tests.test_baselines import built, settings_of
 
 DATASETS = ["liver_ct", "lung_ct", "lung_xray"]
@@ -43,7 +44,8 @@ def pairs_of(count, scores, twin_scores, seed=0):
 
 def test_rows(pairs, normal_scores):
     normals = [{"image": f"normal/{i}.png", "patient": str(i), "label": 0, "score": score} for i, score in enumerate(normal_scores)]
-    return normals + [{"image": pair["image"], "patient": f"ill {i}", "label": 1, "score": pair["score"]} for i, pair in enumerate(pairs)]
+    abnormal = [{"image": pair["image"], "patient": f"ill {i}", "label": 1, "score": pair["score"]} for i, pair in enumerate(pairs)]
+    return Lines.of([*normals, *abnormal])
 
 
 test_rows.__test__ = False
@@ -136,10 +138,10 @@ def small(seed, shift=1.0, count=18):
     """Pairs of nine patients, two of each, in one of three strata, and test rows of eight normal patients; some scores are the same."""
     rng = np.random.default_rng(seed)
     pairs = pairs_of(count, np.round(rng.normal(size=count) + shift, 1), np.round(rng.normal(size=count), 1))
-    test = test_rows(pairs, np.round(rng.normal(size=8), 1))
+    test = list(test_rows(pairs, np.round(rng.normal(size=8), 1)))
     for i, row in enumerate(test[8:]):
         row["patient"] = f"ill {i // 2}"
-    return pairs, test
+    return pairs, Lines.of(test)
 
 
 def test_samples_are_those_of_a_loop_over_patients():
@@ -185,7 +187,8 @@ def test_the_unit_of_a_twin_rate_is_the_patient():
     tripled = [{**pair, "image": f"{pair['image']}/{i}"} for pair in single for i in range(3)]
 
     def rows(pairs, patient):
-        return [{"image": p["image"], "patient": patient(p["image"]), "label": 1, "score": p["score"]} for p in pairs] + test_rows([], [0.0, 1.0])
+        ill = [{"image": p["image"], "patient": patient(p["image"]), "label": 1, "score": p["score"]} for p in pairs]
+        return Lines.of([*ill, *test_rows([], [0.0, 1.0])])
 
     one = twin_metrics(single, rows(single, lambda image: image))["intervals"]["obvious_twin_rate"]
     same = twin_metrics(tripled, rows(tripled, lambda image: image.rpartition("/")[0]))["intervals"]["obvious_twin_rate"]

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_detection.evaluation.bootstrap import metric_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, mean_auroc_interval, scored
+from anomaly_detection.system.lines import Lines
 
 
 def example(seed, shift, patients=(None,) * 100):
@@ -52,10 +53,11 @@ def test_images_are_paired_by_name():
             ("b", "normals alone", "test", 9.0),
         )
     ]
-    found = scored(rows, "x")
+    lines = Lines.of(rows)
+    found = scored(lines, "x")
     assert (found.labels.tolist(), found.scores.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
     assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "x/P", "x/P"))
-    everything = scored(rows, None, "other", -2.5)
+    everything = scored(lines, None, "other", -2.5)
     assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0, -8.0], [True, True, False, False, False])
 
 

@@ -21,6 +21,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.evaluation.figures import draw_contrast_detail, draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.lines import Lines
 from tests.test_run_experiments import TOY_BASE
 
 
@@ -41,7 +42,7 @@ def rows_of(count=40, datasets=("liver_ct", "lung_xray")):
         for i in range(count)
     ]
     metrics = {"datasets": {name: {"auroc": 0.7, "threshold": 1.5, "intervals": {"auroc": [0.6, 0.8]}} for name in datasets}}
-    return rows, metrics
+    return Lines.of(rows), metrics
 
 
 def test_roc_curves_are_those_of_the_scores():
@@ -248,7 +249,7 @@ def test_figures_of_normal_images_alone():
     """The curve of a dataset that has none is left out; its scores are all normal."""
     rows, metrics = rows_of()
     first, second = metrics["datasets"]
-    rows = [row for row in rows if row["dataset"] == first or row["label"] == 0]
+    rows = Lines.of(row for row in rows if row["dataset"] == first or row["label"] == 0)
     metrics["datasets"][second] = {"threshold": 1.5}
     (axes,) = draw_roc(rows, metrics).axes
     assert [line.get_label() for line in axes.lines][:-1] == [f"{first} 0.700 [0.600, 0.800]"]

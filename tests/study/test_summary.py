@@ -1,5 +1,7 @@
 """What a study says in words, held against counts that the tests make themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -7,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
 from anomaly_detection.study.summary import difference, summary
 from anomaly_detection.study.tables import Result
+from anomaly_detection.system.lines import Lines
 
 DATASETS = ("lits", "covid_xray")
 DOMAINS = {"lits": ("liver", "ct"), "covid_xray": ("lung", "xray")}
@@ -31,7 +34,7 @@ def result(model: str, regime: str, shift: float, seed: int = 0, datasets=DATASE
             "intervals": {"sensitivity": [0.25, 0.75], "specificity": [0.81, 0.98]},
             "false_alarms": {"promised": 0.05, "guaranteed": guaranteed},
         }
-    return Result(model, regime, tuple(datasets), seed, {"datasets": metrics, "pooled": {}}, rows)
+    return Result(model, regime, tuple(datasets), seed, {"datasets": metrics, "pooled": {}}, Lines.of(rows))
 
 
 def test_what_was_found_stands_beside_the_false_alarms():
@@ -126,8 +129,8 @@ def test_the_trainings_that_are_counted_are_those_compared(united, maddr, words)
 
 def test_patients_images_and_trainings_are_one_list():
     results = [result("memae", regime.name, 0.5, seed) for regime in (UNITED, MADDR) for seed in (0, 1)]
-    for row in (row for each in results for row in each.rows if row["dataset"] == "lits"):
-        row["patient"] = None
+    for place, each in enumerate(results):
+        results[place] = replace(each, rows=Lines.of(row | ({"patient": None} if row["dataset"] == "lits" else {}) for row in each.rows))
     assert any("that these 40 patients, 40 images and 2 trainings can show" in line for line in summary(results, DATASETS))
 
 
@@ -167,9 +170,9 @@ def test_half_a_study_is_told_as_far_as_it_goes():
 
 def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
     results = [result("memae", regime.name, shift) for regime, shift in ((UNITED, 0.5), (MADDR, 2.0))]
-    for each in results:
+    for place, each in enumerate(results):
         values = each.metrics["datasets"]["covid_xray"]
-        each.rows[:] = [row for row in each.rows if row["dataset"] == "lits" or row["label"] == 0]
+        results[place] = replace(each, rows=Lines.of(row for row in each.rows if row["dataset"] == "lits" or row["label"] == 0))
         for name in ("auroc", "sensitivity"):
             del values[name]
         values |= {"normal": 20, "abnormal": 0}
@@ -183,8 +186,7 @@ def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
         for rows in ([row for row in each.rows if row["dataset"] == "lits"] for each in results)
     ]
     assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS).value == pytest.approx(aurocs[1] - aurocs[0])
-    for each in results:
-        each.rows[:] = [row for row in each.rows if row["label"] == 0]
+    results = [replace(each, rows=each.rows.where(label=0)) for each in results]
     assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS) is None
 
 

@@ -10,6 +10,7 @@ from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
 from anomaly_detection.study.tables import Result, cells, numbers_table, short_table, study_document, with_joint_intervals
+from anomaly_detection.system.lines import Lines
 
 DATASETS = ("liver", "lung")
 
@@ -136,7 +137,7 @@ def with_rows(regime, seed, shift, noise=0):
         told = {"threshold": 5.0, "intervals": {"auroc": [0.0, 0.0]}, "unit": "patients"}
         metrics["datasets"][name] = image_metrics(labels, scores, called.astype(bool)) | told
     metrics["pooled"]["threshold"] = 5.0
-    return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=rows, metrics=metrics)
+    return dataclasses.replace(result(regime, seed, liver=0.6, lung=0.6), rows=Lines.of(rows), metrics=metrics)
 
 
 def test_several_seeds_have_one_interval_over_patients_and_seeds():
@@ -148,7 +149,7 @@ def test_several_seeds_have_one_interval_over_patients_and_seeds():
     assert 0 < intervals[0][0] < mean(values) < intervals[0][1] < 1
     assert joint[0].metrics["pooled"]["intervals"]["auroc"][0] > 0
     assert "of the test part and over seeds." in table_markdown(joint, DATASETS, "study", [])
-    without = with_joint_intervals([dataclasses.replace(each, rows=()) for each in group])
+    without = with_joint_intervals([dataclasses.replace(each, rows=Lines.of(())) for each in group])
     assert without[0].metrics["datasets"]["liver"]["intervals"] == {}, "those of single seeds would be too narrow"
 
 
@@ -268,9 +269,9 @@ def with_pairs(seed, raised, stratum=lambda i: "obvious" if i < 12 else "subtle"
         for i in range(24)
     ]
     labels, called = np.repeat([0, 1], [12, 24]), scores > 1
-    told = twin_metrics(pairs, rows)
+    told = twin_metrics(pairs, Lines.of(rows))
     values = image_metrics(labels, scores, called) | told | {"unit": "patients", "threshold": 1.0}
-    return Result("dpa", "united", ("lung",), seed, {"datasets": {"lung": values}, "validation": {}}, rows, pairs)
+    return Result("dpa", "united", ("lung",), seed, {"datasets": {"lung": values}, "validation": {}}, Lines.of(rows), pairs)
 
 
 def test_rates_and_aurocs_of_strata_have_one_interval_over_patients_and_seeds(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
 from anomaly_detection.study.tables import Result
 from anomaly_detection.study.verdict import certainty, false_alarms, verdicts
+from anomaly_detection.system.lines import Lines
 
 
 def result(aurocs: dict[str, tuple], model: str = "memae", regime: str = UNITED.name, guaranteed: bool = True, patient: str | None = "P") -> Result:
@@ -19,7 +20,7 @@ def result(aurocs: dict[str, tuple], model: str = "memae", regime: str = UNITED.
             metrics[name] |= {"auroc": values[0], "sensitivity": 0.4}
             metrics[name]["intervals"] |= {"auroc": list(values[1:]), "sensitivity": [0.3, 0.5]}
         rows += [{"dataset": name, "image": f"{i}.png", "patient": patient and f"{patient}{i // 2}", "part": "test"} for i in range(8)]
-    return Result(model, regime, tuple(aurocs), 0, {"datasets": metrics, "pooled": {}}, rows)
+    return Result(model, regime, tuple(aurocs), 0, {"datasets": metrics, "pooled": {}}, Lines.of(rows))
 
 
 ABOVE, HOLDS, BELOW = (0.7, 0.51, 0.8), (0.6, 0.5, 0.7), (0.3, 0.2, 0.49)

@@ -113,8 +113,11 @@ def _pictures(content: Content, model: str, hidden: bool) -> str:
 
 
 def _half(results: list, label: int) -> str:
-    rows = [(row, result.metrics["datasets"][row["dataset"]]["threshold"]) for result, _ in results for row in result.rows if row["part"] == "test"]
-    called = [row["score"] > threshold for row, threshold in rows if row["label"] == label]
+    called = []
+    for result, _ in results:
+        for dataset in result.datasets:
+            scores = result.rows.where(part="test", dataset=dataset, label=label).column("score")
+            called += (scores > result.metrics["datasets"][dataset]["threshold"]).tolist()
     wrong = sum(flag != bool(label) for flag in called)
     kind, name = ("abnormal", "miss") if label else ("normal", "false alarm")
     if not called:

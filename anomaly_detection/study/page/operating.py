@@ -62,19 +62,18 @@ def operating_points(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _part(result: Result, dataset: str, tests: dict[tuple, int]) -> dict[str, Any]:
-    rows = [row for row in result.rows if row["dataset"] == dataset]
-    test, val = ([row for row in rows if row["part"] == part] for part in ("test", "val"))
+    test, val = (result.rows.where(dataset=dataset, part=part) for part in ("test", "val"))
     metrics = result.metrics["datasets"][dataset]
-    content = dataset, tuple(row["image"] for row in test), "".join(str(row["label"]) for row in test)
-    normal_scores = np.array([row["score"] for row in val])
+    content = dataset, tuple(test.column("image")), "".join(map(str, test.column("label")))
+    normal_scores = val.column("score")
     unit = spread(normal_scores)
-    of_patients = highest(normal_scores, numbered([row["patient"] for row in val]))
+    of_patients = highest(normal_scores, numbered(val.column("patient")))
     return {
         "test": tests.setdefault(content, len(tests)),
         "threshold": metrics["threshold"],
         "spread": unit,
         **{key: metrics["false_alarms"][key] for key in ("promised", "guaranteed", "unit")},
-        "distances": packed(distances(np.array([row["score"] for row in test]), metrics["threshold"], unit)),
+        "distances": packed(distances(test.column("score"), metrics["threshold"], unit)),
         "normals": packed(distances(of_patients, metrics["threshold"], unit)),
     }
 

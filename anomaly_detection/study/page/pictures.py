@@ -86,7 +86,7 @@ def _gallery(result: Result, folder: Path, label: int) -> list[Picture]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         logger.warning("no pictures of %s: details.npz is missing or damaged; `evaluate` writes it anew", folder)
         return []
-    units = {name: spread(np.array([r["score"] for r in result.rows if (r["dataset"], r["part"]) == (name, "val")])) for name in result.datasets}
+    units = {name: spread(result.rows.where(dataset=name, part="val").column("score")) for name in result.datasets}
     pictures = []
     masks = details.get("gallery_mask", [None] * len(details["gallery_row"]))
     for place, pixels, anomaly_map, mask in zip(details["gallery_row"], details["gallery_image"], details["gallery_map"], masks, strict=True):
