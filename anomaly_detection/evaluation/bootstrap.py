@@ -175,7 +175,7 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
 
 
 def difference_interval(value: float, drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> list[float]:
-    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it; without degrees of freedom it says nothing: [-1, 1].
+    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it, within [-1, 1]; without degrees of freedom it is that.
 
     Args:
         value: of the data as they are.
@@ -186,7 +186,7 @@ def difference_interval(value: float, drawn: np.ndarray, degrees: float, outside
     if not degrees:
         return [-1.0, 1.0]
     reach = float(student.ppf(1 - outside / 2, degrees) * drawn.std())
-    return [value - reach, value + reach]
+    return [max(value - reach, -1.0), min(value + reach, 1.0)]
 
 
 def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed: int = SEED) -> tuple[np.ndarray, float]:

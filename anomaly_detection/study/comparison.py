@@ -135,7 +135,9 @@ def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]
 
 
 def _together(drawn: Sequence[np.ndarray], degrees: Sequence[int]) -> float:
-    """The freedom of a sum of variances, of which each dataset's has its own (Satterthwaite 1946)."""
+    """The freedom of a sum of variances, of which each dataset's has its own (Satterthwaite 1946); 0 where one has none."""
+    if not all(degrees):
+        return 0.0
     of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
     return of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
 

@@ -133,3 +133,21 @@ def test_the_interval_of_a_mean_over_datasets_narrows_with_their_number():
     single = mean_auroc_interval({"a": scores["a"]})
     assert single == pytest.approx(intervals_over_seeds(scores["a"], {"auroc": [value]})["auroc"])
     assert 0.4 < width(*mean_auroc_interval(scores)) / width(*single) < 0.6
+
+
+@pytest.mark.parametrize("abnormal", [7.0, 3.5])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_mean_with_a_dataset_of_one_abnormal_patient_says_nothing(abnormal, seeds):
+    """Nothing tells how such patients differ, whether its samples vary or, where it is told apart from all others, do not."""
+    single = Scored(np.repeat([0, 1], [6, 2]), np.append(np.arange(6.0), [abnormal] * 2), np.zeros(8, bool), (*"abcdef", "ill", "ill"))
+    one, two = ({"a": [single] * seeds, "b": [example(seed + shift, shift) for seed in range(seeds)]} for shift in (2, 0))
+    found = differences(one, two)
+    assert [(found[name].low, found[name].high) for name in ("a", "mean")] == [(-1.0, 1.0)] * 2
+    assert -1 < found["b"].low < found["b"].high < 1
+    assert mean_auroc_interval(one) == [0.0, 1.0]
+
+
+def test_a_difference_of_aurocs_reaches_no_further_than_one():
+    few = tuple(f"P{i // 25}" for i in range(100))
+    found = differences({"a": [example(0, 3.0, few), example(1, -1.0, few)]}, {"a": [example(2, 0.0, few), example(3, 0.0, few)]})["a"]
+    assert (found.low, found.high) == (-1.0, 1.0)
