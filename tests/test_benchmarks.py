@@ -18,6 +18,7 @@ from anomaly_detection.config.layers import Layer, overriding
 from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
+from anomaly_detection.system.lines import Lines
 from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
 from benchmarks.cases import Case, Plain, Project, benchmark_images
 from benchmarks.measure import operations
@@ -131,7 +132,7 @@ def test_twin_rates_of_variants_are_compared_pair_by_pair(monkeypatch):
         return [{"dataset": name, "image": f"{i:02}", "score": score, "twin_score": twin} for name, pairs in named for i, (score, twin) in pairs]
 
     monkeypatch.setattr(variants, "read_twin_rows", pairs)
-    monkeypatch.setattr(variants, "read_scores", lambda path: [{**pair, "patient": f"P{pair['image']}"} for pair in pairs(path)])
+    monkeypatch.setattr(variants, "read_scores", lambda path: Lines.of({**pair, "patient": f"P{pair['image']}"} for pair in pairs(path)))
     sides = [[Path(side) / str(seed) / file for seed in (0, 1)] for side, file in (("a", "x"), ("b", "x"))]
     rises = {key: [(each[:, 0] > each[:, 1]).mean() for each in value] for key, value in scores.items()}
     expected = np.mean([np.subtract(rises["a", seed], rises["b", seed]) for seed in (0, 1)])
@@ -147,11 +148,12 @@ def test_a_variant_is_confirmed_on_other_images(monkeypatch, tmp_path):
     commands = []
     monkeypatch.setattr(variants, "maddr", lambda words: commands.append(words))
 
-    def scores(path: Path) -> list[dict]:
+    def scores(path: Path) -> Lines:
         known = [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1] if "without" not in path.parts else [0] * 6
         rows = [(name, i, score) for name, each in zip("ab", known, strict=True) for i, score in enumerate(each)]
         common = {"part": "test", "label_anomalous": 0}
-        return [{"dataset": name, "image": f"{i}", "patient": f"{i}", "label": int(i > 2), "score": float(score)} | common for name, i, score in rows]
+        lines = ({"dataset": name, "image": f"{i}", "patient": f"{i}", "label": int(i > 2), "score": float(score)} for name, i, score in rows)
+        return Lines.of(line | common for line in lines)
 
     monkeypatch.setattr(variants, "read_scores", scores)
     images = variants.Images(["a", "b"], tmp_path)

@@ -14,7 +14,7 @@ from typing import Any
 
 from anomaly_detection.system.errors import UserError
 
-LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n])|[^\r\n]+")  # with its end
+LINE = re.compile(r".*\n|.+")  # of what `read_text` returns, with its end
 LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
 SHORTENED = 200
 # UTF-32 first: its mark begins with that of UTF-16

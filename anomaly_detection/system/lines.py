@@ -50,8 +50,8 @@ class _Column:
 class Lines(Sequence[dict[str, Any]]):
     """Lines of a table that have the same columns. As a sequence it holds a dict for each, made when it is asked for; columns are there at once.
 
-    A line of scores.csv takes 0.18 kB, of which its name is in all such tables once, and as a dict 1.5. Among floats of which some are missing (None)
-    there is no NaN, which stands for these.
+    A line of scores.csv takes 0.11 kB, and its name 0.1 once for all such tables; as a dict it takes 1.5. Among floats of which some are missing
+    (None) there is no NaN, which stands for these.
     """
 
     def __init__(self, columns: Mapping[str, _Column], count: int):
@@ -111,7 +111,7 @@ class Lines(Sequence[dict[str, Any]]):
         if not -self._count <= place < self._count:
             raise IndexError(place)
         place %= self._count
-        return next(iter(self.take(slice(place, place + 1))))
+        return {name: column.take(slice(place, place + 1)).cells()[0] for name, column in self._columns.items()}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for start in range(0, self._count, BLOCK):

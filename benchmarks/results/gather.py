@@ -162,7 +162,8 @@ def _check_same_images(runs: Sequence[Run]) -> None:
     first: dict[str, tuple[Run, set]] = {}
     for run in runs:
         for dataset in run.result.datasets:
-            images = {(row["image"], row["patient"], row["part"], row["label"]) for row in run.result.rows if row["dataset"] == dataset}
+            lines = run.result.rows.where(dataset=dataset)
+            images = set(zip(*(lines.column(name) for name in ("image", "patient", "part", "label")), strict=True))
             other, others = first.setdefault(dataset, (run, images))
             if images != others:
                 names = (f"{each.source}: {each.result.model} {each.result.regime} seed {each.result.seed}" for each in (other, run))

@@ -107,6 +107,21 @@ def test_cells_that_a_line_lacks_are_empty(tmp_path):
     assert read_table(tmp_path / "a.csv", {"image": str}, rest=optional(float)) == [{"image": "a", "score": 1.0, "rest": None}]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("letter", ["\v", "\f", "\x1c", "\x1e", "\x85", "\u2028", "\u2029", ""])
+def test_a_line_ends_where_spreadsheets_end_it(tmp_path, end, letter):
+    """Not at letters that are ends of lines to Unicode alone, nor within quotes; empty lines and lines within quotes count where one is named."""
+    lines = ["image,label", f"a{letter}b,1", "", f'"c{end}{letter}{end}d",2', "e,3"]
+    path = tmp_path / "a.csv"
+    for last in (end, ""):
+        path.write_bytes((end.join(lines) + last).encode())
+        cells = [(f"a{letter}b", 1), (f"c\n{letter}\nd", 2), ("e", 3)]
+        assert read_table(path, {"image": str, "label": int}) == [{"image": image, "label": label} for image, label in cells]
+    path.write_bytes((end.join(lines) + "x").encode())
+    with pytest.raises(UserError, match=r"a\.csv:7: label: '3x'"):
+        read_table(path, {"image": str, "label": int})
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

@@ -43,6 +43,18 @@ def test_lines_come_back_as_they_were(count):
     assert lines[::-1] == rows[::-1]
 
 
+def test_one_line_costs_nothing_of_the_others():
+    lines = Lines.of(made(20000))
+    tracemalloc.start()
+    try:
+        line = lines[-7]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert line["image"] == "19993.png"
+    assert peak < len(lines), "less than a byte for each"
+
+
 def test_what_is_chosen_is_what_a_loop_chooses():
     rows = made(200)
     lines = Lines.of(rows)
