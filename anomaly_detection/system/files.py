@@ -14,7 +14,7 @@ from typing import Any
 
 from anomaly_detection.system.errors import UserError
 
-LINE = re.compile(r".*\n|.+")  # of what `read_text` returns, with its end
+_LINE = re.compile(r".*\n|.+")  # of what `read_text` returns, with its end
 LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
 SHORTENED = 200
 # UTF-32 first: its mark begins with that of UTF-16
@@ -166,7 +166,7 @@ def table_lines(path: Path, kinds: Mapping[str, Callable[[str], Any]], rest: Cal
     """
     text = read_text(path)
     delimiter = _delimiter(text.partition("\n")[0])
-    reader = csv.reader((line[0] for line in LINE.finditer(text)), delimiter=delimiter, strict=True)
+    reader = csv.reader((line[0] for line in _LINE.finditer(text)), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         while header and not header[-1]:
