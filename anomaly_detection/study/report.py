@@ -28,6 +28,8 @@ from anomaly_detection.system.processes import map_jobs
 
 logger = logging.getLogger(__name__)
 
+DRAWING = "anomaly_detection.evaluation.figures"  # what processes that draw begin with
+
 
 @dataclass(frozen=True)
 class Study:
@@ -309,8 +311,9 @@ def write_report(
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     drawn = {experiment.folder: drawn_figures(experiment.folder) for experiment in first}
-    jobs = [(experiment.folder, _parts(experiment)) for experiment in first if not drawn[experiment.folder]]
-    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh="anomaly_detection.evaluation.figures")
+    todo = sorted((each for each in first if not drawn[each.folder]), key=lambda each: -len(each.settings.datasets))  # or the longest is left to the end
+    jobs = [(experiment.folder, _parts(experiment)) for experiment in todo]
+    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=DRAWING)
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
     content = Content(results, study.datasets, document, experiments, rows, drawn, study.phantom, study.quick)
     with whole_file(results / "report.html") as partial:

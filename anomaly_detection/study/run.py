@@ -28,11 +28,11 @@ from anomaly_detection.study.experiment import (
 )
 from anomaly_detection.study.plan import StudyData, warn_of_unlike
 from anomaly_detection.study.render import to_markdown, to_text
-from anomaly_detection.study.report import Study, Tables
+from anomaly_detection.study.report import DRAWING, Study, Tables
 from anomaly_detection.study.train_and_score import run_experiment
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.processes import Pace
+from anomaly_detection.system.processes import Pace, import_ahead
 from anomaly_detection.system.progress import is_quiet
 from anomaly_detection.training.log import tensorboard_writer
 from anomaly_detection.training.loop import check_constraint
@@ -185,6 +185,8 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
     for number in range(before + 1, len(experiments) + 1):
         if workers.jobs == 1:
             logger.info("[%d/%d] %s%s", number, len(experiments), todo[number - before - 1].name, pace.left())
+            if number == len(experiments):
+                import_ahead(DRAWING)  # which comes next
         outcome = next(outcomes)
         pace.ended(outcome.model, outcome.seconds)
         if workers.jobs > 1:
