@@ -83,8 +83,8 @@ def ways(frozen: FrozenFeatures, name: str, weights: str, x: Tensor, device: tor
         "channels first": channels_first,
         "bfloat16": bfloat16,
         "torch.compile": compiled,
-        "onnxruntime": lambda: _onnx(Listed(fresh(), layers), x),
-        "onnxruntime in chunks": lambda: _onnx(Listed(fresh(), layers), x, chunk),
+        "onnxruntime": lambda: by_onnxruntime(fresh(), layers, x),
+        "onnxruntime in chunks": lambda: by_onnxruntime(fresh(), layers, x, chunk),
     }
     rivals = {}
     for way in builders:
@@ -115,10 +115,11 @@ def _in_chunks(network: nn.Module, x: Tensor, layers: Sequence[str], size: int) 
     return {layer: torch.cat([part[layer] for part in parts]) for layer in layers}
 
 
-def _onnx(module: Listed, x: Tensor, chunk: int | None = None) -> Way:
+def by_onnxruntime(network: nn.Module, layers: Sequence[str], x: Tensor, chunk: int | None = None) -> Way:
+    """What computes the features of x, on the CPU: all images at once, or a few at a time."""
     import onnxruntime
 
-    chunk = min(chunk or len(x), len(x))
+    module, chunk = Listed(network, layers), min(chunk or len(x), len(x))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "backbone.onnx"

@@ -1,13 +1,16 @@
 """What is measured: a baseline with MADDR on phantoms, as this project runs it and as the published code would."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from anomaly_detection.baseline import Baseline, Batch, Phase
+from anomaly_detection.components.backbones import find_backbone
+from anomaly_detection.components.features import CPU_CHUNK
 from anomaly_detection.config.layers import Layer, read_layers
 from anomaly_detection.config.paths import CONFIGS
 from anomaly_detection.config.settings import Settings
@@ -19,8 +22,11 @@ from anomaly_detection.evaluation.scores import Scores, score_images
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.training.loop import EVALUATION_BATCH, Progress, runs_in_bf16, steps
-from benchmarks.plain import PlainImages, plain_batches, plain_class
+from benchmarks.backbone import by_onnxruntime
+from benchmarks.measure import Peak, operations
+from benchmarks.plain import PlainImages, plain_batches, plain_class, use_plain_backbone
 
+ON_FEATURES = {"gaussian": 224, "feature_ae": 224}  # models that look at a frozen backbone, and the pixels a side that it takes
 REC_LOSS = {"compose": {"relative_perceptual_L1": 1.0, "l1": 0.1}, "l1": {"l1": 1.0}}
 
 
@@ -48,10 +54,10 @@ class Case:
 
 
 def cases(models: Sequence[str], losses: Sequence[str], sizes: Sequence[int], batches: Sequence[int]) -> Iterator[Case]:
-    """Every combination; only DPA has a choice of losses."""
+    """Every combination; only DPA has a choice of losses, and what looks at frozen features has one size."""
     for model in models:
         for loss in losses if model == "MADDR_dpa" else [""]:
-            for size in sizes:
+            for size in [ON_FEATURES[model]] if model in ON_FEATURES else sizes:
                 for batch in batches:
                     yield Case(model, loss, size, batch)
 
@@ -90,6 +96,27 @@ class Project:
         """Scoring of so many images, as commands do it."""
         return lambda: score_images(self.baseline, [self.images.batch(self.indices.take(batch)).image])
 
+    def scoring_rivals(self, batch: int, peak: Peak) -> dict[str, Callable[[], Callable[[], Any]]]:
+        """For `in_turns`: scoring, and what `scoring_limit` is told by."""
+        rivals = {"project": lambda: self.scoring(batch), "peak": peak.measure}
+        if self.baseline.frozen is not None and self.device.type == "cpu":
+            options, layers = self.settings.baseline, self.baseline.frozen.layers
+            x = self.images.batch(self.indices.take(batch)).image
+            engine = by_onnxruntime(find_backbone(options.backbone, options.backbone_weights), layers, x, CPU_CHUNK)
+            rivals["engine"] = lambda: engine
+        return rivals
+
+    def scoring_limit(self, batch: int, peak: Peak, times: Mapping[str, float]) -> float:
+        """Seconds: the convolutions and matrix products at the rate of float32 products; on a CPU those of a frozen backbone, whose convolutions are
+        depthwise, in the time of the fastest engine at hand."""
+        step = self.scoring(batch)
+        if "engine" not in times:
+            return operations(step) / peak.rates[torch.float32]
+        frozen = self.baseline.frozen
+        known = frozen.compute(self.images.batch(self.indices.take(batch)).image)
+        with mock.patch.object(frozen, "compute", return_value=known):
+            return times["engine"] + operations(step) / peak.rates[torch.float32]
+
 
 class Plain:
     """The baseline as the published code trains and scores it."""
@@ -100,6 +127,8 @@ class Plain:
         self.baseline = _built(plain_class(case.model), settings).to(device)
         # Layouts and kernels as torch's defaults have them.
         self.baseline.to(memory_format=torch.contiguous_format)
+        if self.baseline.frozen is not None:
+            use_plain_backbone(self.baseline)
         self.baseline.prepare(images.to(device).batches(EVALUATION_BATCH))
         self.files = PlainImages(paths, images.organ, images.modality, case.size)
 

@@ -17,14 +17,12 @@ from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.memory import keep_memory
 
-# of pixels; what is trained on frozen features is measured by `benchmarks.backbone`
-MODELS = [name for name in BASELINES if name not in ("gaussian", "feature_ae")]
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     """--models, for a benchmark of several."""
-    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, metavar="MODEL", help="(default: all)")
+    parser.add_argument("--models", nargs="+", default=list(BASELINES), choices=list(BASELINES), metavar="MODEL", help="(default: all)")
 
 
 def add_losses(parser: argparse.ArgumentParser) -> None:

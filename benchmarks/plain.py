@@ -1,5 +1,6 @@
 """The same work as the published code goes about it: float32, channels first, images from PNG files in every epoch by workers of a DataLoader,
-two decoder passes where the loss has two parts, features of the original computed again in every step, a read of the loss in every step."""
+two decoder passes where the loss has two parts, features of the original computed again in every step, by the backbone as its package has it, a read
+of the loss in every step."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from torchvision import transforms
 from torchvision.models import vgg19
 
 from anomaly_detection.baseline import Assessment, Baseline, Batch
+from anomaly_detection.components.backbones import find_backbone
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.MADDR_dpa.dpa import DPA
 from anomaly_detection.MADDR_dpa.rec_losses import RelativePerceptualL1Loss
@@ -117,6 +119,13 @@ class PlainDPA(DPA):
         optimizer.step()
         loss.item()
         return {"loss": loss.detach(), **log}
+
+
+def use_plain_backbone(baseline: Baseline) -> None:
+    """Let a baseline that looks at frozen features compute them of a whole batch at once, batch norms, paddings and activations each by itself."""
+    options, layers = baseline.settings.baseline, baseline.frozen.layers
+    network = find_backbone(options.backbone, options.backbone_weights).to(baseline.frozen.mean.device, memory_format=torch.contiguous_format)
+    baseline.frozen.compute = torch.no_grad()(lambda x: network(x, layers))
 
 
 def plain_class(model: str) -> type[Baseline]:

@@ -31,7 +31,7 @@ SCORING = "scoring"
 
 def kind_of(operation: str) -> str:
     """Of KINDS, or OTHER, by the name that torch gives an operation."""
-    inner = operation.lower() if operation.startswith(("aten::", "Optimizer")) else ""
+    inner = operation.lower() if operation.startswith(("aten::", "mkldnn::", "Optimizer")) else ""
     return next((kind for kind, names in KINDS.items() if any(name in inner for name in names)), OTHER)
 
 
@@ -52,11 +52,12 @@ def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
     """One for each phase of the baseline, and one for scoring."""
     images, _ = benchmark_images(arguments.data_root, case.size)
     project = Project(case, images, arguments.device)
-    turns = {phase.name: lambda phase=phase: project.step(phase) for phase in project.baseline.phases()}
-    turns[SCORING] = lambda: project.scoring(case.batch)
-    for name, turn in turns.items():
-        spent = in_turns({"project": turn, "peak": peak.measure}, arguments.rounds, arguments.steps, arguments.device)["project"]
-        limit = operations(turn()) / (peak.rates[torch.float32] if name == SCORING else peak.rate)
+    rivals = {phase.name: {"project": lambda phase=phase: project.step(phase), "peak": peak.measure} for phase in project.baseline.phases()}
+    rivals[SCORING] = project.scoring_rivals(case.batch, peak)
+    for name, turns in rivals.items():
+        times = in_turns(turns, arguments.rounds, arguments.steps, arguments.device)
+        spent, turn = times["project"], turns["project"]
+        limit = project.scoring_limit(case.batch, peak, times) if name == SCORING else operations(turn()) / peak.rate
         of_each = shares(turn(), arguments.device, arguments.steps)
         yield {
             "model": case.model,

@@ -1,7 +1,8 @@
 """Images scored a second, reading them included: the plain implementation, the project, and the limit, taken in turns.
 
 The project says more of an image than its score: with MADDR also its organ and modality. The limit is that of `benchmarks.train_step`, at the rate of
-float32 products: a network is scored in float32 wherever it was trained, so that its calibration holds on every machine.
+float32 products: a network is scored in float32 wherever it was trained, so that its calibration holds on every machine. Of a frozen backbone it is
+the time of the fastest engine at hand, see `benchmarks.backbone`.
 """
 
 from typing import Any
@@ -10,16 +11,13 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
-from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
+from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, parse, show
 
 
 def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
     """Of one baseline."""
     images, paths = benchmark_images(arguments.data_root, case.size)
     project, plain = Project(case, images, arguments.device), Plain(case, images, paths, arguments.device)
-
-    def project_turn():
-        return project.scoring(case.batch)
 
     def plain_turn():
         batches = plain.batches(case.batch)
@@ -31,8 +29,8 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
 
         return score
 
-    times = in_turns({"plain": plain_turn, "project": project_turn, "peak": peak.measure}, arguments.rounds, arguments.steps, arguments.device)
-    limit = operations(project_turn()) / peak.rates[torch.float32]
+    times = in_turns({"plain": plain_turn, **project.scoring_rivals(case.batch, peak)}, arguments.rounds, arguments.steps, arguments.device)
+    limit = project.scoring_limit(case.batch, peak, times)
     return {
         "model": case.model,
         "loss": case.loss,

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from anomaly_detection.config.layers import Layer, overriding
+from anomaly_detection.config.layers import Layer, overriding, read_layers
+from anomaly_detection.config.paths import CONFIGS
 from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from anomaly_detection.system.lines import Lines
 from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
-from benchmarks.cases import Case, Plain, Project, benchmark_images
+from benchmarks.cases import ON_FEATURES, Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import operations
 
 
@@ -31,11 +32,13 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("loss", ["compose", "l1"])
-def test_the_plain_step_computes_what_the_project_computes(root, loss):
+@pytest.mark.parametrize(
+    ("model", "loss", "size"), [("MADDR_dpa", "compose", 32), ("MADDR_dpa", "l1", 32), ("feature_ae", "", 64), ("gaussian", "", 64)]
+)
+def test_the_plain_step_computes_what_the_project_computes(root, model, loss, size):
     """The two are written apart: the same networks, one batch, one loss and one score from either, in float32."""
-    case, device = Case("MADDR_dpa", loss, 32, 4), torch.device("cpu")
-    images, paths = benchmark_images(root, 32)
+    case, device = Case(model, loss, size, 4), torch.device("cpu")
+    images, paths = benchmark_images(root, size)
     plain, project = Plain(case, images, paths, device), Project(case, images, device)
     project.baseline.bf16 = False
     batch = next(plain.batches(4))
@@ -46,6 +49,8 @@ def test_the_plain_step_computes_what_the_project_computes(root, loss):
     losses = []
     for rival in (plain, project):
         rival.baseline.train()
+        rival.baseline.phase = phase
+        torch.manual_seed(0)  # of dropout
         losses.append(rival.baseline.training_step(replace(batch), rival.baseline.optimizers(phase))["loss"])
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-6)
 
@@ -75,6 +80,35 @@ def test_operations_are_two_for_each_product(mode):
     assert operations(lambda: torch.nn.functional.conv2d(x, weight).sum().backward()) == 2 * forward
 
 
+def test_the_limit_of_scoring_has_the_backbone_by_the_engine_and_all_else_by_its_products(root):
+    """Two for each weight and position of every layer beside the backbone, counted by hooks, and for each weight of the heads, which have none."""
+    images, _ = benchmark_images(root, 64)
+    project, counted = Project(Case("feature_ae", "", 64, 4), images, torch.device("cpu")), []
+
+    def count(layer, _, output):
+        counted.append(2 * output.numel() * layer.weight[0].numel())
+
+    for layer in project.baseline.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(count)
+    project.scoring(4)()
+    heads = sum(2 * 4 * each.numel() for each in project.baseline.heads() if each.ndim == 2)
+    expected, peak = sum(counted) + heads, SimpleNamespace(rates={torch.float32: 1e3}, measure=None)
+    assert sum(counted) > heads > 0
+    assert project.scoring_limit(4, peak, {"engine": 7.0}) == pytest.approx(7 + expected / 1e3, rel=1e-9)
+    rivals = project.scoring_rivals(4, peak)
+    assert list(rivals) == ["project", "peak", "engine"]
+    told = rivals["engine"]()()
+    assert {layer: tuple(value.shape) for layer, value in told.items()} == {k: (4, *v) for k, v in project.baseline.frozen.shapes.items()}
+
+
+def test_what_looks_at_a_backbone_is_measured_at_its_size():
+    sizes = [(case.model, case.size) for case in cases(["memae", "gaussian"], ["l1"], [64, 128], [32])]
+    assert sizes == [("memae", 64), ("memae", 128), ("gaussian", 224)]
+    assert {name: Case(name, "", 224, 32).settings().image_size for name in ON_FEATURES} == ON_FEATURES
+    assert all(build_settings(read_layers(CONFIGS / name / "base.yaml")).image_size == size for name, size in ON_FEATURES.items())
+
+
 def test_the_shares_of_a_step_are_of_all_its_time():
     """Convolutions beside one small sum take nearly all of it; a step of activations has none."""
     x, weight = torch.rand(8, 64, 64, 64), torch.rand(64, 64, 3, 3)
@@ -83,6 +117,7 @@ def test_the_shares_of_a_step_are_of_all_its_time():
     assert told["products"] > 0.8
     told = shares.shares(lambda: x.relu(), torch.device("cpu"), steps=2)
     assert told["products"] == 0 < 0.5 < told["activations"]
+    assert shares.kind_of("mkldnn::_convolution_pointwise") == "products"  # of a fused backbone
 
 
 def test_many_images_are_as_many_and_within_their_budget(root, tmp_path):

@@ -311,7 +311,8 @@ def write_report(
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     drawn = {experiment.folder: drawn_figures(experiment.folder) for experiment in first}
-    todo = sorted((each for each in first if not drawn[each.folder]), key=lambda each: -len(each.settings.datasets))  # or the longest is left to the end
+    todo = [experiment for experiment in first if not drawn[experiment.folder]]
+    todo.sort(key=lambda experiment: -len(experiment.settings.datasets))  # or one process is left with the longest in the end
     jobs = [(experiment.folder, _parts(experiment)) for experiment in todo]
     new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=DRAWING)
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
