@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.files import whole_file
-from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.memory import keep_memory, release_memory
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 
@@ -68,7 +68,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
 
 def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int, steps: int, device: torch.device) -> dict[str, float]:
     """Median seconds of a step of each rival. In every round each takes its turn, so that a slow minute of the machine meets them all.
-    The rival "plain" has the C library's memory as it comes, the others as the project's commands have it.
+    The rival "plain" has the C library's memory as it comes, the others as the project's commands have it; each begins without what others left.
 
     Args:
         rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
@@ -78,6 +78,7 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
     for _ in range(rounds):
         for name, begin in rivals.items():
             keep_memory(name != "plain")
+            release_memory()
             step = begin()
             for number in range(steps + 3):
                 spent = seconds(step, device)

@@ -32,6 +32,7 @@ from anomaly_detection.study.report import DRAWING, Study, Tables
 from anomaly_detection.study.train_and_score import run_experiment
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.memory import release_memory
 from anomaly_detection.system.processes import Pace, import_ahead
 from anomaly_detection.system.progress import is_quiet
 from anomaly_detection.training.log import tensorboard_writer
@@ -240,6 +241,7 @@ def attempt(experiment: Experiment, source: DataSource, device: torch.device) ->
         reason = "" if isinstance(error, SystemExit) else " ".join(str(error).split())
         failure = f"{experiment.name}: {reason or repr(error)}"
         logger.error("failed: %s", failure, exc_info=None if isinstance(error, UserError) else error)
+    release_memory()  # the next network may be smaller, and other processes at work
     return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure)
 
 
