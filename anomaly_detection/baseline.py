@@ -188,6 +188,11 @@ class Baseline(nn.Module, ABC):
         What is taken of them here is found by `Batch.index` later, where it is not None.
         """
 
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the steps of this phase take `Batch.image`: False where `begin_phase` took all of it that they need. Mixtures always have one."""
+        return True
+
     def conclude(self, batches: Iterable[Batch]) -> None:
         """Called once after training, in evaluation mode with the best weights, with all training images in order: for statistics of what it makes
         of them. Buffers that this fills are part of the trained network."""

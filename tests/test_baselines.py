@@ -7,10 +7,11 @@ import torch
 
 from anomaly_detection.baseline import Batch
 from anomaly_detection.config.layers import Layer
+from anomaly_detection.data.dataset import to_floats
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import BASELINES, build_settings, find_baseline
 from anomaly_detection.training.checkpoint import load_checkpoint
-from anomaly_detection.training.loop import train, validate
+from anomaly_detection.training.loop import Progress, steps, train, validate
 from anomaly_detection.training.seed import seed_everything
 from tests.helpers import die_at, toy_images
 
@@ -59,6 +60,31 @@ def count_passes(encoder):
 
 def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("model", ["gaussian", "feature_ae"])
+def test_steps_for_which_everything_was_taken_read_no_image(model, monkeypatch):
+    """The weights are the same where they are read, and where nothing could be kept they are."""
+    read = []
+    monkeypatch.setattr("anomaly_detection.data.dataset.to_floats", lambda pixels: read.append(len(pixels)) or to_floats(pixels))
+
+    def trained(**options):
+        settings, images = settings_of(model, **options), toy_images(24, side=32)
+        baseline = built(settings, maddr=True)
+        baseline.prepare(images.batches(24))
+        stream = steps(baseline, images, settings, Progress())
+        next(stream)
+        read.clear()
+        assert [iteration for _, iteration, _ in stream] == [2, 3, 4, 5, 6]
+        return baseline.state_dict(), list(read)
+
+    weights, without = trained()
+    assert without == []
+    assert trained(feature_cache_mib=0)[1] == [8] * 5
+    monkeypatch.setattr(find_baseline(model), "looks_at_images", True)
+    same, read_too = trained()
+    assert read_too == [8] * 5
+    assert same_weights(weights, same)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -39,14 +39,14 @@ class Batch:
     """Images of a set, as a network takes them.
 
     Attributes:
-        image: (B, C, H, W) float32 in [-1, 1].
+        image: (B, C, H, W) float32 in [-1, 1]; None where nobody asked for it.
         organ, modality: (B,) int64 class numbers.
         index: (B,) int64, the images' places in the set; None for mixtures, of which nothing was taken beforehand.
         partner: of a mixture, the images mixed in, with their labels.
         share: of a mixture, the part that is not its partner's.
     """
 
-    image: Tensor
+    image: Tensor | None
     organ: Tensor
     modality: Tensor
     index: Tensor | None
@@ -59,10 +59,9 @@ class Batch:
 
     def chunks(self, count: int) -> list["Batch"]:
         """The batch cut into `count` equal ones, for a baseline whose step needs several."""
-        tensors = [tensor.chunk(count) for tensor in (self.image, self.organ, self.modality)]
-        index = [None] * count if self.index is None else self.index.chunk(count)
+        tensors = [[None] * count if each is None else each.chunk(count) for each in (self.image, self.organ, self.modality, self.index)]
         partner = [None] * count if self.partner is None else self.partner.chunks(count)
-        return [Batch(*fields, self.share) for fields in zip(*tensors, index, partner, strict=True)]
+        return [Batch(*fields, self.share) for fields in zip(*tensors, partner, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +101,10 @@ class ImageSet:
         moved = {name: getattr(self, name).to(device) for name in ("images", "organ", "modality", "label")}
         return replace(self, **moved)
 
-    def batch(self, index: Tensor) -> Batch:
-        """The images at `index` (B,) with their labels, on the device of the set."""
+    def batch(self, index: Tensor, with_image: bool = True) -> Batch:
+        """The images at `index` (B,) with their labels, on the device of the set; without image the labels alone, and no file is read."""
         index = index.to(self.device)
-        image = to_floats(self.images[index.to(self.images.device)].to(self.device))
+        image = to_floats(self.images[index.to(self.images.device)].to(self.device)) if with_image else None
         return Batch(image, self.organ[index], self.modality[index], index)
 
     def batches(self, size: int) -> Iterator[Batch]:

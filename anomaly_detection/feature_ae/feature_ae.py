@@ -116,6 +116,10 @@ class FeatureAE(Baseline):
         images = (batch.image for batch in batches)
         self.targets = TargetCache.fill(lambda x: {"grid": self.frozen(x)}, images, count, self.settings.feature_cache_mib * 2**20)
 
+    @property
+    def looks_at_images(self) -> bool:
+        return self.targets is None
+
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         parameters = [*self.encoder.parameters(), *self.decoder.parameters(), *self.heads()]
         return {"autoencoder": AdamW(parameters, self.settings.lr, weight_decay=self.options.weight_decay, fused=True)}

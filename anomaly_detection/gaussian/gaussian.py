@@ -112,6 +112,10 @@ class GaussianOfFeatures(Baseline):
         images = (batch.image for batch in batches)
         self.targets = TargetCache.fill(lambda x: {"pooled": self._pooled(self.frozen(x))}, images, count, self.settings.feature_cache_mib * 2**20)
 
+    @property
+    def looks_at_images(self) -> bool:
+        return self.targets is None
+
     def optimizers(self, phase: Phase) -> dict[str, Optimizer]:
         return {"autoencoder": Adam([*self.encoder.parameters(), *self.decoder.parameters(), *self.heads()], self.settings.lr, fused=True)}
 

@@ -106,7 +106,11 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             baseline.train()
             baseline.progress = progress.iteration / phase.iterations
             mixes = mixup is not None and progress.iteration in mixup
-            losses = step(_next_batch(images, indices, phase, progress.iteration if mixes else None), progress.optimizers)
+            if mixes:
+                batch = _next_mixture(images, indices, phase, progress.iteration)
+            else:
+                batch = images.batch(share(indices.take(phase.batch_size)), baseline.looks_at_images)
+            losses = step(batch, progress.optimizers)
             losses |= baseline.after_step(losses, progress.optimizers)
             if not mixes:
                 for scheduler in progress.schedulers.values():
@@ -116,14 +120,11 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         progress.phase, progress.iteration, progress._states = progress.phase + 1, 0, None
 
 
-def _next_batch(images: ImageSet, indices: ShuffledIndices | BalancedIndices, phase: Phase, mixes_at: int | None) -> Batch:
-    """This process's share of the next batch of a phase; mixed where `mixes_at` is the iteration."""
+def _next_mixture(images: ImageSet, indices: ShuffledIndices | BalancedIndices, phase: Phase, iteration: int) -> Batch:
+    """This process's share of the next batch of a phase, mixed."""
     index = indices.take(phase.batch_size)
-    batch = images.batch(share(index))
-    if mixes_at is None:
-        return batch
-    partners, part = draw_mixture(index, indices.seed, mixes_at)
-    return batch.mixed(images.batch(share(partners)), part)
+    partners, part = draw_mixture(index, indices.seed, iteration)
+    return images.batch(share(index)).mixed(images.batch(share(partners)), part)
 
 
 def train(

@@ -254,6 +254,10 @@ def test_batches_are_all_images_in_order(source):
     assert torch.equal(torch.cat([batch.image for batch in batches]), whole.image)
     assert torch.equal(torch.cat([batch.organ for batch in batches]), images.organ)
     assert torch.equal(torch.cat([batch.modality for batch in batches]), images.modality)
+    labels = images.batch(torch.tensor([3, 1]), with_image=False)
+    assert labels.image is None
+    assert torch.equal(torch.stack([labels.organ, labels.modality]), torch.stack([images.organ, images.modality])[:, [3, 1]])
+    assert [(part.image, part.index.tolist()) for part in labels.chunks(2)] == [(None, [3]), (None, [1])]
 
 
 def test_bytes_and_floats_are_each_others_inverse():
