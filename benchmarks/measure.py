@@ -18,6 +18,7 @@ from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.memory import keep_memory, release_memory
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
+UNTIMED, UNTIMED_SECONDS = 3, 60.0  # steps before those that are timed
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
 
     Args:
         rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
-        rounds, steps: turns, and steps timed in each, after three that are not: memory has to settle.
+        rounds, steps: turns, and steps timed in each, after some that are not, since memory has to settle: three, or fewer that take a minute.
     """
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
@@ -80,10 +81,12 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
             keep_memory(name != "plain")
             release_memory()
             step = begin()
-            for number in range(steps + 3):
-                spent = seconds(step, device)
-                if number >= 3:
-                    times[name].append(spent)
+            spent = 0.0
+            for _ in range(UNTIMED):
+                spent += seconds(step, device)
+                if spent > UNTIMED_SECONDS:
+                    break
+            times[name] += [seconds(step, device) for _ in range(steps)]
             del step
     return {name: statistics.median(each) for name, each in times.items()}
 

@@ -22,7 +22,7 @@ from anomaly_detection.registry import build_settings
 from anomaly_detection.system.lines import Lines
 from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
 from benchmarks.cases import ON_FEATURES, Case, Plain, Project, benchmark_images, cases
-from benchmarks.measure import operations
+from benchmarks.measure import in_turns, operations
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,25 @@ def test_the_tables_have_the_promised_columns(root, tmp_path, capsys):
         assert row["over_limit"] == pytest.approx(row["seconds"] / row["seconds_limit"])
     throughput.main([*few, "--models", "memae"])
     assert "| memae |" in capsys.readouterr().out
+
+
+def test_rivals_take_turns_and_the_first_steps_of_each_are_not_timed(monkeypatch):
+    """A step of two seconds has three before those that are timed, one of a minute and more a single one; the first takes ten times as long."""
+    clock, done, long = [0.0], [], {"plain": 70.0, "project": 2.0}
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: clock[0])
+
+    def begin(name):
+        done.append([name, 0])
+
+        def step():
+            clock[0] += long[name] * (1 if done[-1][1] else 10)
+            done[-1][1] += 1
+
+        return step
+
+    times = in_turns({name: lambda name=name: begin(name) for name in long}, rounds=2, steps=2, device=torch.device("cpu"))
+    assert done == [["plain", 1 + 2], ["project", 3 + 2]] * 2
+    assert times == long
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
