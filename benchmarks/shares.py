@@ -1,8 +1,8 @@
 """What training steps and scoring do with their time: the share of each kind of operation, and how far their convolutions are from the limit.
 
 The limits are those of `benchmarks.train_step` and `benchmarks.throughput`: the convolutions and matrix products at the rate of the machine's fastest
-matrix product. Where the convolutions alone take twice that, no other way of running them comes nearer: small channels and gradients of weights do
-not fill the processor.
+matrix product, those of a frozen backbone that scores in the time of the fastest engine at hand. Where the convolutions alone take twice that, no
+other way of running them comes nearer: small channels and gradients of weights do not fill the processor.
 """
 
 from collections import Counter

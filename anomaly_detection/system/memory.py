@@ -1,4 +1,4 @@
-"""Memory that tensors on the CPU leave behind, kept for the next ones."""
+"""Memory that tensors on the CPU leave behind: kept for the next ones, and given back once these may need less."""
 
 import ctypes
 import gc
