@@ -18,6 +18,7 @@ from sklearn.metrics import auc, roc_curve
 import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.__main__ import main
+from anomaly_detection.evaluation import figures
 from anomaly_detection.evaluation.figures import draw_contrast_detail, draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.system.errors import UserError
@@ -138,6 +139,40 @@ def test_latent_shows_parts_by_what_they_may_know():
     assert len(clouds["liver"]) == len(clouds["lung"]) == 40, "test images alone"
     assert clouds["liver"].min() > clouds["lung"].max() or clouds["liver"].max() < clouds["lung"].min()
     assert len(draw_latent(rows, latent, None).axes) == 6
+    assert figure.get_suptitle() == ""
+
+
+def test_of_many_latents_some_of_each_dataset_and_label_are_drawn(monkeypatch):
+    """A dataset of a thousand beside one of ten, whose lines stand among the others', and lines of other parts before and between."""
+    numbers = range(1500)
+    rows = Lines.of(
+        {
+            "dataset": "small" if number % 150 == 6 else "large",
+            "part": "val" if number % 3 == 1 else "test",
+            "label": int(number % 10 == 5),
+            "organ": "liver",
+            "modality": "ct",
+        }
+        for number in numbers
+    )
+    monkeypatch.setattr(figures, "LATENTS", 90)
+    seen = []
+    monkeypatch.setattr(figures, "_tsne", lambda latent: seen.append(latent) or latent[:, :2])
+    figure = draw_latent(rows, np.stack([numbers, np.zeros(1500)], axis=1), None)
+    tests = [(number, row["dataset"], row["label"]) for number, row in zip(numbers, rows, strict=True) if row["part"] == "test"]
+    drawn = seen[0][:, 0].astype(int).tolist()
+    assert drawn == sorted(set(drawn))
+    chosen = [each for each in tests if each[0] in drawn]
+    assert len(chosen) == len(drawn), "test images alone"
+    assert [each[1] for each in chosen].count("small") == sum(each[1] == "small" for each in tests) > 0, "all of the few"
+    for label in (0, 1):
+        own = [number for number, dataset, other in tests if (dataset, other) == ("large", label)]
+        few = [number for number, dataset, other in chosen if (dataset, other) == ("large", label)]
+        assert len(few) == 30
+        assert (few[0], few[-1]) == (own[0], own[-1])
+        assert np.diff(few).max() < 1.5 * (own[-1] - own[0]) / 29
+    assert figure.get_suptitle() == f"{len(drawn)} of 1,000 test images"
+    assert sum(len(cloud.get_offsets()) for cloud in figure.axes[2].collections) == len(drawn)
 
 
 def test_training_runs_on_over_phases():
