@@ -14,6 +14,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp")
 CONVERT = "save it as PNG with 8 or 16 bits, by ImageJ for example"
 TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITS, PHOTOMETRIC, ORIENTATION, PLANAR, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 274, 284, 339, 530  # tags of TIFF, and of EXIF
+TURNING_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of a PNG, which may hold an orientation
 WHITE_IS_ZERO, YCBCR = 0, 6
 SIGNED = 2
 
@@ -103,10 +104,21 @@ def picture_shape(path: Path) -> tuple[int, int]:
     try:
         with open(path, "rb") as content, Image.open(content) as file:
             width, height = file.size
-            on_its_side = file.format != "TIFF" and file.getexif().get(ORIENTATION, 1) >= 5  # of a TIFF Pillow tells the size of the upright image
+            on_its_side = _may_be_turned(file, content) and file.getexif().get(ORIENTATION, 1) >= 5
     except Exception:
         return decode(path).image.size[::-1]  # says what is wrong
     return (width, height) if on_its_side else (height, width)
+
+
+def _may_be_turned(file: Image.Image, content: IO[bytes]) -> bool:
+    """Whether it is worth asking for the EXIF orientation: of a PNG Pillow decodes the image to look behind it."""
+    if file.format == "TIFF":  # of which Pillow tells the size of the upright image
+        return False
+    if file.format != "PNG":
+        return True
+    content.seek(0)
+    data = content.read()
+    return any(word in data for word in TURNING_CHUNKS)
 
 
 def write_png(pixels: np.ndarray, file: Path | IO[bytes]) -> None:

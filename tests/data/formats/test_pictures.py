@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from anomaly_detection.data.formats.pictures import decode, is_picture, picture_shape, read_picture, write_png
 from anomaly_detection.data.formats.window import Window
@@ -175,6 +176,41 @@ def test_every_orientation(tmp_path, dtype, name, turn):
     Image.fromarray(np.ascontiguousarray(stored[turn - 1])).save(tmp_path / name, exif=exif)
     assert read_picture(tmp_path / name, None).tolist() == [[1, 2, 3], [4, 5, 6]]
     assert picture_shape(tmp_path / name) == (2, 3)
+
+
+def png_chunks(data):
+    """The first with the signature before it."""
+    chunks, start, place = [], 0, 8
+    while place < len(data):
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        chunks.append(data[start:place])
+        start = place
+    return chunks
+
+
+@pytest.mark.parametrize("word", ["eXIf", "Raw profile type exif", "XML:com.adobe.xmp"])
+def test_the_shape_of_a_png_that_lies_on_its_side(tmp_path, word):
+    """Wherever it says so: also behind the pixels."""
+    exif = Image.Exif()
+    exif[274] = 6
+    note = PngInfo()
+    if word == "XML:com.adobe.xmp":
+        note.add_itxt(word, '<x tiff:Orientation="6"/>')
+    elif word != "eXIf":
+        raw = exif.tobytes().hex()
+        note.add_text(word, f"\nexif\n{len(raw) // 2:8}\n{raw}", zip=True)
+    Image.new("L", (3, 2)).save(tmp_path / "a.png", pnginfo=note, **({"exif": exif} if word == "eXIf" else {}))
+    head, *chunks, end = png_chunks((tmp_path / "a.png").read_bytes())
+    assert sorted(chunk[4:8] == b"IDAT" for chunk in chunks) == [False, True]
+    (tmp_path / "b.png").write_bytes(b"".join([head, *reversed(chunks), end]))
+    for name in ("a.png", "b.png"):
+        assert picture_shape(tmp_path / name) == read_picture(tmp_path / name, None).shape == (3, 2)
+
+
+def test_the_shape_of_an_ordinary_png_is_told_without_its_pixels(tmp_path, monkeypatch):
+    Image.new("L", (3, 2)).save(tmp_path / "a.png")
+    monkeypatch.setattr(PngImageFile, "load", None)
+    assert picture_shape(tmp_path / "a.png") == (2, 3)
 
 
 def test_pictures(tmp_path):
