@@ -1,6 +1,8 @@
 """Lesion masks of test images, where there are any: `masks/` beside the folders of the images, the same file name in it."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from anomaly_detection.data.formats.pictures import decode, picture_shape
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.progress import progress_bar
 
 REDRAW = "save it as PNG, black where there is no lesion"
 
@@ -64,8 +67,30 @@ def _check_palette(image: Image.Image, path: Path) -> None:
         raise UserError(f"{path}: is a mask with a palette in which black is not the first colour; {REDRAW}")
 
 
-def load_masks(images: Sequence[str], labels: Sequence[int], folder: Path, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray] | None:
-    """Masks of what the network sees of images.
+@dataclass(frozen=True, eq=False)
+class LesionMasks(Sequence[np.ndarray]):
+    """Masks of M images, as a sequence of theirs: (H, W) bool of one, (n, H, W) of a slice. A bit is kept of each pixel.
+
+    Attributes:
+        places: (M,) of the images in their set.
+        packed: (M, bytes) uint8, the bits of each mask.
+        size: H and W.
+    """
+
+    places: np.ndarray
+    packed: np.ndarray
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int | slice) -> np.ndarray:
+        bits = np.unpackbits(self.packed[index], axis=-1, count=self.size**2)
+        return bits.astype(bool).reshape(*bits.shape[:-1], self.size, self.size)
+
+
+def load_masks(images: Sequence[str], labels: Sequence[int], folder: Path, preprocessing: Preprocessing) -> LesionMasks | None:
+    """Masks of what the network sees of images, where it is known what lesions are in them: normal ones have none.
 
     Args:
         images, labels: paths in the dataset's folder, and 1 for abnormal ones.
@@ -73,21 +98,22 @@ def load_masks(images: Sequence[str], labels: Sequence[int], folder: Path, prepr
         preprocessing: of its images.
 
     Returns:
-        The places (M,) of the images whose lesions are known (normal ones have none), and (M, image_size, image_size) bool; None where no
-        abnormal image has a mask.
+        Those of all normal images and of the abnormal ones that have a file, their places among those asked for; None where no lesion is in any.
 
     Raises:
         UserError: a mask cannot be read, or is of another size than its image.
     """
-    places, masks = [], []
-    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
-        path = folder / mask_path(image)
-        if label == 0:
-            masks.append(np.zeros((preprocessing.image_size, preprocessing.image_size), bool))
-        elif path.is_file():
-            masks.append(preprocessing.apply_mask(read_mask(path, picture_shape(folder / image))))
-        else:
-            continue
-        places.append(place)
-    known = np.array(places), np.array(masks)
-    return known if len(masks) and known[1].any() else None
+    marked = [place for place, (image, label) in enumerate(zip(images, labels, strict=True)) if label and (folder / mask_path(image)).is_file()]
+
+    def packed(place: int) -> np.ndarray:
+        mask = read_mask(folder / mask_path(images[place]), picture_shape(folder / images[place]))
+        return np.packbits(preprocessing.apply_mask(mask))
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        masks = progress_bar(pool.map(packed, marked), desc=f"reading masks of {folder.name}", total=len(marked), unit="mask", leave=False)
+        lesions = dict(zip(marked, masks, strict=True))
+    if not any(mask.any() for mask in lesions.values()):
+        return None
+    places = [place for place, label in enumerate(labels) if not label or place in lesions]
+    none = np.zeros_like(lesions[marked[0]])
+    return LesionMasks(np.array(places), np.array([lesions.get(place, none) for place in places]), preprocessing.image_size)

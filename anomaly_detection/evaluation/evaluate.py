@@ -2,21 +2,24 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from anomaly_detection.baseline import Baseline
+from anomaly_detection.data.arrays import cache_folder
 from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
-from anomaly_detection.data.masks import load_masks
+from anomaly_detection.data.masks import LesionMasks, load_masks
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import NO_ABNORMAL, Part
 from anomaly_detection.data.twins import load_twins
 from anomaly_detection.evaluation.calibration import Calibration
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
+from anomaly_detection.evaluation.map_file import MapFile
 from anomaly_detection.evaluation.normals import Normals, needed, numbered
 from anomaly_detection.evaluation.pooling import patient_rows
 from anomaly_detection.evaluation.rows import check_finite, metrics_of, score_rows
@@ -29,7 +32,8 @@ logger = logging.getLogger(__name__)
 USUAL = 0.995
 TRAINING_IMAGES = 2000
 
-Masks = dict[str, tuple[np.ndarray, np.ndarray]]  # dataset: places of images in their set, masks (M, H, W)
+Masks = dict[str, LesionMasks]  # by dataset; their places are those in the set of all test images
+Maps = dict[str, np.ndarray]  # by dataset (M, H, W), of the same images
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,14 @@ def evaluate(
     patients = {part: source.patients(images) for part, images in (("train", train), ("val", val), ("test", test))}
     normals = look_at_normals(baseline, train, val, patients, alpha)
     calibration = normals.calibration
-    test_scores, maps, gallery = _look_at_tests(baseline, test, masks)
+    test_scores, maps, gallery = _look_at_tests(baseline, test, masks, source.data_root)
     parts: tuple[tuple[Part, ImageSet, Scores], ...] = (("val", val, normals.val_scores), ("test", test, test_scores))
     rows = Lines.of(row for part, images, scores in parts for row in score_rows(images, patients[part], part, scores, calibration, domains))
     metrics = metrics_of(rows, calibration, domains)
     _warn_of_few(metrics, alpha)
     _warn_of_normals_alone(metrics)
     for name in masks:
-        metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name][1])
+        metrics["datasets"][name] |= pixel_metrics(maps[name], masks[name])
     pairs = _look_at_twins(baseline, source, preprocessing, test, test_scores.score, maps, masks)
     _add_twin_metrics(metrics, pairs, rows)
     latent = np.concatenate([normals.val_scores.latent, test_scores.latent]).astype(np.float32)
@@ -148,13 +152,25 @@ def _look_at_twins(
     preprocessing: Mapping[str, Preprocessing],
     test: ImageSet,
     scores: np.ndarray,
-    maps: Mapping[str, np.ndarray],
+    maps: Maps,
     masks: Masks,
 ) -> list[dict[str, Any]]:
     """Lines of twins.csv; none where the data have no twins."""
     twins = load_twins(source, test, preprocessing)
-    known = {int(place): (maps[name][i], masks[name][1][i]) for name in masks for i, place in enumerate(masks[name][0])}
-    return [] if twins is None else twin_rows(baseline, twins, scores, known.get)
+    if twins is None:
+        return []
+    known = _numbers(masks)
+
+    def marked(place: int) -> tuple[np.ndarray, np.ndarray] | None:
+        name, number = known.get(place, (None, None))
+        return None if name is None else (maps[name][number], masks[name][number])
+
+    return twin_rows(baseline, twins, scores, marked)
+
+
+def _numbers(masks: Masks) -> dict[int, tuple[str, int]]:
+    """Of the places of images with known masks, the dataset and the number among its masks."""
+    return {place: (name, number) for name, known in masks.items() for number, place in enumerate(known.places.tolist())}
 
 
 def _add_twin_metrics(metrics: dict[str, Any], pairs: Sequence[dict[str, Any]], rows: Lines) -> None:
@@ -207,17 +223,17 @@ def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing],
         folder = source.data_root / source.catalog[dataset].root
         masks = load_masks(names[places].tolist(), labels[places].tolist(), folder, preprocessing[dataset])
         if masks is not None:
-            known[dataset] = places[masks[0]], masks[1]
+            known[dataset] = replace(masks, places=places[masks.places])
     return known
 
 
 def _gallery_masks(places: np.ndarray, masks: Masks) -> dict[str, np.ndarray]:
     """gallery_mask of the images at some places (n,) of their set; nothing where there are no masks."""
-    known = {int(place): mask for its_places, its_masks in masks.values() for place, mask in zip(its_places, its_masks, strict=True)}
-    if not known:
+    if not masks:
         return {}
-    empty = np.zeros_like(next(iter(known.values())))
-    return {"gallery_mask": np.array([known.get(int(place), empty) for place in places])}
+    known, empty = _numbers(masks), np.zeros_like(next(iter(masks.values()))[0])
+    found = [known.get(place) for place in places.tolist()]
+    return {"gallery_mask": np.array([empty if each is None else masks[each[0]][each[1]] for each in found])}
 
 
 def _look_at_validation(baseline: Baseline, images: ImageSet) -> tuple[Scores, float]:
@@ -231,18 +247,19 @@ def _look_at_validation(baseline: Baseline, images: ImageSet) -> tuple[Scores, f
     return scores, usual.value()
 
 
-def _look_at_tests(baseline: Baseline, images: ImageSet, masks: Masks) -> tuple[Scores, dict[str, np.ndarray], Gallery]:
-    """The scores of test images, the maps (M, H, W) of those with known masks by dataset, and the gallery."""
+def _look_at_tests(baseline: Baseline, images: ImageSet, masks: Masks, data_root: Path) -> tuple[Scores, Maps, Gallery]:
+    """The scores of test images, the maps of those with known masks, which lie beside the arrays of images meanwhile, and the gallery."""
     parts, gallery = [], Gallery()
-    maps = {name: np.empty(known.shape, np.float32) for name, (_, known) in masks.items()}
+    files = {name: MapFile(cache_folder(data_root.resolve())) for name in masks}
+    has_mask = {name: np.isin(np.arange(len(images)), known.places) for name, known in masks.items()}
     groups = list(zip(images.datasets, images.label.tolist(), strict=True))
     for batch, assessment in assessments(baseline, images):
         parts.append(Scores.of(baseline, batch.image, assessment))
         places = batch.index.cpu().numpy()
         gallery.add(places.tolist(), [groups[place] for place in places], batch.image, assessment)
         batch_maps = assessment.map[:, 0].float().cpu().numpy()
-        for name, (known, _) in masks.items():
-            maps[name][np.isin(known, places)] = batch_maps[np.isin(places, known)]
+        for name, file in files.items():
+            file.add(batch_maps[has_mask[name][places]])
     scores = Scores.joined(parts)
     check_finite(scores, images)
-    return scores, maps, gallery
+    return scores, {name: file.array() for name, file in files.items()}, gallery

@@ -1,22 +1,26 @@
 """How well an anomaly map shows where the lesion is: metrics over pixels, where masks exist; and what is usual in a map."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
+from anomaly_detection.data.arrays import release
+
 MAX_FALSE_POSITIVE_RATE = 0.3
+BLOCK = 2**20  # pixels that are sorted at a time
 PIXEL_METRICS = ("pixel_auroc", "pixel_average_precision", "aupro", "oracle_dice")
 
 
-def pixel_metrics(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+def pixel_metrics(maps: np.ndarray, masks: Sequence[np.ndarray]) -> dict[str, float]:
     """Metrics over all pixels of some test images.
 
     Args:
-        maps: (N, H, W), higher is more anomalous.
-        masks: (N, H, W) bool, True where the lesion is; all False of a normal image. Both values must occur.
+        maps: (N, H, W), higher is more anomalous; they may lie in a file.
+        masks: (N, H, W) bool, also as `LesionMasks`; True where the lesion is, all False of a normal image. Both values must occur.
 
     Returns:
         pixel_auroc, pixel_average_precision; aupro, see `aupro`; oracle_dice, the best Dice coefficient over all thresholds, one for all
@@ -51,15 +55,28 @@ class Called(NamedTuple):
     outside: int
 
     @classmethod
-    def of(cls, maps: np.ndarray, masks: np.ndarray) -> "Called":
-        """Of maps and masks as `pixel_metrics` takes them. Maps hold many millions of pixels: those outside of lesions are copied and sorted once."""
-        values, others = maps[masks], maps[~masks]
+    def of(cls, maps: np.ndarray, masks: Sequence[np.ndarray]) -> "Called":
+        """Of maps and masks as `pixel_metrics` takes them. They hold many millions of pixels: of those outside lesions `BLOCK` are held at a time."""
+        step = max(1, BLOCK // maps[0].size)
+        blocks = [slice(start, start + step) for start in range(0, len(maps), step)]
+        lesions = []
+        for block in blocks:
+            if (mask := masks[block]).any():
+                lesions.append((maps[block][mask], _weights(mask)))
+                release(maps)
+        values, weights = (np.concatenate(each) for each in zip(*lesions, strict=True))
         order = np.argsort(-values)
         last = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # of each value: equal ones are called together
-        each, overlap = values[order][last], np.cumsum(_weights(masks)[order])[last]
-        others.sort()
-        false, above = (len(others) - np.searchsorted(others, each, side) for side in ("left", "right"))
-        return cls(last + 1, overlap / overlap[-1], false, above, len(others))
+        rising, overlap = values[order][last][::-1], np.cumsum(weights[order])[last]
+        reached, passed = np.zeros((2, len(rising) + 1), np.int64)  # pixels outside of lesions by the number of values that they reach, and pass
+        for block in blocks:
+            others = np.sort(maps[block][~masks[block]])
+            release(maps)
+            count = np.searchsorted(rising, others, "right")
+            np.add.at(reached, count, 1)
+            np.add.at(passed, count - ((count > 0) & (rising[count - 1] == others)), 1)
+        false, above = (np.cumsum(counts[:0:-1]) for counts in (reached, passed))
+        return cls(last + 1, overlap / overlap[-1], false, above, int(reached.sum()))
 
 
 def _weights(masks: np.ndarray) -> np.ndarray:

@@ -130,11 +130,34 @@ def test_masks_of_stored_images(tmp_path):
     Image.fromarray(LESION.astype(np.uint16)).save(tmp_path / "masks" / "a.png")
     with_palette([(0, 0, 0), (0, 0, 0)]).save(tmp_path / "masks" / "c.png")
     images = ["normal/h.png", "abnormal/a.png", "abnormal/b.png", "abnormal/c.png"]
-    places, masks = load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
-    assert places.tolist() == [0, 1, 3]
+    masks = load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
+    assert masks.places.tolist() == [0, 1, 3]
     assert not masks[0].any()
     assert np.array_equal(masks[1], LESION)
     assert np.array_equal(masks[2], LESION)
+    assert np.array_equal(masks[1:], [LESION, LESION])
     Image.fromarray(LESION[:32]).save(tmp_path / "masks" / "b.png")
     with pytest.raises(UserError, match=r"masks/b\.png: is a mask of \(32, 64\) pixels for an image of \(64, 64\)"):
         load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
+
+
+def test_masks_of_an_odd_size_come_back_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    stored = rng.random((5, 9, 9)) < 0.4
+    for folder in ("abnormal", "masks"):
+        (tmp_path / folder).mkdir()
+        for i, mask in enumerate(stored):
+            Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / folder / f"{i}.png")
+    masks = load_masks([f"abnormal/{i}.png" for i in range(5)], [1] * 5, tmp_path, Preprocessing(image_size=9))
+    assert len(masks) == 5
+    assert all(np.array_equal(mask, whole) for mask, whole in zip(masks, stored, strict=True))
+    assert np.array_equal(masks[3:], stored[3:])
+    assert masks[0].dtype == masks[:2].dtype == bool
+
+
+def test_masks_without_a_lesion_are_none(tmp_path):
+    for folder in ("abnormal", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (9, 9)).save(tmp_path / folder / "a.png")
+    assert load_masks(["abnormal/a.png", "abnormal/b.png"], [1, 1], tmp_path, Preprocessing(image_size=9)) is None
+    assert load_masks([], [], tmp_path, Preprocessing(image_size=9)) is None

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from anomaly_detection.evaluation import localisation
 from anomaly_detection.evaluation.localisation import Called, aupro, pixel_metrics
+
+
+@pytest.fixture(params=[1, 300, 2**20])  # an image at a time, two, all of them
+def _blocks(request, monkeypatch):
+    monkeypatch.setattr(localisation, "BLOCK", request.param)
 
 
 def example(seed: int, levels: int | None = None):
@@ -53,6 +59,7 @@ def slow_aupro(maps, masks, limit):
 @pytest.mark.parametrize("levels", [None, 4])  # 4: many ties
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("limit", [0.3, 0.05, 1.0])
+@pytest.mark.usefixtures("_blocks")
 def test_aupro(seed, levels, limit):
     maps, masks = example(seed, levels)
     expected, regions = slow_aupro(maps, masks, limit)
@@ -67,6 +74,7 @@ def test_aupro_at_its_limits():
 
 
 @pytest.mark.parametrize("levels", [None, 4])
+@pytest.mark.usefixtures("_blocks")
 def test_the_other_pixel_metrics(levels):
     maps, masks = example(5, levels)
     values = pixel_metrics(maps, masks)
@@ -78,13 +86,16 @@ def test_the_other_pixel_metrics(levels):
     assert set(values) == {"pixel_auroc", "pixel_average_precision", "aupro", "oracle_dice"}
 
 
-def test_memory_is_a_few_bytes_a_pixel():
-    """Beside the maps and masks themselves, of which a hospital has many."""
-    rng = np.random.default_rng(0)
-    maps, masks = rng.normal(size=(50, 64, 64)).astype(np.float32), np.zeros((50, 64, 64), bool)
-    masks[::2, 20:26, 30:36] = True
-    tracemalloc.start()
-    pixel_metrics(maps, masks)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 8 * maps.size
+def test_memory_is_that_of_lesions_and_a_block(monkeypatch):
+    """However many images there are: a hospital has many."""
+    monkeypatch.setattr(localisation, "BLOCK", 2**14)
+    peaks = []
+    for count in (50, 400):
+        maps, masks = np.random.default_rng(0).normal(size=(count, 64, 64)).astype(np.float32), np.zeros((count, 64, 64), bool)
+        masks[:50:2, 20:26, 30:36] = True
+        tracemalloc.start()
+        pixel_metrics(maps, masks)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < maps.size
