@@ -53,7 +53,7 @@ setup(
     python_requires=">=3.10",
     install_requires=requirements,
     extras_require={
-        "test": ["pytest>=8.0", "ruff>=0.6", "setuptools>=77", "highdicom>=0.25", *onnx],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.0", "ruff>=0.6", "setuptools>=77", "highdicom>=0.25", *onnx],
         "onnx": onnx,
         "dask": ["dask[distributed]>=2024.1"],  # --backend dask, ray: experiments on several machines
         "ray": ["ray>=2.9"],

@@ -7,7 +7,7 @@ from PIL import Image
 
 from anomaly_detection.data.phantom.strata import STRATA
 from anomaly_detection.data.twins import NUMBERS
-from anomaly_detection.system.memory import keep_memory
+from anomaly_detection.system.memory import keep_memory, release_memory
 from tests.helpers import toy_images
 
 
@@ -16,6 +16,13 @@ def _fast():
     """The networks of the tests are too small to share: threads would cost more than they bring. Memory is handled as by the commands."""
     torch.set_num_threads(1)
     keep_memory()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frugal():
+    """What the tests of a file leave behind goes back to the system, as after an experiment."""
+    yield
+    release_memory()
 
 
 @pytest.fixture(autouse=True)
