@@ -163,9 +163,7 @@ def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, prep
     files, missing = [], []
     for entry in entries:
         try:
-            status = (root / entry.image).stat()
-            # the second time is newer, or the number another, where a file was replaced by one with the first's time, as archives leave them
-            files.append((entry.image, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            files.append((entry.image, *file_status(root / entry.image)))
         except OSError:
             missing.append(entry)
     if missing:
@@ -175,6 +173,13 @@ def _key(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Path, prep
         folder = folder.relative_to(base)
     content = [PIPELINE_VERSION, preprocessing.to_plain(), folder.as_posix(), files]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def file_status(path: Path) -> tuple[int, ...]:
+    """Numbers by which a file is known again; raises OSError where there is none."""
+    status = path.stat()
+    # the second time is newer, or the number another, where a file was replaced by one with the first's time, as archives leave them
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _find(folder: Path, stem: str, shape: tuple[int, ...]) -> KeptImages | None:

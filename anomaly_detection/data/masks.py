@@ -1,16 +1,23 @@
 """Lesion masks of test images, where there are any: `masks/` beside the folders of the images, the same file name in it."""
 
+import glob
+import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
+from anomaly_detection.data.arrays import PIPELINE_VERSION, cache_folder, file_status
+from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import decode, picture_shape
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar
 
 REDRAW = "save it as PNG, black where there is no lesion"
@@ -89,31 +96,84 @@ class LesionMasks(Sequence[np.ndarray]):
         return bits.astype(bool).reshape(*bits.shape[:-1], self.size, self.size)
 
 
-def load_masks(images: Sequence[str], labels: Sequence[int], folder: Path, preprocessing: Preprocessing) -> LesionMasks | None:
+def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> LesionMasks | None:
     """Masks of what the network sees of images, where it is known what lesions are in them: normal ones have none.
+
+    Mask files are read once and kept as bits beside the arrays of images, until one of them or its image changes; see `load_images`.
 
     Args:
         images, labels: paths in the dataset's folder, and 1 for abnormal ones.
-        folder: of the dataset.
-        preprocessing: of its images.
+        spec: their dataset.
+        data_root: the folder that holds the folders of the datasets.
+        preprocessing: of the images.
 
     Returns:
         Those of all normal images and of the abnormal ones that have a file, their places among those asked for; None where no lesion is in any.
 
     Raises:
-        UserError: a mask cannot be read, or is of another size than its image.
+        UserError: a mask cannot be read, or is of another size than its image; or the bits cannot be written.
     """
+    folder = Path(data_root) / spec.root
     marked = [place for place, (image, label) in enumerate(zip(images, labels, strict=True)) if label and (folder / mask_path(image)).is_file()]
+    if not marked:
+        return None
+    lesions = _kept([images[place] for place in marked], spec, Path(data_root), preprocessing)
+    if not lesions.any():
+        return None
+    places = np.array(sorted([*marked, *(place for place, label in enumerate(labels) if not label)]))
+    packed = np.zeros((len(places), lesions.shape[1]), np.uint8)
+    packed[np.searchsorted(places, marked)] = lesions
+    return LesionMasks(places, packed, preprocessing.image_size)
 
-    def packed(place: int) -> np.ndarray:
-        mask = read_mask(folder / mask_path(images[place]), picture_shape(folder / images[place]))
-        return np.packbits(preprocessing.apply_mask(mask))
+
+def _kept(images: Sequence[str], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> np.ndarray:
+    """(N, bytes) uint8, the bits of the masks of images that have one; where they are not kept, one process reads the files and others wait."""
+    stem = f"{spec.name}-masks-{preprocessing.image_size}"
+    key, shape = _key(images, spec, data_root, preprocessing), (len(images), -(-(preprocessing.image_size**2) // 8))
+    kept = _find(data_root / ".cache" / f"{stem}-{key}.npy", shape)
+    if kept is not None:
+        return kept
+    folder = cache_folder(data_root.resolve())
+    path = folder / f"{stem}-{key}.npy"
+    try:
+        with FileLock(folder / f"{stem}.lock"):
+            kept = _find(path, shape)  # another process may have made it meanwhile
+            if kept is None:
+                for stale in folder.glob(f"{glob.escape(stem)}-*.npy"):
+                    stale.unlink()
+                kept = _read(images, spec, data_root, preprocessing)
+                if key != _key(images, spec, data_root, preprocessing):
+                    raise UserError(f"{data_root / spec.root}: masks changed while they were read; run the same command again")
+                with whole_file(path) as partial, open(partial, "wb") as file:
+                    np.save(file, kept)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); masks are kept there") from None
+    return kept
+
+
+def _key(images: Sequence[str], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> str:
+    """A hash of all that decides what the bits are: of the images their size does, which the masks must have."""
+    root = data_root / spec.root
+    files = [(image, file_status(root / image), file_status(root / mask_path(image))) for image in images]
+    return hashlib.sha256(json.dumps([PIPELINE_VERSION, preprocessing.to_plain(), files]).encode()).hexdigest()[:16]
+
+
+def _find(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """What is kept in a file; None where there is none or it is damaged."""
+    try:
+        packed = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return packed if packed.shape == shape and packed.dtype == np.uint8 else None
+
+
+def _read(images: Sequence[str], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> np.ndarray:
+    """The bits of mask files."""
+    folder = data_root / spec.root
+
+    def packed(image: str) -> np.ndarray:
+        return np.packbits(preprocessing.apply_mask(read_mask(folder / mask_path(image), picture_shape(folder / image))))
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        masks = progress_bar(pool.map(packed, marked), desc=f"reading masks of {folder.name}", total=len(marked), unit="mask", leave=False)
-        lesions = dict(zip(marked, masks, strict=True))
-    if not any(mask.any() for mask in lesions.values()):
-        return None
-    places = [place for place, label in enumerate(labels) if not label or place in lesions]
-    none = np.zeros_like(lesions[marked[0]])
-    return LesionMasks(np.array(places), np.array([lesions.get(place, none) for place in places]), preprocessing.image_size)
+        bar = progress_bar(pool.map(packed, images), desc=f"reading {spec.name} masks", total=len(images), unit="mask", leave=False)
+        return np.array(list(bar))

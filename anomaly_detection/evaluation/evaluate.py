@@ -220,8 +220,8 @@ def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing],
     names, labels, datasets = np.array(images.names), images.label.cpu().numpy(), np.array(images.datasets)
     for dataset in dict.fromkeys(images.datasets):
         places = np.flatnonzero(datasets == dataset)
-        folder = source.data_root / source.catalog[dataset].root
-        masks = load_masks(names[places].tolist(), labels[places].tolist(), folder, preprocessing[dataset])
+        spec = source.catalog[dataset]
+        masks = load_masks(names[places].tolist(), labels[places].tolist(), spec, source.data_root, preprocessing[dataset])
         if masks is not None:
             known[dataset] = replace(masks, places=places[masks.places])
     return known

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_detection.data import masks as masks_module
+from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.masks import load_masks, mask_path, read_mask
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
@@ -18,6 +20,11 @@ def test_a_mask_lies_beside_the_folders_of_images():
     assert mask_path("abnormal/1.jpg") == "masks/1.png"
     assert mask_path("abnormal/a/2020.1%0.png") == "masks/a/2020.1%0.png"
     assert mask_path("1.tif") == "masks/1.png"
+
+
+def loaded(images, labels, folder, preprocessing):
+    spec = DatasetSpec(name="some", label=0, organ="liver", modality="ct", root=folder.name)
+    return load_masks(images, labels, spec, folder.parent, preprocessing)
 
 
 def with_palette(colours):
@@ -121,43 +128,88 @@ def test_a_mask_of_another_size_is_told(tmp_path):
         read_mask(tmp_path / "m.png", (64, 32))
 
 
-def test_masks_of_stored_images(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """Of a dataset."""
+    (tmp_path / "some").mkdir()
+    return tmp_path / "some"
+
+
+def test_masks_of_stored_images(folder):
     """What evaluation reads is what `read_mask` says, and a mask that does not fit its image ends it."""
-    for folder in ("normal", "abnormal", "masks"):
-        (tmp_path / folder).mkdir()
+    for name in ("normal", "abnormal", "masks"):
+        (folder / name).mkdir()
     for image in ("normal/h.png", "abnormal/a.png", "abnormal/b.png", "abnormal/c.png"):
-        Image.new("L", (64, 64)).save(tmp_path / image)
-    Image.fromarray(LESION.astype(np.uint16)).save(tmp_path / "masks" / "a.png")
-    with_palette([(0, 0, 0), (0, 0, 0)]).save(tmp_path / "masks" / "c.png")
+        Image.new("L", (64, 64)).save(folder / image)
+    Image.fromarray(LESION.astype(np.uint16)).save(folder / "masks" / "a.png")
+    with_palette([(0, 0, 0), (0, 0, 0)]).save(folder / "masks" / "c.png")
     images = ["normal/h.png", "abnormal/a.png", "abnormal/b.png", "abnormal/c.png"]
-    masks = load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
+    masks = loaded(images, [0, 1, 1, 1], folder, Preprocessing(image_size=64))
     assert masks.places.tolist() == [0, 1, 3]
     assert not masks[0].any()
     assert np.array_equal(masks[1], LESION)
     assert np.array_equal(masks[2], LESION)
     assert np.array_equal(masks[1:], [LESION, LESION])
-    Image.fromarray(LESION[:32]).save(tmp_path / "masks" / "b.png")
+    Image.fromarray(LESION[:32]).save(folder / "masks" / "b.png")
     with pytest.raises(UserError, match=r"masks/b\.png: is a mask of \(32, 64\) pixels for an image of \(64, 64\)"):
-        load_masks(images, [0, 1, 1, 1], tmp_path, Preprocessing(image_size=64))
+        loaded(images, [0, 1, 1, 1], folder, Preprocessing(image_size=64))
 
 
-def test_masks_of_an_odd_size_come_back_bit_for_bit(tmp_path):
+def test_masks_of_an_odd_size_come_back_bit_for_bit(folder):
     rng = np.random.default_rng(0)
     stored = rng.random((5, 9, 9)) < 0.4
-    for folder in ("abnormal", "masks"):
-        (tmp_path / folder).mkdir()
+    for name in ("abnormal", "masks"):
+        (folder / name).mkdir()
         for i, mask in enumerate(stored):
-            Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / folder / f"{i}.png")
-    masks = load_masks([f"abnormal/{i}.png" for i in range(5)], [1] * 5, tmp_path, Preprocessing(image_size=9))
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / name / f"{i}.png")
+    masks = loaded([f"abnormal/{i}.png" for i in range(5)], [1] * 5, folder, Preprocessing(image_size=9))
     assert len(masks) == 5
     assert all(np.array_equal(mask, whole) for mask, whole in zip(masks, stored, strict=True))
     assert np.array_equal(masks[3:], stored[3:])
     assert masks[0].dtype == masks[:2].dtype == bool
 
 
-def test_masks_without_a_lesion_are_none(tmp_path):
-    for folder in ("abnormal", "masks"):
-        (tmp_path / folder).mkdir()
-        Image.new("L", (9, 9)).save(tmp_path / folder / "a.png")
-    assert load_masks(["abnormal/a.png", "abnormal/b.png"], [1, 1], tmp_path, Preprocessing(image_size=9)) is None
-    assert load_masks([], [], tmp_path, Preprocessing(image_size=9)) is None
+def test_masks_without_a_lesion_are_none(folder):
+    for name in ("abnormal", "masks"):
+        (folder / name).mkdir()
+        Image.new("L", (9, 9)).save(folder / name / "a.png")
+    assert loaded(["abnormal/a.png", "abnormal/b.png"], [1, 1], folder, Preprocessing(image_size=9)) is None
+    assert loaded([], [], folder, Preprocessing(image_size=9)) is None
+
+
+def test_masks_are_read_once_until_one_changes(folder, monkeypatch):
+    images = [f"abnormal/{i}.png" for i in range(3)]
+    for name in ("abnormal", "masks"):
+        (folder / name).mkdir()
+        for i in range(3):
+            Image.fromarray(np.roll(LESION, i).astype(np.uint8)).save(folder / name / f"{i}.png")
+    read = []
+    monkeypatch.setattr(masks_module, "read_mask", lambda path, shape: read.append(path.name) or read_mask(path, shape))
+
+    def again(size=64):
+        read.clear()
+        masks = loaded([*images, "normal/n.png"], [1, 1, 1, 0], folder, Preprocessing(image_size=size))
+        return sorted(read), masks
+
+    every = ["0.png", "1.png", "2.png"]
+    names, first = again()
+    assert names == every
+    names, second = again()
+    assert names == []
+    assert second.places.tolist() == [0, 1, 2, 3]
+    assert np.array_equal(second[:], first[:])
+    assert again(32)[0] == every, "another size is another array"
+    assert again()[0] == again(32)[0] == [], "beside which the first stays"
+    Image.fromarray(LESION.T.astype(np.uint8) * 0 + 1).save(folder / "masks" / "1.png")
+    names, changed = again()
+    assert names == every
+    assert changed[1].all()
+    kept = list((folder.parent / ".cache").glob("some-masks-64-*.npy"))
+    assert len(kept) == 1, "what is out of date is gone"
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    names, mended = again()
+    assert names == every
+    assert np.array_equal(mended[:], changed[:])
+    Image.new("L", (64, 32)).save(folder / "abnormal" / "2.png")
+    with pytest.raises(UserError, match="is a mask of"):
+        again()
