@@ -1,4 +1,6 @@
 import logging
+import multiprocessing
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ def _fast():
 
 @pytest.fixture(autouse=True, scope="module")
 def _frugal():
-    """What the tests of a file leave behind goes back to the system, as after an experiment."""
+    """What the tests of a file leave behind goes back to the system, as after an experiment, and with it the server of processes that draw."""
     yield
     release_memory()
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        forkserver._forkserver._stop()
 
 
 @pytest.fixture(autouse=True)
