@@ -1,16 +1,19 @@
 """How far a metric may lie from what other patients would have given: 95 % intervals from a bootstrap over patients.
 
 Images of one patient are alike, so it is patients that are drawn with replacement, each with all its images; where nobody knows the patient, the
-image stands alone. Patients with normal images only, with abnormal ones only and with both are drawn apart (stratified), so that every sample has
-the classes that the images have. A sample is a row of weights; all samples are measured at once from cumulative sums, since a thousand calls of
-scikit-learn for each cell of a table would take minutes. `tests/evaluation/test_bootstrap.py` holds them against scikit-learn.
+image stands alone. Patients with normal images only, with abnormal ones only and with both are drawn apart (stratified), so that every sample has the
+classes that the images have. Datasets that share patients are drawn together, each patient with its images of all of them: what is odd about a body
+shows in every one, and a mean over them is less sure than one over as many datasets of others. A sample is a row of weights; all samples are measured
+at once from cumulative sums, since a thousand calls of scikit-learn for each cell of a table would take minutes. `tests/evaluation/test_bootstrap.py`
+holds them against scikit-learn.
 
 Percentiles of so few patients are too narrow (for 13 patients with images of both classes they hold the true AUROC in 86 % of cases, not 95 %):
 drawn are n - 1 of n (McCarthy and Snowden, 1985: the variance is that of n, unbiased), and the interval is the value ± t standard errors on the
 logit scale (delta method). `python -m benchmarks.intervals` simulates what it covers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from statistics import mean
 
 import numpy as np
@@ -35,13 +38,18 @@ def unit_of(patients: Patients) -> str:
     return unit_word(np.array([patient is None for patient in patients], bool))
 
 
-def resample(labels: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
+def resample(
+    labels: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED, sizes: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
     """How much each sample holds of each image: (b, N) blocks, `samples` rows in all; the same for the same labels, patients and seed.
 
-    Of n patients of a kind n - 1 are drawn, and weigh as much as n.
+    Of n patients of a kind n - 1 are drawn, and weigh as much as n. With `sizes` the images are those of so many datasets, one after the other, and
+    patients are drawn apart by the first dataset that shows them, too.
     """
     rng, unit = np.random.default_rng(seed), numbered(patients)
     kinds = _kinds(labels, unit)
+    if sizes is not None:
+        kinds = kinds + 4 * np.repeat(np.arange(len(sizes)), sizes)[np.unique(unit, return_index=True)[1]]
     while samples > 0:
         block = min(samples, max(1, _CELLS // len(labels)))
         weights = np.zeros((block, len(kinds)))
@@ -123,10 +131,42 @@ def metric_samples(
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def auroc_samples(labels: np.ndarray, scores: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> np.ndarray:
-    """(D, samples) of the AUROC of D detectors with scores (D, N): what `metric_samples` has of each, sooner. There are images of both classes."""
-    blocks = resample(labels, patients, samples, seed)
-    return np.hstack([[_area(*_curve(labels, each, weights)) for each in scores] for weights in blocks])
+def sharing(patients: Mapping[str, Patients]) -> list[list[str]]:
+    """The datasets, together those that show the same patients, straight or by way of others, in the order of their first.
+
+    A name that occurs in two datasets is taken for one patient's. Nobody shares images whose patient is not known.
+    """
+    known, order = {name: set(own) - {None} for name, own in patients.items()}, list(patients)
+    groups: list[list[str]] = []
+    for name in order:
+        alike = [group for group in groups if any(known[name] & known[other] for other in group)]
+        groups = [group for group in groups if group not in alike] + [sorted([*chain(*alike), name], key=order.index)]
+    return sorted(groups, key=lambda group: order.index(group[0]))
+
+
+def auroc_samples(
+    labels: np.ndarray, scores: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED, sizes: Sequence[int] | None = None
+) -> np.ndarray:
+    """(G, D, samples) of the AUROC on G datasets of D detectors with scores (D, N): what `metric_samples` has of each, sooner.
+
+    Args:
+        labels: (N,), in each dataset of both classes.
+        sizes: how many images are of each dataset, one after the other; None: all are of one. See `resample`.
+    """
+    parts, areas = _parts(len(labels), sizes), []
+    for weights in resample(labels, patients, samples, seed, sizes):
+        with np.errstate(invalid="ignore"):
+            areas.append([[_area(*_curve(labels[part], each[part], weights[:, part])) for each in scores] for part in parts])
+    drawn = np.concatenate(areas, axis=-1)
+    # of patients that several datasets share, a sample may hold none of a class of one: it says nothing of that one
+    whole = [[_area(*_curve(labels[part], each[part], np.ones((1, len(each[part]))))) for each in scores] for part in parts]
+    return np.where(np.isnan(drawn), np.array(whole), drawn)
+
+
+def _parts(images: int, sizes: Sequence[int] | None) -> list[slice]:
+    """Where each dataset lies."""
+    ends = np.cumsum([images] if sizes is None else sizes).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def metric_intervals(
@@ -138,14 +178,19 @@ def metric_intervals(
     return {name: share_interval_of(float(values[name][0]), drawn[name], freedom(labels, patients)) for name in drawn}
 
 
-def share_samples(flags: np.ndarray, patients: Patients) -> np.ndarray:
-    """(samples,) of the share of images that bear a flag, for flags (N,) from 0 to 1."""
-    return np.concatenate([weights @ flags / weights.sum(axis=1) for weights in resample(np.zeros(len(flags), int), patients)])
+def share_samples(flags: np.ndarray, patients: Patients, seed: int = SEED, sizes: Sequence[int] | None = None) -> np.ndarray:
+    """(G, D, samples) of the share of images that bear a flag, for D flags (D, N) from 0 to 1, on G datasets; for `sizes` see `auroc_samples`."""
+    parts, shares = _parts(flags.shape[1], sizes), []
+    for weights in resample(np.zeros(flags.shape[1], int), patients, seed=seed, sizes=sizes):
+        with np.errstate(invalid="ignore"):
+            shares.append([[weights[:, part] @ each[part] / weights[:, part].sum(axis=1) for each in flags] for part in parts])
+    drawn = np.concatenate(shares, axis=-1)
+    return np.where(np.isnan(drawn), np.array([[[each[part].mean()] for each in flags] for part in parts]), drawn)
 
 
 def share_interval(flags: np.ndarray, patients: Patients) -> list[float]:
     """[low, high] of the share of images that bear a flag (N,) bool."""
-    return share_interval_of(float(flags.mean()), share_samples(flags, patients), freedom(np.zeros(len(flags), int), patients))
+    return share_interval_of(float(flags.mean()), share_samples(flags[None], patients)[0, 0], freedom(np.zeros(len(flags), int), patients))
 
 
 def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[float]:

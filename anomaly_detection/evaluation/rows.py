@@ -178,7 +178,7 @@ def _dataset_metrics(rows: Lines, calibration: Calibration, domains: Domains) ->
     for kind, label in (("normal", 0), ("abnormal", 1)):
         if own := test.where(label=label):
             values[f"unknown_{kind}"] = float(np.mean(own.column("unknown_domain")))
-    pooled = patient_metrics(patients_of(test), test.column("label"), test.column("score"), test.column("unknown_domain") == 0)
+    pooled = patient_metrics(test.column("patient").tolist(), test.column("label"), test.column("score"), test.column("unknown_domain") == 0)
     return values | ({"patients": pooled} if pooled else {})
 
 
@@ -224,17 +224,12 @@ def _calibrated_on(rows: Lines) -> list[str]:
 
 def _observed(rows: Lines, flags: np.ndarray) -> dict[str, Any]:
     flags = flags.astype(bool)
-    return {"observed": float(flags.mean()), "interval": share_interval(flags, patients_of(rows))}
+    return {"observed": float(flags.mean()), "interval": share_interval(flags, rows.column("patient").tolist())}
 
 
 def _metrics(rows: Lines, column: str, called: np.ndarray) -> dict[str, Any]:
-    labels, scores, called, patients = rows.column("label"), rows.column(column), called.astype(bool), patients_of(rows)
+    labels, scores, called, patients = rows.column("label"), rows.column(column), called.astype(bool), rows.column("patient").tolist()
     return {**image_metrics(labels, scores, called), "intervals": metric_intervals(labels, scores, called, patients), "unit": unit_of(patients)}
-
-
-def patients_of(rows: Lines) -> list[str | None]:
-    """Whose each image is; those of two datasets are two."""
-    return [patient and f"{dataset}/{patient}" for dataset, patient in zip(rows.column("dataset"), rows.column("patient"), strict=True)]
 
 
 def read_scores(path: Path) -> Lines:

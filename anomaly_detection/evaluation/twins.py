@@ -134,7 +134,7 @@ def twin_samples(pairs: Rows, test: Lines) -> dict[str, Drawn]:
         scores, twin_scores = _scores_of(members)
         flags = (scores > twin_scores) + 0.5 * (scores == twin_scores)
         degrees = freedom(np.zeros(len(flags), int), units)
-        drawn[f"{prefix}twin_rate"] = Drawn(twin_rate(scores, twin_scores), share_samples(flags, units), degrees)
+        drawn[f"{prefix}twin_rate"] = Drawn(twin_rate(scores, twin_scores), share_samples(flags[None], units)[0, 0], degrees)
         if prefix:
             labels = np.repeat([0, 1], [len(normals), len(members)])
             scores = np.concatenate([normals.column("score"), scores])

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -17,13 +18,14 @@ from anomaly_detection.evaluation.bootstrap import (
     over_seeds,
     seeds_interval,
     share_samples,
+    sharing,
 )
 from anomaly_detection.evaluation.metrics import has_both
-from anomaly_detection.evaluation.rows import patients_of, pool
+from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
 from anomaly_detection.system.lines import Lines
 
-_DRAWN: dict[bytes, tuple[float, np.ndarray]] = {}  # 8 KB each
+_DRAWN: dict[bytes, tuple[list[float], np.ndarray]] = {}  # 8 KB of each network and dataset
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,27 @@ class Scored:
     def auroc(self) -> float:
         """Of images of both classes."""
         return float(roc_auc_score(self.labels, self.scores))
+
+
+class Measured(NamedTuple):
+    """A metric in [0, 1] of S networks on one dataset, or in the mean over some.
+
+    Attributes:
+        values: of each network.
+        samples: (S, B) of each, over patients.
+        degrees: of freedom, of the patients.
+        group: the same number for datasets that share patients.
+    """
+
+    values: list[float]
+    samples: np.ndarray
+    degrees: float
+    group: int = 0
+
+    def paired(self) -> "Measured":
+        """Of every other network, from the first, minus that of the one behind it."""
+        values = [one - other for one, other in zip(self.values[::2], self.values[1::2], strict=True)]
+        return self._replace(values=values, samples=self.samples[::2] - self.samples[1::2])
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ def scored(rows: Lines, dataset: str | None = None, score: str = "score", called
     images = chosen.take(np.lexsort((chosen.column("image"), chosen.column("dataset"))))
     scores = images.column(score)
     calls = images.column(called).astype(bool) if isinstance(called, str) else scores > called
-    return Scored(images.column("label"), scores, calls, tuple(patients_of(images)))
+    return Scored(images.column("label"), scores, calls, tuple(images.column("patient")))
 
 
 def intervals_over_seeds(trainings: Sequence[Scored], values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -104,58 +127,64 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         one, other: by dataset the scores of each seed, the same seeds in the same order.
         outside: the share of cases in which the true difference lies outside of its interval.
     """
-    by_dataset: dict[str, Difference] = {}
-    values, drawn, degrees = [], [], []
-    for number, dataset in enumerate(one):
-        pairs = list(zip(one[dataset], other[dataset], strict=True))
-        if not has_both(pairs[0][0].labels):
-            continue
-        each = _aurocs([network for pair in pairs for network in pair], number)
-        both = list(zip(each[::2], each[1::2], strict=True))
-        values.append([a[0] - b[0] for a, b in both])
-        drawn.append(np.array([a[1] - b[1] for a, b in both]))
-        degrees.append(freedom(pairs[0][0].labels, pairs[0][0].patients))
-        by_dataset[dataset] = difference_of(values[-1], drawn[-1], degrees[-1], outside)
-    if not by_dataset:
+    aurocs = _aurocs({dataset: [network for pair in zip(one[dataset], other[dataset], strict=True) for network in pair] for dataset in one})
+    paired = {dataset: each.paired() for dataset, each in aurocs.items()}
+    if not paired:
         return {}
-    by_dataset["mean"] = difference_of(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees), outside)
-    return by_dataset
+    return {name: _difference(each, outside) for name, each in {**paired, "mean": _mean(paired)}.items()}
 
 
 def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]:
     """[low, high] of the mean over datasets and seeds of AUROC, of 95 %, over patients and seeds.
 
     Args:
-        networks: by dataset, each with images of both classes, the scores of each seed, the same seeds in the same order.
+        networks: by dataset, at least one with images of both classes, the scores of each seed, the same seeds in the same order.
     """
-    each = [_aurocs(seeds, number) for number, seeds in enumerate(networks.values())]
-    values, drawn = [[value for value, _ in seeds] for seeds in each], [np.array([samples for _, samples in seeds]) for seeds in each]
-    degrees = [freedom(seeds[0].labels, seeds[0].patients) for seeds in networks.values()]
-    return seeds_interval(np.mean(values, axis=0).tolist(), np.mean(drawn, axis=0), _together(drawn, degrees))
+    together = _mean(_aurocs(networks))
+    return seeds_interval(together.values, together.samples, together.degrees)
 
 
-def _together(drawn: Sequence[np.ndarray], degrees: Sequence[int]) -> float:
-    """The freedom of a sum of variances, of which each dataset's has its own (Satterthwaite 1946); 0 where one has none."""
+def _mean(measured: Mapping[str, Measured]) -> Measured:
+    """Over datasets. Its freedom is that of a sum of variances (Satterthwaite 1946), one of each group of datasets that share patients, which has the
+    least freedom of them; 0 where one has none."""
+    groups: dict[int, list[Measured]] = {}
+    for each in measured.values():
+        groups.setdefault(each.group, []).append(each)
+    values, samples = (np.mean([each[place] for each in measured.values()], axis=0) for place in (0, 1))
+    degrees = [min(each.degrees for each in group) for group in groups.values()]
     if not all(degrees):
-        return 0.0
-    of_each = np.array([samples.mean(axis=0).var() for samples in drawn])
-    return of_each.sum() ** 2 / (of_each**2 / np.array(degrees)).sum() if of_each.any() else min(degrees)
+        return Measured(values.tolist(), samples, 0)
+    of_each = np.array([np.sum([each.samples for each in group], axis=0).mean(axis=0).var() for group in groups.values()])
+    return Measured(values.tolist(), samples, of_each.sum() ** 2 / (of_each**2 / degrees).sum() if of_each.any() else min(degrees))
 
 
-def _aurocs(networks: Sequence[Scored], seed: int) -> list[tuple[float, np.ndarray]]:
-    """The AUROC of networks on the same images, and (samples,) of each; drawn once, since a study asks again after each experiment."""
-    keys = [_key(network, seed) for network in networks]
-    new = {key: network for key, network in zip(keys, networks, strict=True) if key not in _DRAWN}
+def _aurocs(networks: Mapping[str, Sequence[Scored]]) -> dict[str, Measured]:
+    """Of each dataset with images of both classes; of datasets that share patients a sample holds the same ones."""
+    both, order, measured = {name: each for name, each in networks.items() if has_both(each[0].labels)}, list(networks), {}
+    for names in sharing({name: each[0].patients for name, each in both.items()}):
+        number = order.index(names[0])
+        drawn = _drawn(list(zip(*(both[name] for name in names), strict=True)), number)
+        for place, name in enumerate(names):
+            values, samples = [values[place] for values, _ in drawn], np.array([samples[place] for _, samples in drawn])
+            measured[name] = Measured(values, samples, freedom(both[name][0].labels, both[name][0].patients), number)
+    return {name: measured[name] for name in both}
+
+
+def _drawn(networks: Sequence[Sequence[Scored]], seed: int) -> list[tuple[list[float], np.ndarray]]:
+    """Of networks, each on the same G datasets, the AUROCs and samples (G, B); drawn once, since a study asks again after each experiment."""
+    keys = [_key(parts, seed) for parts in networks]
+    new = {key: parts for key, parts in zip(keys, networks, strict=True) if key not in _DRAWN}
     if new:
-        labels, patients = networks[0].labels, networks[0].patients
-        drawn = auroc_samples(labels, np.array([network.scores for network in new.values()]), patients, seed=seed)
-        _DRAWN.update({key: (new[key].auroc, samples) for key, samples in zip(new, drawn, strict=True)})
+        labels, patients = np.concatenate([part.labels for part in networks[0]]), [who for part in networks[0] for who in part.patients]
+        scores = np.array([np.concatenate([part.scores for part in parts]) for parts in new.values()])
+        drawn = auroc_samples(labels, scores, patients, seed=seed, sizes=[len(part.labels) for part in networks[0]])
+        _DRAWN.update({key: ([part.auroc for part in new[key]], drawn[:, place]) for place, key in enumerate(new)})
     return [_DRAWN[key] for key in keys]
 
 
-def _key(network: Scored, seed: int) -> bytes:
-    """Of all that samples of a network's AUROC depend on."""
-    content = [network.labels.tobytes(), network.scores.tobytes(), repr((network.patients, seed)).encode()]
+def _key(parts: Sequence[Scored], seed: int) -> bytes:
+    """Of all that samples of a network's AUROCs depend on."""
+    content = [each for part in parts for each in (part.labels.tobytes(), part.scores.tobytes(), repr((part.patients, seed)).encode())]
     return hashlib.sha256(b"".join(hashlib.sha256(each).digest() for each in content)).digest()
 
 
@@ -191,16 +220,18 @@ def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
 
 def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Mapping[str, Raised]]) -> Difference:
     """Mean of the datasets' twin rates of networks minus that of others, paired: the same seeds in the same order, the same pairs."""
-    sides = list(zip(one, other, strict=True))
-    values = [float(np.mean([a[name].flags.mean() - b[name].flags.mean() for name in a])) for a, b in sides]
-    # the same draws for every dataset: those of a set of phantoms show the same bodies
-    drawn = [
-        np.mean([share_samples(a[name].flags, a[name].patients) - share_samples(b[name].flags, b[name].patients) for name in a], axis=0)
-        for a, b in sides
-    ]
-    return difference_of(values, np.array(drawn), sum(len(set(each.patients)) - 1 for each in one[0].values()))
+    networks, order, paired = [each for pair in zip(one, other, strict=True) for each in pair], list(one[0]), {}
+    for names in sharing({name: each.patients for name, each in one[0].items()}):
+        parts, number = [one[0][name] for name in names], order.index(names[0])
+        flags = np.array([np.concatenate([network[name].flags for name in names]) for network in networks])
+        drawn = share_samples(flags, [who for part in parts for who in part.patients], number, [len(part.flags) for part in parts])
+        for name, part, samples in zip(names, parts, drawn, strict=True):
+            degrees = freedom(np.zeros(len(part.flags), int), part.patients)
+            paired[name] = Measured([float(network[name].flags.mean()) for network in networks], samples, degrees, number).paired()
+    return _difference(_mean(paired))
 
 
-def difference_of(values: Sequence[float], drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> Difference:
+def _difference(measured: Measured, outside: float = OUTSIDE) -> Difference:
     """The mean over trainings of a difference, with its interval; see `over_seeds`."""
-    return Difference(mean(values), *difference_interval(mean(values), *over_seeds(values, drawn, degrees), outside))
+    value = mean(measured.values)
+    return Difference(value, *difference_interval(value, *over_seeds(measured.values, measured.samples, measured.degrees), outside))

@@ -18,6 +18,7 @@ from anomaly_detection.evaluation.bootstrap import (
     seeds_interval,
     share_interval,
     share_interval_of,
+    sharing,
     unit_of,
     weighted_metrics,
 )
@@ -74,7 +75,25 @@ def test_samples_of_auroc_alone_are_those_of_scikit_learn():
     (weights,) = resample(labels, strangers(labels), samples=25, seed=3)
     detectors = np.array([scores, -scores, np.round(scores)])
     expected = [[roc_auc_score(labels, each, sample_weight=weight) for weight in weights] for each in detectors]
-    assert auroc_samples(labels, detectors, strangers(labels), 25, 3) == pytest.approx(np.array(expected))
+    assert auroc_samples(labels, detectors, strangers(labels), 25, 3)[0] == pytest.approx(np.array(expected))
+
+
+def test_datasets_share_patients_straight_or_by_way_of_others():
+    patients = {"a": ["1", "2", None], "b": ["7", None], "c": ["3"], "d": ["3", "2"], "e": [None]}
+    assert sharing(patients) == [["a", "c", "d"], ["b"], ["e"]]
+    assert sharing({}) == []
+
+
+def test_a_sample_has_as_much_of_a_patient_in_every_dataset():
+    """Patients 1 to 6 are in the first dataset, 4 to 9 in the second; each dataset's own, and each class, are drawn apart."""
+    patients = [*"123456", *"446789"]
+    labels = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1])
+    (weights,) = resample(labels, patients, samples=50, seed=1, sizes=[6, 6])
+    by_patient = [weights[:, [place for place, who in enumerate(patients) if who == name]] for name in "123456789"]
+    assert all(np.ptp(each, axis=1) == pytest.approx(0) for each in by_patient)
+    assert len(np.unique(weights[:, 3])) > 1
+    for members in ("1234", "56", "789"):
+        assert sum(by_patient[int(name) - 1][:, 0] for name in members) == pytest.approx(np.full(50, len(members)))
 
 
 def test_the_sample_as_it_is_has_the_metrics_of_the_table():

@@ -194,13 +194,22 @@ def test_a_promise_on_a_domain_of_two_datasets_is_of_both_and_names_what_it_coun
         assert metrics[name]["unknown"]["datasets"] == ["a", "b", "c"]
 
 
-def test_patients_of_one_name_in_two_datasets_are_two():
+def test_all_images_of_two_datasets_of_the_same_patients_say_no_more_than_those_of_one():
+    rows = make_rows("a", "liver", 0)
+    again = [{**row, "dataset": "b"} for row in rows]
+    others = [{**row, "patient": f"other {row['patient']}"} for row in again]
+    single, same, apart = (metrics_of(Lines.of(each), CALIBRATION, DOMAINS)["pooled"] for each in (rows, rows + again, rows + others))
+    assert single["auroc"] == same["auroc"] == apart["auroc"]
+    assert same["intervals"]["auroc"] == pytest.approx(single["intervals"]["auroc"])
+    low, high = single["intervals"]["auroc"]
+    assert low < apart["intervals"]["auroc"][0] < apart["intervals"]["auroc"][1] < high
+
+
+def test_each_dataset_of_the_same_patients_is_measured_by_itself():
     rows = make_rows("a", "liver", 0) + make_rows("b", "lung", 100)
     renamed = [{**row, "patient": f"{row['dataset']} {row['patient']}"} for row in rows]
-    whole, same = (metrics_of(Lines.of(each), CALIBRATION, DOMAINS) for each in (rows, renamed))
+    whole, same = (metrics_of(Lines.of(each), CALIBRATION, DOMAINS)["datasets"] for each in (rows, renamed))
     assert whole == same
-    merged = [{**row, "dataset": "a", "organ": "liver"} for row in rows]
-    assert metrics_of(Lines.of(merged), CALIBRATION, DOMAINS)["pooled"] != whole["pooled"], "the names do matter"
 
 
 def test_json_is_written_whole(tmp_path):

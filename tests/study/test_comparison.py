@@ -1,13 +1,15 @@
 """Paired differences between two detectors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.evaluation.bootstrap import metric_samples
+from anomaly_detection.evaluation.bootstrap import metric_samples, share_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
-from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, mean_auroc_interval, scored
+from anomaly_detection.study.comparison import Raised, Scored, differences, intervals_over_seeds, mean_auroc_interval, scored, twin_rate_difference
 from anomaly_detection.system.lines import Lines
 
 
@@ -56,7 +58,7 @@ def test_images_are_paired_by_name():
     lines = Lines.of(rows)
     found = scored(lines, "x")
     assert (found.labels.tolist(), found.scores.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
-    assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "x/P", "x/P"))
+    assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "P", "P"))
     everything = scored(lines, None, "other", -2.5)
     assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0, -8.0], [True, True, False, False, False])
 
@@ -151,3 +153,102 @@ def test_a_difference_of_aurocs_reaches_no_further_than_one():
     few = tuple(f"P{i // 25}" for i in range(100))
     found = differences({"a": [example(0, 3.0, few), example(1, -1.0, few)]}, {"a": [example(2, 0.0, few), example(3, 0.0, few)]})["a"]
     assert (found.low, found.high) == (-1.0, 1.0)
+
+
+BODIES = tuple(f"body {i}" for i in range(100))
+
+
+def test_the_same_bodies_in_another_dataset_make_a_mean_no_surer():
+    """Three times the same images say as much as once; as those of other patients they would be surer by the root of 3."""
+
+    def width(interval):
+        return interval[1] - interval[0]
+
+    one, other = ([example(seed, shift, BODIES) for seed in range(2)] for shift in (1.5, 0.5))
+    thrice = differences(dict.fromkeys("abc", one), dict.fromkeys("abc", other))
+    once = differences({"a": one}, {"a": other})["mean"]
+    assert (thrice["mean"].low, thrice["mean"].high) == pytest.approx((thrice["b"].low, thrice["b"].high))
+    assert (thrice["mean"].low, thrice["mean"].high) == pytest.approx((once.low, once.high), rel=0.05)  # others of the samples' random numbers
+    once, thrice = mean_auroc_interval({"a": one[:1]}), mean_auroc_interval(dict.fromkeys("abc", one[:1]))
+    assert thrice == pytest.approx(once, rel=0.02)
+    others = {name: [replace(one[0], patients=tuple(f"{name}{who}" for who in BODIES))] for name in "abc"}
+    assert width(once) / width(mean_auroc_interval(others)) == pytest.approx(3**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("shared", [0, 20, 40])
+def test_deviations_of_means_over_sets_of_bodies_are_those_of_simulations(shared):
+    """Three datasets of 20 normal and 20 abnormal bodies, of which some are in all; what is odd about a body shows wherever it is."""
+
+    def simulated(seed):
+        rng = np.random.default_rng(seed)
+        labels, oddness, datasets = np.tile([0, 1], 20), rng.normal(size=40), {}
+        for name in "abc":
+            common = np.arange(40) < shared
+            scores = labels + 0.9 * np.where(common, oddness, rng.normal(size=40)) + 0.45 * rng.normal(size=40)
+            patients = tuple(f"{i}" if here else f"{name}{i}" for i, here in enumerate(common))
+            datasets[name] = [Scored(labels, scores, scores > 1, patients)]
+        return datasets
+
+    means = [np.mean([each.auroc for (each,) in simulated(seed).values()]) for seed in range(1000)]
+    constant = {name: [replace(each[0], scores=np.zeros(40))] for name, each in simulated(0).items()}  # 0.5 in every sample
+    found = [differences(simulated(seed), constant)["mean"] for seed in range(40)]
+    freedom = student.ppf(0.975, 19 if shared else 57)  # of 20 bodies of a class, or of three times as many
+    assert np.mean([(each.high - each.low) / 2 / freedom for each in found]) == pytest.approx(np.std(means), rel=0.12)
+
+
+def test_the_freedom_of_a_mean_over_shared_and_other_patients_by_hand():
+    """Two datasets of the same 100 bodies are one source of variance with 49 degrees of freedom, a third of four patients another with 1."""
+    few = tuple(f"P{i // 25}" for i in range(100))
+    patients = {"a": BODIES, "few": few, "b": BODIES}
+    one, two = (
+        {name: [example(seed + start, shift, who)] for seed, (name, who) in enumerate(patients.items())} for start, shift in ((0, 1.5), (3, 0.5))
+    )
+    found = differences(one, two)
+    reach = {name: (found[name].high - found[name].low) / 2 for name in (*patients, "mean")}
+    of_few = (reach["few"] / student.ppf(0.975, 1) / 3) ** 2
+    of_bodies = (_deviation_of_pair(one, two) / 3) ** 2
+    freedom = (of_few + of_bodies) ** 2 / (of_few**2 / 1 + of_bodies**2 / 49)
+    assert reach["mean"] == pytest.approx(student.ppf(0.975, freedom) * np.sqrt(of_few + of_bodies), rel=0.1)  # the two are drawn independently
+
+
+def _deviation_of_pair(one, two) -> float:
+    """Of the sum of the differences on a and b, whose bodies are drawn together: weights of every body in a loop."""
+    rng, sums = np.random.default_rng(5), []
+    for _ in range(400):
+        weights = np.concatenate([np.bincount(rng.integers(50, size=49), minlength=50) for _ in range(2)])
+        aurocs = [[roc_auc_score(each.labels, each.scores, sample_weight=weights) for each in (one[name][0], two[name][0])] for name in "ab"]
+        sums.append(sum(first - second for first, second in aurocs))
+    return float(np.std(sums))
+
+
+def pairs(seed: int, rate: float, patients=BODIES) -> Raised:
+    return Raised((np.random.default_rng(seed).random(len(patients)) < rate).astype(float), patients)
+
+
+def test_a_difference_of_twin_rates_by_hand():
+    """Over two sets of the same 100 bodies: the variance of a body's mean over them, and 99 degrees of freedom."""
+    one, other = {"a": pairs(0, 0.9), "b": pairs(1, 0.8)}, {"a": pairs(2, 0.7), "b": pairs(3, 0.7)}
+    of_each_body = np.mean([one[name].flags - other[name].flags for name in "ab"], axis=0)
+    found = twin_rate_difference([one], [other])
+    assert found.value == pytest.approx(of_each_body.mean())
+    reach = student.ppf(0.975, 99) * of_each_body.std(ddof=1) / 10
+    assert ((found.high - found.low) / 2, (found.high + found.low) / 2) == pytest.approx((reach, found.value), rel=0.06)
+    drawn = share_samples(of_each_body[None] / 2 + 0.5, BODIES)[0, 0] * 2
+    assert (found.high - found.low) / 2 == pytest.approx(student.ppf(0.975, 99) * drawn.std()), "the same samples"
+
+
+def test_pairs_of_nobody_known_are_each_a_unit_and_a_set_of_one_patient_says_nothing():
+    strangers, single = (None,) * 100, ("P",) * 100
+    known, unknown, one = (twin_rate_difference([{"a": pairs(0, 0.9, who)}], [{"a": pairs(1, 0.7, who)}]) for who in (BODIES, strangers, single))
+    assert (unknown.low, unknown.high) == (known.low, known.high)
+    assert (one.low, one.high) == (-1.0, 1.0)
+    beside = twin_rate_difference(*([{"a": pairs(seed, 0.8), "b": pairs(seed + 1, 0.8, single)}] for seed in (0, 2)))
+    assert (beside.low, beside.high) == (-1.0, 1.0)
+
+
+def test_a_sample_without_a_class_of_a_dataset_says_nothing_of_it():
+    """Of 100 bodies a second dataset shows four; some samples have none of them."""
+    whole = example(0, 1.0, BODIES)
+    few = Scored(whole.labels[48:52], whole.scores[48:52], whole.called[48:52], BODIES[48:52])
+    low, high = mean_auroc_interval({"a": [whole], "b": [few]})
+    assert 0 <= low < high <= 1

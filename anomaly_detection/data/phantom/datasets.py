@@ -40,9 +40,10 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_folder
 from anomaly_detection.system.processes import map_jobs
 
-VERSION = 3  # of what is rendered: with any other, other pixels or files come of the same seed
+VERSION = 4  # of what is rendered: with any other, other pixels or files come of the same seed
 IMAGES = dict(zip(SPLITS, (300, 40, 50, 75), strict=True))  # of a dataset in each split; half a minute of two cores
 DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xray": (2, "lung", "xray")}  # label, organ, modality
+BODY = r"0*(\d+)"  # in a file's name: the patient, one and the same in all datasets
 
 Mixture = Literal["strata", "clinical"]
 MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
@@ -69,7 +70,7 @@ class Written(NamedTuple):
 def phantom_catalog() -> dict[str, DatasetSpec]:
     """The datasets by name, as the datasets.yaml beside them describes them."""
     entries = ((name, dict(zip(("label", "organ", "modality"), values, strict=True))) for name, values in DATASETS.items())
-    return {name: DatasetSpec(name=name, root=name, **values) for name, values in entries}
+    return {name: DatasetSpec(name=name, root=name, patient=BODY, **values) for name, values in entries}
 
 
 def other_version(data_root: Path) -> str | None:
@@ -209,7 +210,8 @@ def _write_lists(folder: Path, jobs: list[Job], written: list[list[Written]], se
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join([header, *sorted(rows, key=lambda row: row.rsplit(" ", 1)[::-1])]) + "\n", encoding="utf-8")
     specs = phantom_catalog().values()
-    entries = (f"{s.name}:\n  label: {s.label}\n  organ: {s.organ}\n  modality: {s.modality}\n  root: {s.root}\n" for s in specs)
+    keys = ("label", "organ", "modality", "root", "patient")
+    entries = (f"{spec.name}:\n" + "".join(f"  {key}: {getattr(spec, key)}\n" for key in keys) for spec in specs)
     (folder / "datasets.yaml").write_text("".join(entries), encoding="utf-8")
     text = [f"Phantoms: {sum(map(len, written))} computed images of {len(jobs)} random bodies, no patient data."]
     text += [f"version {VERSION}", f"seed {seed}", f"size {size}", f"lesions {lesions}"]

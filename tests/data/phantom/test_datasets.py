@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.phantom import datasets, rendering
 from anomaly_detection.data.phantom.body import paint_body, probe, sample_patient
 from anomaly_detection.data.phantom.datasets import DATASETS, write_phantoms
@@ -201,14 +202,22 @@ def test_the_field_of_view_of_a_radiograph_is_laid_round_the_lungs():
 def test_catalog_and_marker(phantoms):
     catalog = yaml.safe_load((phantoms / "datasets.yaml").read_text(encoding="utf-8"))
     assert catalog == {
-        "lits": {"label": 0, "organ": "liver", "modality": "ct", "root": "lits"},
-        "covid_ct": {"label": 1, "organ": "lung", "modality": "ct", "root": "covid_ct"},
-        "covid_xray": {"label": 2, "organ": "lung", "modality": "xray", "root": "covid_xray"},
+        "lits": {"label": 0, "organ": "liver", "modality": "ct", "root": "lits", "patient": datasets.BODY},
+        "covid_ct": {"label": 1, "organ": "lung", "modality": "ct", "root": "covid_ct", "patient": datasets.BODY},
+        "covid_xray": {"label": 2, "organ": "lung", "modality": "xray", "root": "covid_xray", "patient": datasets.BODY},
     }
     marker = (phantoms / "PHANTOM").read_text(encoding="utf-8")
     assert f"{IMAGES} computed images" in marker
     assert "seed 3" in marker
     assert datasets.other_version(phantoms) is None
+
+
+def test_a_body_is_one_patient_in_all_datasets(phantoms):
+    catalog = yaml.safe_load((phantoms / "datasets.yaml").read_text(encoding="utf-8"))
+    named = [(image, kind, dataset) for (kind, _), lines in all_lines(phantoms).items() for image, dataset in lines]
+    patients = [patient_of(image, kind == "anomaly", pattern=catalog[dataset]["patient"]) for image, kind, dataset in named]
+    assert patients == [patient_number(image) for image, _, _ in named]
+    assert all(patients.count(patient) == 3 for patient in patients), "as many as there are datasets, here"
 
 
 @pytest.mark.parametrize(
