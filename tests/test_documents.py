@@ -162,6 +162,8 @@ def _try_study(words: list[str], workplace: Path, monkeypatch) -> None:
 def _try_module(words: list[str], workplace: Path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", list(words))
     monkeypatch.syspath_prepend(str(PROJECT))
+    for name in (words[0], f"{words[0]}.__main__"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # as in a process of its own
     _parse(lambda: runpy.run_module(words[0], run_name="__main__"), words)
 
 

@@ -28,8 +28,8 @@ def data(tmp_path_factory):
     return root
 
 
-def trained(model: str, processes: int, data, folder, **changes) -> list[dict[str, str]]:
-    """The rows of log.csv."""
+def trained(model: str, processes: int | None, data, folder, **changes) -> list[dict[str, str]]:
+    """The rows of log.csv, of so many processes of torchrun, or without it."""
     folder.mkdir()
     values = {"model": model, "datasets": ["lits", "covid_ct", "covid_xray"], "image_size": 32, "iterations": 8, "batch_size": 8, "bf16": False}
     values |= {"log_iter": 2, "val_iter": 4, "sample_iter": 8, "checkpoint_iter": 4, "maddr": {"enabled": True}, "baseline": OWN[model]}
@@ -37,7 +37,7 @@ def trained(model: str, processes: int, data, folder, **changes) -> list[dict[st
     values |= {key: value for key, value in changes.items() if key != "maddr"}
     values["maddr"] |= changes.get("maddr", {})
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes > 1 else [])
+    start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes else [])
     command = [*start, "anomaly_detection", "train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -49,12 +49,18 @@ def trained(model: str, processes: int, data, folder, **changes) -> list[dict[st
 
 @pytest.mark.parametrize("changes", [{}, {"balanced": True, "maddr": {"center_of": "domain", "center_momentum": 0.5}}], ids=["batch", "moving"])
 def test_the_loss_curve_with_the_center_of_the_whole_batch_is_that_of_one_process(changes, data, tmp_path):
-    one, two = (trained("MADDR_dpa", processes, data, tmp_path / str(processes), **changes) for processes in (1, 2))
+    one, two = (trained("MADDR_dpa", processes, data, tmp_path / str(processes), **changes) for processes in (None, 2))
     assert len(one) == len(two) == 4
     for row, other in zip(one, two, strict=True):
         for name, value in row.items():
             if name not in ("phase", "images_per_second") and value:
                 assert float(other[name]) == pytest.approx(float(value), rel=1e-3, abs=1e-6), name
+
+
+def test_a_single_process_of_torchrun_trains_as_one_without(data, tmp_path):
+    """Nothing is exchanged, so that on a GPU its steps may be replayed."""
+    alone, one = (trained("memae", processes, data, tmp_path / str(processes)) for processes in (None, 1))
+    assert [{**row, "images_per_second": ""} for row in alone] == [{**row, "images_per_second": ""} for row in one]
 
 
 def test_an_adversarial_baseline_trains_in_two_processes(data, tmp_path):
