@@ -585,6 +585,27 @@ def test_other_twins_are_scored_anew_by_the_same_network(toy_model, twinned, cha
     assert read_json(run / "metrics.json")["twins"] != json.loads(before["metrics.json"])["twins"]
 
 
+def test_by_other_patients_images_are_scored_anew_by_the_same_network(toy_model, data_root, capsys, caplog):
+    assert study(data_root, "--regimes", "united") == 0
+    (run,) = (data_root.parent / "results" / "toy" / "united").glob("*/seed_0")
+    before = {name: (run / name).read_bytes() for name in ("log.csv", "provenance.json", "scores.csv")}
+    catalog = yaml.safe_load((data_root / "datasets.yaml").read_text())
+    for entry in catalog.values():
+        entry["patient"] = r"_(\d+)"
+    (data_root / "datasets.yaml").write_text(yaml.safe_dump(catalog))
+    assert study(data_root, "--regimes", "maddr") == 0
+    assert "other healthy twins or patients" in caplog.text
+    assert "| toy | united | " not in capsys.readouterr().out.rpartition("tables in")[0].rpartition("# Anomaly")[2]
+    assert study(data_root, "--regimes", "united") == 0
+    assert [(run / name).read_bytes() == before[name] for name in before] == [True, True, False], "not trained again"
+    one, other = (list(csv.DictReader(text.decode().splitlines())) for text in (before["scores.csv"], (run / "scores.csv").read_bytes()))
+    assert [row["score"] for row in one] == [row["score"] for row in other]
+    assert {row["patient"] for row in other} == {f"{number}" for number in range(max(int(row["patient"]) for row in other) + 1)}
+    stamp = (run / "metrics.json").stat().st_mtime_ns
+    assert study(data_root, "--regimes", "united") == 0
+    assert (run / "metrics.json").stat().st_mtime_ns == stamp
+
+
 def test_twins_that_appear_are_scored(toy_model, twinned):
     text = (twinned / "twins.csv").read_text()
     (twinned / "twins.csv").unlink()

@@ -74,10 +74,10 @@ def test_a_study_saved_again_is_the_same_study(monkeypatch, tmp_path, data_root,
     def table_text() -> str:
         return re.sub(r"config [0-9a-f]{8}", "", (results / "table.md").read_text(encoding="utf-8"))
 
-    assert run_experiments.main(words) == 0
-    before = table_text()
     images = [f"normal/{part}_{i}.png" for part, count in (("train", 8), ("val", 4), ("test", 4)) for i in range(count)]
     write_manifest(data_root / "lung_xray" / MANIFEST, [Row(image, 0, f"Jürgen {image}", "s", image, "p", None) for image in images])
+    assert run_experiments.main(words) == 0
+    before = table_text()
     texts = {path: path.read_bytes() for folder in (results, data_root) for path in folder.rglob("*") if path.is_file()}
     for program in PROGRAMS:
         kinds = save_again(results, program) | save_again(data_root, program)

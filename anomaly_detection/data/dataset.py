@@ -165,6 +165,7 @@ class DataSource:
         self.splits = Splits(find_folds(data_root, project_root), self.catalog)
         self._fingerprints: dict[tuple, str] = {}
         self._digests: dict[tuple, str] = {}
+        self._patients_digests: dict[str, str] = {}
         self._files_checked = False
 
     def available(self) -> list[str]:
@@ -186,14 +187,18 @@ class DataSource:
         Raises:
             UserError: a manifest is damaged.
         """
+        patients: dict[tuple[Kind, Part], set[str | None]] = {}
+        for entry, who in self._whose(dataset):
+            patients.setdefault((entry.kind, entry.part), set()).add(who)
+        return {split: None if None in who else len(who) for split, who in patients.items()}
+
+    def _whose(self, dataset: str) -> Iterator[tuple[SplitEntry, str | None]]:
+        """Each line of the split files that names an image of a dataset, and its patient."""
         spec = self.catalog[dataset]
         manifest = patients_of(self.data_root / spec.root)
-        patients: dict[tuple[Kind, Part], set[str | None]] = {}
         for entry in self.splits.entries:
             if entry.dataset == dataset:
-                who = patient_of(entry.image, entry.kind == "anomaly", manifest, spec.patient)
-                patients.setdefault((entry.kind, entry.part), set()).add(who)
-        return {split: None if None in who else len(who) for split, who in patients.items()}
+                yield entry, patient_of(entry.image, entry.kind == "anomaly", manifest, spec.patient)
 
     def preprocessing(self, datasets: Sequence[str], image_size: int, channels: Literal[1, 3]) -> dict[str, Preprocessing]:
         """What is done to the images of each of some datasets before a network sees them."""
@@ -273,6 +278,19 @@ class DataSource:
                     content.append([part, kind, spec.name, *ids, [entry.image for entry in entries], kept.array.shape, kept.digest])
             self._fingerprints[key] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         return self._fingerprints[key]
+
+    def patients_fingerprint(self, datasets: Sequence[str]) -> str:
+        """A short hash of whose the images of some datasets are, taken once.
+
+        Raises:
+            UserError: an unknown dataset, or a damaged manifest.
+        """
+        names = [spec.name for spec in self._specs(datasets)]
+        for name in names:
+            if name not in self._patients_digests:
+                content = sorted((entry.image, who or "") for entry, who in self._whose(name))
+                self._patients_digests[name] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([[name, self._patients_digests[name]] for name in names]).encode()).hexdigest()[:16]
 
     def _groups(self, specs: Sequence[DatasetSpec], part: Part) -> list[tuple[DatasetSpec, Kind, list[SplitEntry]]]:
         """The lines of each dataset in the split files of a part."""

@@ -47,7 +47,7 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
     """
     if pattern is not None:
         match = re.search(pattern, image)
-        return match and (match[1] if match.re.groups else match[0])
+        return (match[1] if match.re.groups else match[0]) or None if match else None
     if manifest and image in manifest:
         return manifest[image]
     name = PurePosixPath(image).stem

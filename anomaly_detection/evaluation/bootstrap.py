@@ -38,18 +38,13 @@ def unit_of(patients: Patients) -> str:
     return unit_word(np.array([patient is None for patient in patients], bool))
 
 
-def resample(
-    labels: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED, sizes: Sequence[int] | None = None
-) -> Iterator[np.ndarray]:
+def resample(labels: np.ndarray, patients: Patients, samples: int = SAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
     """How much each sample holds of each image: (b, N) blocks, `samples` rows in all; the same for the same labels, patients and seed.
 
-    Of n patients of a kind n - 1 are drawn, and weigh as much as n. With `sizes` the images are those of so many datasets, one after the other, and
-    patients are drawn apart by the first dataset that shows them, too.
+    Of n patients of a kind n - 1 are drawn, and weigh as much as n.
     """
     rng, unit = np.random.default_rng(seed), numbered(patients)
     kinds = _kinds(labels, unit)
-    if sizes is not None:
-        kinds = kinds + 4 * np.repeat(np.arange(len(sizes)), sizes)[np.unique(unit, return_index=True)[1]]
     while samples > 0:
         block = min(samples, max(1, _CELLS // len(labels)))
         weights = np.zeros((block, len(kinds)))
@@ -151,14 +146,14 @@ def auroc_samples(
 
     Args:
         labels: (N,), in each dataset of both classes.
-        sizes: how many images are of each dataset, one after the other; None: all are of one. See `resample`.
+        sizes: how many images are of each dataset, one after the other; None: all are of one.
     """
     parts, areas = _parts(len(labels), sizes), []
-    for weights in resample(labels, patients, samples, seed, sizes):
+    for weights in resample(labels, patients, samples, seed):
         with np.errstate(invalid="ignore"):
             areas.append([[_area(*_curve(labels[part], each[part], weights[:, part])) for each in scores] for part in parts])
     drawn = np.concatenate(areas, axis=-1)
-    # of patients that several datasets share, a sample may hold none of a class of one: it says nothing of that one
+    # of datasets that share patients, a sample may hold none of a class of one: it says nothing of that one
     whole = [[_area(*_curve(labels[part], each[part], np.ones((1, len(each[part]))))) for each in scores] for part in parts]
     return np.where(np.isnan(drawn), np.array(whole), drawn)
 
@@ -181,7 +176,7 @@ def metric_intervals(
 def share_samples(flags: np.ndarray, patients: Patients, seed: int = SEED, sizes: Sequence[int] | None = None) -> np.ndarray:
     """(G, D, samples) of the share of images that bear a flag, for D flags (D, N) from 0 to 1, on G datasets; for `sizes` see `auroc_samples`."""
     parts, shares = _parts(flags.shape[1], sizes), []
-    for weights in resample(np.zeros(flags.shape[1], int), patients, seed=seed, sizes=sizes):
+    for weights in resample(np.zeros(flags.shape[1], int), patients, seed=seed):
         with np.errstate(invalid="ignore"):
             shares.append([[weights[:, part] @ each[part] / weights[:, part].sum(axis=1) for each in flags] for part in parts])
     drawn = np.concatenate(shares, axis=-1)

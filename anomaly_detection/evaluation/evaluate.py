@@ -194,9 +194,8 @@ def _evenly(images: ImageSet) -> np.ndarray:
 
 
 def _normals(scores: Scores, images: ImageSet, patients: Sequence[str | None], places: np.ndarray | slice = slice(None)) -> Normals:
-    units = numbered([patient and (dataset, patient) for dataset, patient in zip(images.datasets, patients, strict=True)])
     stranger = np.array([patient is None for patient in patients], bool)
-    return Normals(scores, *(each[places] for each in (images.organ.cpu().numpy(), images.modality.cpu().numpy(), units, stranger)))
+    return Normals(scores, *(each[places] for each in (images.organ.cpu().numpy(), images.modality.cpu().numpy(), numbered(patients), stranger)))
 
 
 def _warn_of_few(metrics: Mapping[str, Any], alpha: float) -> None:

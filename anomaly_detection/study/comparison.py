@@ -23,6 +23,7 @@ from anomaly_detection.evaluation.bootstrap import (
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.rows import pool
 from anomaly_detection.evaluation.twins import Drawn
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
 
 _DRAWN: dict[bytes, tuple[list[float], np.ndarray]] = {}  # 8 KB of each network and dataset
@@ -126,6 +127,9 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
     Args:
         one, other: by dataset the scores of each seed, the same seeds in the same order.
         outside: the share of cases in which the true difference lies outside of its interval.
+
+    Raises:
+        UserError: the images of a dataset are not said to be of the same patients everywhere.
     """
     aurocs = _aurocs({dataset: [network for pair in zip(one[dataset], other[dataset], strict=True) for network in pair] for dataset in one})
     paired = {dataset: each.paired() for dataset, each in aurocs.items()}
@@ -161,13 +165,25 @@ def _mean(measured: Mapping[str, Measured]) -> Measured:
 def _aurocs(networks: Mapping[str, Sequence[Scored]]) -> dict[str, Measured]:
     """Of each dataset with images of both classes; of datasets that share patients a sample holds the same ones."""
     both, order, measured = {name: each for name, each in networks.items() if has_both(each[0].labels)}, list(networks), {}
-    for names in sharing({name: each[0].patients for name, each in both.items()}):
+    for names in sharing(_patients_of(both)):
         number = order.index(names[0])
         drawn = _drawn(list(zip(*(both[name] for name in names), strict=True)), number)
         for place, name in enumerate(names):
             values, samples = [values[place] for values, _ in drawn], np.array([samples[place] for _, samples in drawn])
             measured[name] = Measured(values, samples, freedom(both[name][0].labels, both[name][0].patients), number)
     return {name: measured[name] for name in both}
+
+
+def _patients_of(networks: Mapping[str, Sequence["Scored | Raised"]]) -> dict[str, tuple[str | None, ...]]:
+    """Whose the images of each dataset are.
+
+    Raises:
+        UserError: networks that are compared were told of different patients.
+    """
+    for name, each in networks.items():
+        if any(network.patients != each[0].patients for network in each):
+            raise UserError(f"{name}: some networks were scored when its images were said to be of other patients; `maddr evaluate` scores them anew")
+    return {name: each[0].patients for name, each in networks.items()}
 
 
 def _drawn(networks: Sequence[Sequence[Scored]], seed: int) -> list[tuple[list[float], np.ndarray]]:
@@ -221,7 +237,7 @@ def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
 def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Mapping[str, Raised]]) -> Difference:
     """Mean of the datasets' twin rates of networks minus that of others, paired: the same seeds in the same order, the same pairs."""
     networks, order, paired = [each for pair in zip(one, other, strict=True) for each in pair], list(one[0]), {}
-    for names in sharing({name: each.patients for name, each in one[0].items()}):
+    for names in sharing(_patients_of({name: [network[name] for network in networks] for name in order})):
         parts, number = [one[0][name] for name in names], order.index(names[0])
         flags = np.array([np.concatenate([network[name].flags for name in names]) for network in networks])
         drawn = share_samples(flags, [who for part in parts for who in part.patients], number, [len(part.flags) for part in parts])

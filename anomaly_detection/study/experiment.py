@@ -126,15 +126,21 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None
 
 
-def same_twins(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> bool:
-    """Whether metrics tell of the healthy twins that lie in the source now, or of none where none do. They train nothing: others are scored anew."""
-    return metrics.get("twins") == twins_fingerprint(source, experiment.settings.datasets)
+def judged_by(source: DataSource, datasets: Sequence[str]) -> dict[str, str | None]:
+    """Of metrics: hashes of what the source says of images that trains nothing, their healthy twins and whose they are. By others they are scored
+    anew."""
+    return {"twins": twins_fingerprint(source, datasets), "patients": source.patients_fingerprint(datasets)}
+
+
+def judged_alike(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> bool:
+    """Whether metrics tell of the twins and patients that the source names now; those of an older version, which said nothing of patients, do not."""
+    return all(metrics.get(key) == value for key, value in judged_by(source, experiment.settings.datasets).items())
 
 
 def is_finished(experiment: Experiment, source: DataSource) -> bool:
     """Whether nothing of an experiment is left to do on the data that lie in the source."""
     metrics = finished_metrics(experiment)
-    return metrics is not None and same_twins(metrics, experiment, source)
+    return metrics is not None and judged_alike(metrics, experiment, source)
 
 
 def check_settings(experiment: Experiment) -> None:

@@ -14,7 +14,7 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
-from anomaly_detection.study.experiment import Experiment, finished_metrics, load_experiment, same_data, same_twins
+from anomaly_detection.study.experiment import Experiment, finished_metrics, judged_alike, load_experiment, same_data
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.provenance import runs_line
@@ -255,8 +255,8 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
     elif (metrics := finished_metrics(experiment)) is None:
         logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
-    elif source is not None and not same_twins(metrics, experiment, source):
-        text = "left out of the tables: %s: scored with other healthy twins than lie in %s now; `evaluate` does it anew"
+    elif source is not None and not judged_alike(metrics, experiment, source):
+        text = "left out of the tables: %s: scored with other healthy twins or patients than %s names now; `evaluate` does it anew"
         logger.warning(text, folder, source.data_root)
     else:
         return experiment

@@ -1,6 +1,6 @@
 """What a study shows, in sentences for who reads images rather than tables."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import mean
 
 from anomaly_detection.data.splits import NO_ABNORMAL
@@ -127,13 +127,16 @@ def _addition(results: Sequence[Result], models: Sequence[str], other: str, data
 
 
 def counted(results: Sequence[Result], datasets: Sequence[str], trainings: int = 1) -> str:
-    """Who is tested, such as "375 patients"; images where it is not known whose they are. Trainings with other seeds where there are several."""
-    units: dict[tuple[str, str], str] = {}
+    """Who is tested, such as "125 patients"; images where it is not known whose they are. Trainings with other seeds where there are several.
+
+    A patient counts once, in however many datasets.
+    """
+    units: dict[Hashable, str] = {}
     for dataset in datasets:
         for result in results:
             test = result.rows.where(part="test", dataset=dataset)
             pairs = zip(test.column("patient"), test.column("image"), strict=True)
-            units |= {(dataset, patient or image): "patients" if patient else "images" for patient, image in pairs}
+            units |= {patient or (dataset, image): "patients" if patient else "images" for patient, image in pairs}
     counts = [f"{count} {kind}" for kind in ("patients", "images") if (count := list(units.values()).count(kind))]
     counts += [f"{trainings} trainings"] if trainings > 1 else []
     first, last = ", ".join(counts[:-1]), "".join(counts[-1:])

@@ -21,14 +21,14 @@ from anomaly_detection.config.layers import to_plain
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import Part
-from anomaly_detection.data.twins import kept_twins, twins_fingerprint
+from anomaly_detection.data.twins import kept_twins
 from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.pooling import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import FREE_KEYS, Experiment, finished_metrics, is_finished, locked_folder, preprocessing_of
+from anomaly_detection.study.experiment import FREE_KEYS, Experiment, finished_metrics, is_finished, judged_by, locked_folder, preprocessing_of
 from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE
 from anomaly_detection.system.distributed import processes, rank
@@ -160,7 +160,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "validation": trained.validation,
         "best_iteration": trained.best_iteration,
         "baseline": trained.baseline.describe(),
-        "twins": twins_fingerprint(source, settings.datasets),
+        **judged_by(source, settings.datasets),
     }
     write_table(folder / "scores.csv", outcome.rows, COLUMNS)
     write_table(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)

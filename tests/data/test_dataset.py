@@ -142,6 +142,20 @@ def test_the_fingerprint_shows_a_change(data_root, source, change):
     assert fingerprint(DataSource(data_root), DATASETS) != first
 
 
+def test_the_fingerprint_of_patients_is_of_their_names_alone(data_root, source, tmp_path):
+    first, images = source.patients_fingerprint(DATASETS), fingerprint(source, DATASETS)
+    shutil.copytree(data_root, tmp_path / "copy", ignore=shutil.ignore_patterns(".cache"))
+    change_pixel(data_root)
+    assert DataSource(tmp_path / "copy").patients_fingerprint(DATASETS[::-1]) == first == DataSource(data_root).patients_fingerprint(DATASETS)
+    path, found = tmp_path / "copy" / "datasets.yaml", {first, source.patients_fingerprint(DATASETS[:1])}
+    for number, pattern in enumerate((r"_(\d+)", r"(val)_\d", r"(train)_0")):
+        path.write_text((data_root / "datasets.yaml").read_text().replace("  root:", f"  patient: {pattern}\n  root:", 1))
+        changed = DataSource(tmp_path / "copy")
+        found.add(changed.patients_fingerprint(DATASETS))
+        assert len(found) == 3 + number
+        assert fingerprint(changed, DATASETS) == images, "which trains nothing"
+
+
 def test_images_that_change_after_their_fingerprint_are_not_loaded(data_root, source):
     """The provenance of an experiment would tell of others than it was trained on."""
     first = fingerprint(source, DATASETS)

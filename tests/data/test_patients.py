@@ -44,6 +44,7 @@ def test_an_expression_goes_before_the_manifest_and_the_name():
     assert patient_of(image, False, manifest, r"volume-(\d+)") == "3"
     assert patient_of(image, False, manifest, r"volume-\d+") == "volume-3"
     assert patient_of(image, False, manifest, r"scan-(\d+)") is None, "whoever gave it has the last word"
+    assert patient_of(image, False, manifest, r"volume(x?)-") is None, "nobody has no name"
 
 
 def of_files(*names, kind="normal"):

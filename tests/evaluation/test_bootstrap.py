@@ -18,6 +18,7 @@ from anomaly_detection.evaluation.bootstrap import (
     seeds_interval,
     share_interval,
     share_interval_of,
+    share_samples,
     sharing,
     unit_of,
     weighted_metrics,
@@ -84,16 +85,37 @@ def test_datasets_share_patients_straight_or_by_way_of_others():
     assert sharing({}) == []
 
 
+# of two datasets, the second of which shows three of the first one's 40 bodies, one of them ill
+BODIES = [*map(str, range(40)), "0", "1", "20"]
+OF_BODIES = np.array([0] * 20 + [1] * 20 + [0, 0, 1])
+
+
 def test_a_sample_has_as_much_of_a_patient_in_every_dataset():
-    """Patients 1 to 6 are in the first dataset, 4 to 9 in the second; each dataset's own, and each class, are drawn apart."""
-    patients = [*"123456", *"446789"]
-    labels = np.array([0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1])
-    (weights,) = resample(labels, patients, samples=50, seed=1, sizes=[6, 6])
-    by_patient = [weights[:, [place for place, who in enumerate(patients) if who == name]] for name in "123456789"]
-    assert all(np.ptp(each, axis=1) == pytest.approx(0) for each in by_patient)
-    assert len(np.unique(weights[:, 3])) > 1
-    for members in ("1234", "56", "789"):
-        assert sum(by_patient[int(name) - 1][:, 0] for name in members) == pytest.approx(np.full(50, len(members)))
+    (weights,) = resample(OF_BODIES, BODIES, samples=50, seed=1)
+    assert (weights[:, 40:] == weights[:, [0, 1, 20]]).all()
+    assert weights[:, :20].sum(axis=1) == pytest.approx(np.full(50, 20))
+    assert weights[:, 20:40].sum(axis=1) == pytest.approx(np.full(50, 20))
+
+
+def test_a_sample_without_a_class_of_a_dataset_says_nothing_of_that_one():
+    """Else it is what the weights say, of each dataset by itself."""
+    scores, flags = np.random.default_rng(0).normal(size=(2, 43)), (np.arange(43) % 3 == 0).astype(float)
+    (weights,) = resample(OF_BODIES, BODIES, samples=200, seed=3)
+    drawn = auroc_samples(OF_BODIES, scores, BODIES, 200, 3, sizes=[40, 3])
+    empty = ~weights[:, 40:42].any(axis=1) | ~weights[:, 42:].any(axis=1)
+    assert 0 < empty.sum() < 200
+    for detector, values in zip(scores, drawn[1], strict=True):
+        whole = roc_auc_score(OF_BODIES[40:], detector[40:])
+        some = [roc_auc_score(OF_BODIES[40:], detector[40:], sample_weight=weight[40:]) for weight in weights[~empty]]
+        assert values[empty] == pytest.approx(np.full(empty.sum(), whole))
+        assert values[~empty] == pytest.approx(np.array(some))
+    assert drawn[0] == pytest.approx(np.array([[roc_auc_score(OF_BODIES[:40], d[:40], sample_weight=w[:40]) for w in weights] for d in scores]))
+    (weights,) = resample(np.zeros(43, int), BODIES, seed=3)
+    shares = share_samples(flags[None], BODIES, 3, sizes=[40, 3])
+    empty = ~weights[:, 40:].any(axis=1)
+    assert 0 < empty.sum() < 200
+    assert shares[1, 0][empty] == pytest.approx(np.full(empty.sum(), flags[40:].mean()))
+    assert shares[1, 0][~empty] == pytest.approx([np.average(flags[40:], weights=weight[40:]) for weight in weights[~empty]])
 
 
 def test_the_sample_as_it_is_has_the_metrics_of_the_table():

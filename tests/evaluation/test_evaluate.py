@@ -119,7 +119,7 @@ def test_test_images_move_nothing_that_is_kept_with_a_detector(data_root):
 
 
 def test_calibration_knows_whose_and_of_what_domain_each_score_is(data_root, monkeypatch):
-    """Of the images 0 to 3 of each dataset one patient is known, of the same name in all; nobody knows whose the others are."""
+    """Of the images 0 to 3 of each dataset one patient is known, the same one in all; nobody knows whose the others are."""
     catalog = data_root / "datasets.yaml"
     catalog.write_text(catalog.read_text().replace("  root:", "  patient: (normal)/[a-z]+_[0-3]\n  root:"))
     source, baseline, seen = DataSource(data_root), built(settings_of("memae", 16), maddr=True).eval(), []
@@ -129,7 +129,7 @@ def test_calibration_knows_whose_and_of_what_domain_each_score_is(data_root, mon
     evaluated(baseline, source)
     for normals, part, numbers in zip(seen, ("train", "val"), ([0, 2, 4, 7], range(4)), strict=True):
         images = source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1))
-        whose = [(dataset, "known" if number < 4 else number) for dataset in DATASETS for number in numbers]
+        whose = ["known" if number < 4 else (dataset, number) for dataset in DATASETS for number in numbers]
         places = [images.names.index(f"normal/{part}_{number}.png") + len(images) // 3 * k for k in range(3) for number in numbers]
         with torch.inference_mode():
             expected = torch.cat([baseline.anomaly_score(images.batch(torch.tensor([place])).image) for place in places])

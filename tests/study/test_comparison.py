@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import metric_samples, share_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.study.comparison import Raised, Scored, differences, intervals_over_seeds, mean_auroc_interval, scored, twin_rate_difference
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
 
 
@@ -246,9 +248,82 @@ def test_pairs_of_nobody_known_are_each_a_unit_and_a_set_of_one_patient_says_not
     assert (beside.low, beside.high) == (-1.0, 1.0)
 
 
-def test_a_sample_without_a_class_of_a_dataset_says_nothing_of_it():
-    """Of 100 bodies a second dataset shows four; some samples have none of them."""
-    whole = example(0, 1.0, BODIES)
-    few = Scored(whole.labels[48:52], whole.scores[48:52], whole.called[48:52], BODIES[48:52])
-    low, high = mean_auroc_interval({"a": [whole], "b": [few]})
-    assert 0 <= low < high <= 1
+def freedom_of(one, two) -> float:
+    """Degrees of freedom of the mean of some differences, read off from two levels of one interval."""
+    wide, usual = (differences(one, two, level)["mean"] for level in (0.01, 0.05))
+    ratio = (wide.high - wide.low) / (usual.high - usual.low)
+    return brentq(lambda degrees: student.ppf(0.995, degrees) / student.ppf(0.975, degrees) - ratio, 1.5, 1000)
+
+
+def test_datasets_of_shared_patients_have_the_freedom_of_the_smaller():
+    """100 bodies, and 20 of them in another dataset: 9."""
+    one, two = (
+        {"a": [whole := example(seed, shift, BODIES)], "b": [replace(whole, **{name: getattr(whole, name)[40:60] for name in vars(whole)})]}
+        for seed, shift in ((0, 1.5), (1, 0.5))
+    )
+    assert freedom_of(one, two) == pytest.approx(9, rel=0.01)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_each_dataset_varies_in_whatever_order_they_stand(order):
+    """Of two datasets each has a patient of each class that the other has not."""
+    labels, sizes = {"a": np.repeat([0, 1], [30, 30]), "b": np.repeat([0, 1], [6, 6])}, {"a": (29, 59), "b": (5, 11)}
+    networks = [{}, {}]
+    for seed, network in enumerate(networks):
+        for name in order:
+            rng = np.random.default_rng([seed, ord(name)])
+            patients = [f"{label}.{place % (len(labels[name]) // 2)}" for place, label in enumerate(labels[name])]
+            for place in sizes[name]:
+                patients[place] += name
+            scores = rng.normal(size=len(labels[name])) + labels[name] * (1 - 0.5 * seed)
+            network[name] = [Scored(labels[name], scores, scores > 1, tuple(patients))]
+    found, alone = differences(*networks), {name: differences(*({name: each[name]} for each in networks))[name] for name in "ab"}
+    for name in "ab":
+        assert found[name].high - found[name].low == pytest.approx(alone[name].high - alone[name].low, rel=0.15)
+    assert list(found) == [*order, "mean"]
+
+
+def test_no_dataset_is_without_doubt_whoever_shares_patients_with_whom():
+    """A chain of datasets, each showing ten patients of each class, one of them new."""
+    rng, one, two = np.random.default_rng(0), {}, {}
+    for number in range(12):
+        labels, patients = np.repeat([0, 1], 10), tuple(f"{label}.{number + place}" for label in (0, 1) for place in range(10))
+        for side, shift in ((one, 1.0), (two, 0.5)):
+            scores = rng.normal(size=20) + shift * labels
+            side[f"s{number}"] = [Scored(labels, scores, scores > 1, patients)]
+    found = differences(one, two)
+    alone = {name: differences({name: one[name]}, {name: two[name]})[name] for name in one}
+    assert all(found[name].high - found[name].low > 0.7 * (alone[name].high - alone[name].low) for name in one)
+
+
+def test_datasets_stay_in_their_order():
+    one, two = ({name: [example(seed, 1.0, who)] for name, who in (("a", BODIES), ("b", (None,) * 100), ("c", BODIES))} for seed in (0, 1))
+    assert list(differences(one, two)) == ["a", "b", "c", "mean"]
+
+
+def test_samples_are_of_the_patients_and_the_place_that_are_asked_for(monkeypatch):
+    """What was drawn before of the same scores, for other patients or as another dataset, is not taken."""
+    few = tuple(f"P{i // 10}" for i in range(100))
+    asked = [{"a": [example(0, 1.0, BODIES)]}, {"a": [example(0, 1.0, few)]}, {"b": [example(1, 1.0)], "a": [example(0, 1.0, BODIES)]}]
+    kept = [mean_auroc_interval(each) for each in asked]
+    for each, interval in zip(asked, kept, strict=True):
+        monkeypatch.setattr("anomaly_detection.study.comparison._DRAWN", {})
+        assert mean_auroc_interval(each) == interval
+
+
+def test_networks_that_are_compared_are_of_the_same_patients():
+    one, two = {"a": [example(0, 1.0, BODIES)]}, {"a": [example(1, 1.0)]}
+    with pytest.raises(UserError, match="^a: some networks were scored when its images were said to be of other patients"):
+        differences(one, two)
+    with pytest.raises(UserError, match="^a: some networks"):
+        twin_rate_difference([{"a": pairs(0, 0.9)}], [{"a": pairs(1, 0.7, (None,) * 100)}])
+
+
+def test_twin_rates_of_two_sets_of_others_are_surer_by_the_root_of_two():
+    """Equal flags: were both drawn alike, their mean would be no surer than one."""
+    others = tuple(f"other {i}" for i in range(100))
+    single, both = (
+        twin_rate_difference([{name: pairs(0, 0.9, who) for name, who in sets}], [{name: pairs(1, 0.7, who) for name, who in sets}])
+        for sets in ([("a", BODIES)], [("a", BODIES), ("b", others)])
+    )
+    assert (single.high - single.low) / (both.high - both.low) == pytest.approx(2**0.5, rel=0.1)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
-from anomaly_detection.study.summary import difference, summary
+from anomaly_detection.study.summary import counted, difference, summary
 from anomaly_detection.study.tables import Result
 from anomaly_detection.system.lines import Lines
 
@@ -23,7 +23,9 @@ def result(model: str, regime: str, shift: float, seed: int = 0, datasets=DATASE
         for i in range(40):
             score = float(noise[i] + shift * (i % 2))
             facts = dict(zip(("organ", "modality"), DOMAINS[name], strict=True))
-            rows.append({"image": f"{i}.png", "dataset": name, "patient": f"P{i}" if patients else None, "part": "test", "label": i % 2} | facts)
+            rows.append(
+                {"image": f"{i}.png", "dataset": name, "patient": f"{name} {i}" if patients else None, "part": "test", "label": i % 2} | facts
+            )
             rows[-1] |= {"score": score, "label_anomalous": int(score > 1.5)}
         of = [row for row in rows if row["dataset"] == name]
         hits, alarms = (np.mean([row["label_anomalous"] for row in of if row["label"] == label]) for label in (1, 0))
@@ -113,6 +115,16 @@ def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_cou
     assert "gaussian (maddr) has the highest mean AUROC of the 4 rows" in highest
     assert "on others expect less" in highest
     assert any("about one shows a difference by chance alone" in line for line in summary(results, DATASETS))
+
+
+def test_a_patient_of_several_datasets_counts_once():
+    """The images of nobody known count in each."""
+    rows = [
+        {"part": "test", "dataset": name, "patient": who, "image": f"{place}.png"} for name in "ab" for place, who in enumerate(("P", "Q", "Q", None))
+    ]
+    found = replace(result("memae", UNITED.name, 0.5, 0), rows=Lines.of(rows))
+    assert counted([found], ["a", "b"]) == "2 patients and 2 images"
+    assert counted([found, found], ["b"], trainings=2) == "2 patients, 1 images and 2 trainings"
 
 
 @pytest.mark.parametrize(
