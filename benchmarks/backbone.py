@@ -7,6 +7,7 @@ no rival.
 """
 
 import argparse
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -116,9 +117,12 @@ def _in_chunks(network: nn.Module, x: Tensor, layers: Sequence[str], size: int) 
 
 
 def by_onnxruntime(network: nn.Module, layers: Sequence[str], x: Tensor, chunk: int | None = None) -> Way:
-    """What computes the features of x, on the CPU: all images at once, or a few at a time."""
-    import onnxruntime
-
+    """What computes the features of x, on the CPU: all images at once, or a few at a time. Ends the program where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        print('error: the limit of a frozen backbone needs onnxruntime: pip install -e ".[onnx]"', file=sys.stderr)
+        sys.exit(2)
     module, chunk = Listed(network, layers), min(chunk or len(x), len(x))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -153,6 +153,14 @@ def test_a_benchmark_takes_no_option_that_does_nothing(module, option, capsys):
     assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err
 
 
+def test_without_the_engine_a_limit_says_what_it_needs(root, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(SystemExit) as left:
+        throughput.main(["--models", "gaussian", "--batches", "4", "--rounds", "1", "--steps", "1", "--device", "cpu", "--data-root", str(root)])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.endswith('error: the limit of a frozen backbone needs onnxruntime: pip install -e ".[onnx]"\n')
+
+
 def test_ways_to_run_a_backbone_are_told_with_what_they_change(tmp_path, capsys):
     few = ["--weights", "random:1", "--size", "32", "--batches", "2", "--rounds", "1", "--steps", "1", "--ways", "channels first", "bfloat16"]
     backbone.main([*few, "--device", "cpu", "--json", str(tmp_path / "ways.json")])
