@@ -130,6 +130,9 @@ def sharing(patients: Mapping[str, Patients]) -> list[list[str]]:
     """The datasets, together those that show the same patients, straight or by way of others, in the order of their first.
 
     A name that occurs in two datasets is taken for one patient's. Nobody shares images whose patient is not known.
+
+    Args:
+        patients: by dataset, of its images.
     """
     known, order = {name: set(own) - {None} for name, own in patients.items()}, list(patients)
     groups: list[list[str]] = []
@@ -174,7 +177,10 @@ def metric_intervals(
 
 
 def share_samples(flags: np.ndarray, patients: Patients, seed: int = SEED, sizes: Sequence[int] | None = None) -> np.ndarray:
-    """(G, D, samples) of the share of images that bear a flag, for D flags (D, N) from 0 to 1, on G datasets; for `sizes` see `auroc_samples`."""
+    """(G, D, samples) of the share of images that bear a flag, for D flags (D, N) from 0 to 1, on G datasets; for `sizes` see `auroc_samples`.
+
+    A sample that holds no image of a dataset has the share of all its images.
+    """
     parts, shares = _parts(flags.shape[1], sizes), []
     for weights in resample(np.zeros(flags.shape[1], int), patients, seed=seed):
         with np.errstate(invalid="ignore"):

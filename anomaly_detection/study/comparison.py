@@ -74,7 +74,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two AUROCs, mean over seeds, with the interval over patients and seeds: of 95 %, unless another was asked for."""
+    """Of two AUROCs, or twin rates, mean over seeds, with the interval over patients and seeds: of 95 %, unless another was asked for."""
 
     value: float
     low: float
@@ -143,6 +143,9 @@ def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]
 
     Args:
         networks: by dataset, at least one with images of both classes, the scores of each seed, the same seeds in the same order.
+
+    Raises:
+        UserError: as `differences` does.
     """
     together = _mean(_aurocs(networks))
     return seeds_interval(together.values, together.samples, together.degrees)
@@ -235,7 +238,14 @@ def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
 
 
 def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Mapping[str, Raised]]) -> Difference:
-    """Mean of the datasets' twin rates of networks minus that of others, paired: the same seeds in the same order, the same pairs."""
+    """Mean of the datasets' twin rates of networks minus that of others, paired, with its interval of 95 %.
+
+    Args:
+        one, other: of each seed the pairs by dataset, the same seeds in the same order, the same pairs.
+
+    Raises:
+        UserError: as `differences` does.
+    """
     networks, order, paired = [each for pair in zip(one, other, strict=True) for each in pair], list(one[0]), {}
     for names in sharing(_patients_of({name: [network[name] for network in networks] for name in order})):
         parts, number = [one[0][name] for name in names], order.index(names[0])

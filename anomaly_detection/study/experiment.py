@@ -127,8 +127,13 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def judged_by(source: DataSource, datasets: Sequence[str]) -> dict[str, str | None]:
-    """Of metrics: hashes of what the source says of images that trains nothing, their healthy twins and whose they are. By others they are scored
-    anew."""
+    """Hashes of what a source says of images that trains nothing, as metrics.json holds them: "twins", None where there are none, and "patients".
+
+    Where they are others, the network is scored anew.
+
+    Raises:
+        UserError: as `twins_fingerprint` does; or a manifest is damaged.
+    """
     return {"twins": twins_fingerprint(source, datasets), "patients": source.patients_fingerprint(datasets)}
 
 
