@@ -11,8 +11,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from anomaly_detection.data.arrays import HASH_BYTES, KeptImages, cache_folder, pixel_hash, release, take
+from anomaly_detection.data.arrays import HASH_BYTES, KeptImages, cache_folder, pixel_hash
 from anomaly_detection.data.dataset import to_bytes, to_floats
+from anomaly_detection.data.mapped import release, take
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from anomaly_detection.config.paths import PROJECT, find_catalog, find_folds
-from anomaly_detection.data.arrays import KeptImages, MappedImages, load_images
+from anomaly_detection.data.arrays import KeptImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
+from anomaly_detection.data.mapped import MappedImages
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, aliases, linked_outside

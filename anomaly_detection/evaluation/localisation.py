@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import label
 from sklearn.metrics import auc
 
-from anomaly_detection.data.arrays import release
+from anomaly_detection.data.mapped import release
 
 MAX_FALSE_POSITIVE_RATE = 0.3
 BLOCK = 2**20  # pixels that are sorted at a time

@@ -4,6 +4,8 @@ import io
 import os
 import re
 import shutil
+import subprocess
+import sys
 import unicodedata
 import zipfile
 
@@ -37,6 +39,14 @@ def root(tmp_path):
 def prepare(root, *options, data="data", normal="n", abnormal="a"):
     words = ["prepare", "folder", "x", "--organ", "liver", "--modality", "ct", "--normal", root / normal, "--abnormal", root / abnormal]
     return main([str(word) for word in (*words, "--data-root", root / data, "--size", "16", "--workers", "1", *options)])
+
+
+def test_data_is_prepared_and_checked_without_torch(root):
+    words = ["--organ", "liver", "--modality", "ct", "--normal", root / "n", "--abnormal", root / "a", "--data-root", root / "data"]
+    for command in (["prepare", "folder", "x", *words], ["check", "--data-root", root / "data", "--output", root / "sheets"]):
+        code = "import sys; from anomaly_detection.__main__ import main; main(sys.argv[1:]); print('torch loaded:', 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code, *map(str, command)], cwd=PROJECT, capture_output=True, text=True)
+        assert done.stdout.endswith("torch loaded: False\n"), done
 
 
 def images(root, data="data"):

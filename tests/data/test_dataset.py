@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from anomaly_detection.data import arrays
-from anomaly_detection.data.arrays import MappedImages
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
 from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.mapped import MappedImages
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 
