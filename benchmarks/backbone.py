@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_detection.components.backbones import find_backbone, fold_batch_norms
-from anomaly_detection.components.features import CHUNK, CPU_CHUNK, FrozenFeatures
+from anomaly_detection.components.features import FrozenFeatures, chunk_of
 from anomaly_detection.components.fused import fuse
 from anomaly_detection.MADDR_dpa.rec_losses import FoldedConv
 from benchmarks.measure import add_rounds, in_turns, parse, seconds, show
@@ -45,7 +45,7 @@ class Listed(nn.Module):
 def ways(frozen: FrozenFeatures, name: str, weights: str, x: Tensor, device: torch.device, wanted: Sequence[str]) -> dict[str, tuple[Way, float]]:
     """By name, what computes the features of x, and the seconds that it takes to be ready; what cannot be had here is said."""
     layers = frozen.layers
-    chunk = CPU_CHUNK if device.type == "cpu" else CHUNK
+    chunk = chunk_of(x)
 
     def fresh() -> nn.Module:
         return find_backbone(name, weights).to(device)
@@ -156,7 +156,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for batch in arguments.batches:
         x = torch.nn.functional.interpolate(torch.rand(batch, 1, 12, 12, generator=torch.Generator().manual_seed(0)), arguments.size, mode="bicubic")
         x = x * 2 - 1
-        parts = [plain(part.double(), frozen.layers) for part in x.split(CHUNK)]
+        parts = [plain(part.double(), frozen.layers) for part in x.split(chunk_of(x))]
         expected = {layer: torch.cat([part[layer] for part in parts]).float() for layer in frozen.layers}
         rivals = ways(frozen, name, weights, x.to(arguments.device), arguments.device, arguments.ways)
         turns = {way: partial(lambda step: step, step) for way, (step, _) in rivals.items()}

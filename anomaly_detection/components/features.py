@@ -11,8 +11,9 @@ from anomaly_detection.components.feature_store import FeatureStore
 from anomaly_detection.components.fused import fuse
 from anomaly_detection.MADDR_dpa.rec_losses import SMALLEST_DEVIATION, BackboneError, FrozenBackbone
 
-# Images that pass through the backbone at a time. Its first layers take 6 MB for each, of 224 pixels a side: on a CPU more leave the caches.
-CHUNK, CPU_CHUNK = 16, 4
+# What passes through the backbone at a time. On a CPU images: the first layers of more leave the caches (6 MB for each of 224 pixels a side). On a
+# GPU pixels: kernels of a few images take as long to launch as to run, and what images take in memory grows with their pixels.
+CPU_CHUNK, GPU_PIXELS = 4, 64 * 224**2
 FINEST = 4  # pixels a side of a position of the grid, at least; the layers that are looked at by default have 8 and more
 
 
@@ -115,10 +116,10 @@ class FrozenFeatures(nn.Module):
         """{layer: features (B, C, H, W)} of images, from the backbone."""
         if torch.compiler.is_compiling():
             return self.backbone(x, self.layers)
-        network, chunk = (self._on_cpu(), CPU_CHUNK) if x.device.type == "cpu" else (self.backbone, CHUNK)
+        network = self._on_cpu() if x.device.type == "cpu" else self.backbone
         # TensorFloat-32, which GPUs have by default in convolutions, would tell images of another machine apart
         with torch.backends.cudnn.flags(allow_tf32=False):
-            parts = [network(part, self.layers) for part in x.split(chunk)]
+            parts = [network(part, self.layers) for part in x.split(chunk_of(x))]
         return {layer: torch.cat([part[layer] for part in parts]).float() for layer in self.layers}
 
     def _on_cpu(self) -> FrozenBackbone:
@@ -173,6 +174,11 @@ def _tried(network: FrozenBackbone, layers: Sequence[str], channels: int, size: 
         if not value.isfinite().all():
             raise BackboneError(f"the weights of {network.name} are damaged: its features at {layer} are not finite numbers; take other weights")
     return features
+
+
+def chunk_of(x: Tensor) -> int:
+    """Of images (B, C, H, W), how many pass through a backbone at a time on their device."""
+    return CPU_CHUNK if x.device.type == "cpu" else max(1, GPU_PIXELS // x[0, 0].numel())
 
 
 def doubled(value: Tensor) -> Tensor:

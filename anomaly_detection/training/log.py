@@ -55,20 +55,25 @@ class TrainingLog:
         return sum(last.values())
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row and write the file."""
+        """Append a row and write the file. No disk is awaited before `close`: a run that goes on begins with the rows of its checkpoint."""
         self.rows.append(row)
-        columns = list(dict.fromkeys(column for each in self.rows for column in each))
-        with whole_file(self.path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        self._write(await_disk=False)
         if self._writer is not None:
             for name, value in row.items():
                 if isinstance(value, float):
                     self._writer.add_scalar(f"{row['phase']}/{name}", value, self._step())
 
+    def _write(self, await_disk: bool) -> None:
+        columns = list(dict.fromkeys(column for each in self.rows for column in each))
+        with whole_file(self.path, await_disk) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
     def close(self) -> None:
-        """Flush what TensorBoard has not written yet."""
+        """Put the file on the disk, and flush what TensorBoard has not written yet."""
+        if self.rows:
+            self._write(await_disk=True)
         if self._writer is not None:
             self._writer.close()
 

@@ -218,9 +218,9 @@ def train(
     baseline.load_state_dict(best.pop("model"))
     baseline.eval().conclude(train_set.batches(EVALUATION_BATCH))
     broadcast(baseline)
-    _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
     if log is not None:
         log.close()
+    _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
 
 
 def runs_in_bf16(settings: Settings, device: torch.device) -> bool:
@@ -310,8 +310,10 @@ def _check_finite(row: Mapping[str, Any], path: Path) -> None:
 
 
 def _save(path: Path, baseline: Baseline, training: dict[str, Any], facts: Mapping[str, Any] | None) -> None:
-    for name, value in baseline.state_dict().items():
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(f"the weights {name} are no longer finite numbers; lower lr and start again")
+    weights = baseline.state_dict()
+    finite = [value.isfinite().all() for value in weights.values()]
+    if finite and not torch.stack(finite).all():  # one wait for a GPU, not one for each
+        damaged = next(name for name, good in zip(weights, finite, strict=True) if not good)
+        raise UserError(f"the weights {damaged} are no longer finite numbers; lower lr and start again")
     if rank() == 0:
-        save_checkpoint(path, {**(facts or {}), "model": baseline.state_dict(), "training": training})
+        save_checkpoint(path, {**(facts or {}), "model": weights, "training": training})

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from anomaly_detection.components.backbones import find_backbone, fold_batch_norms
-from anomaly_detection.components.features import ChannelSums, FrozenFeatures
+from anomaly_detection.components.features import ChannelSums, FrozenFeatures, chunk_of
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FrozenBackbone
 
 
@@ -97,6 +97,11 @@ def test_packed_and_unpacked_are_the_same_and_chunks_do_not_matter():
     for layer, value in raw.items():
         assert torch.equal(again[layer], value)
         torch.testing.assert_close(frozen.compute(x[3:4])[layer], value[3:4], rtol=1e-4, atol=1e-4 * value.abs().max().item())
+
+
+def test_on_a_gpu_fewer_images_pass_at_a_time_the_larger_they_are():
+    sizes = {224: 64, 448: 16, 64: 784, 5000: 1}
+    assert {side: chunk_of(torch.empty(1000, 3, side, side, device="meta")) for side in sizes} == sizes
 
 
 def test_the_backbone_is_in_no_checkpoint_and_other_weights_are_refused():

@@ -273,6 +273,15 @@ def test_a_loss_that_is_no_number_ends_with_one_line_and_keeps_the_checkpoint(tm
     assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["progress"]["iteration"] == 6
 
 
+def test_weights_that_are_no_numbers_are_named_and_not_saved(tmp_path):
+    settings = toy_settings(iterations=4)
+    baseline = ToyBaseline(settings)
+    baseline.register_buffer("unused", torch.tensor([0.0, float("inf")]))  # no loss tells of it
+    with pytest.raises(UserError, match="the weights unused are no longer finite numbers; lower lr"):
+        train(baseline, toy_images(30), toy_images(9), settings, tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_heads_move_and_learn_on_the_validation_images(tmp_path):
     seed_everything(0)
     fresh = toy_baseline(toy_settings()).maddr.state_dict()
