@@ -10,7 +10,7 @@ from PIL import Image
 
 from anomaly_detection.components import feature_store
 from anomaly_detection.components.feature_store import FeatureStore
-from anomaly_detection.data import arrays
+from anomaly_detection.data import mapped
 from anomaly_detection.data.arrays import KeptImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import to_floats
@@ -148,8 +148,8 @@ def test_pages_are_let_go(tmp_path, monkeypatch):
     kept = kept_pictures(tmp_path)
     store, x = opened(kept, tmp_path), torch.cat([floats(each) for each in kept])
     let_go = []
-    monkeypatch.setattr(arrays, "release", lambda array: let_go.append(len(array)))
-    monkeypatch.setattr(arrays, "MAPPED", 2 * 5 * 2)  # two rows
+    monkeypatch.setattr(mapped, "release", lambda array: let_go.append(len(array)))
+    monkeypatch.setattr(mapped, "MAPPED", 2 * 5 * 2)  # two rows
     for _ in range(7):
         store.look_up(x)
     assert let_go == 7 * [5, 5, 5, 4, 4]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anomaly_detection.data import arrays
+from anomaly_detection.data import mapped
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.dataset import DataSource, Domains, ImageSet, to_bytes, to_floats
 from anomaly_detection.data.formats.window import Window
@@ -250,8 +250,8 @@ def test_mapped_images_of_several_arrays_are_those_of_one():
 @pytest.mark.parametrize(("most", "times"), [(0, 10), (4, 10), (8, 5), (12, 4), (39, 2), (40, 1), (1000, 1)])
 def test_pages_are_let_go_before_more_than_the_limit_is_read(most, times, monkeypatch):
     let_go = []
-    monkeypatch.setattr(arrays, "MAPPED", most)
-    monkeypatch.setattr(arrays, "release", let_go.append)
+    monkeypatch.setattr(mapped, "MAPPED", most)
+    monkeypatch.setattr(mapped, "release", let_go.append)
     array = np.arange(80, dtype=np.uint8).reshape(20, 1, 2, 2)
     places = [19, 0, 3, 3, 7, 18, 2, 5, 11, 1]
     images = MappedImages([array], budget=8)[torch.tensor(places)]
