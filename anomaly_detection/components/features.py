@@ -178,7 +178,7 @@ def _tried(network: FrozenBackbone, layers: Sequence[str], channels: int, size: 
 
 def chunk_of(x: Tensor) -> int:
     """Of images (B, C, H, W), how many pass through a backbone at a time on their device."""
-    return CPU_CHUNK if x.device.type == "cpu" else max(1, GPU_PIXELS // x[0, 0].numel())
+    return CPU_CHUNK if x.device.type == "cpu" else max(1, GPU_PIXELS // x.shape[2:].numel())
 
 
 def doubled(value: Tensor) -> Tensor:
