@@ -1,3 +1,4 @@
+import gc
 import logging
 import multiprocessing
 from multiprocessing import forkserver
@@ -15,9 +16,14 @@ from tests.helpers import toy_images
 
 @pytest.fixture(autouse=True, scope="session")
 def _fast():
-    """The networks of the tests are too small to share: threads would cost more than they bring. Memory is handled as by the commands."""
+    """The networks of the tests are too small to share: threads would cost more than they bring. Memory is handled as by the commands.
+
+    What was imported stays: to look through it for garbage after each of some hundred experiments would take a quarter of a second each time.
+    """
     torch.set_num_threads(1)
     keep_memory()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,6 +7,7 @@ import sys
 import pytest
 import yaml
 
+from anomaly_detection.__main__ import main
 from anomaly_detection.data.phantom.datasets import write_phantoms
 
 OWN = {
@@ -29,7 +30,7 @@ def data(tmp_path_factory):
 
 
 def trained(model: str, processes: int | None, data, folder, **changes) -> list[dict[str, str]]:
-    """The rows of log.csv, of so many processes of torchrun, or without it."""
+    """The rows of log.csv, of so many processes of torchrun, or of this one."""
     folder.mkdir()
     values = {"model": model, "datasets": ["lits", "covid_ct", "covid_xray"], "image_size": 32, "iterations": 8, "batch_size": 8, "bf16": False}
     values |= {"log_iter": 2, "val_iter": 4, "sample_iter": 8, "checkpoint_iter": 4, "maddr": {"enabled": True}, "baseline": OWN[model]}
@@ -37,11 +38,14 @@ def trained(model: str, processes: int | None, data, folder, **changes) -> list[
     values |= {key: value for key, value in changes.items() if key != "maddr"}
     values["maddr"] |= changes.get("maddr", {})
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    start = [sys.executable, "-m"] + (["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"] if processes else [])
-    command = [*start, "anomaly_detection", "train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("results in") == 1
+    command = ["train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
+    if processes is None:
+        assert main(command) == 0
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "anomaly_detection"]
+        done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("results in") == 1
     (log,) = (folder / "results").rglob("log.csv")
     with open(log, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

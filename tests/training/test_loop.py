@@ -145,7 +145,7 @@ def test_a_killed_process_continues_to_the_same_weights(tmp_path):
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     while process.poll() is None and not (checkpoint.exists() and load_checkpoint(checkpoint)["training"]["progress"]["iteration"] > 100):
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     options = {"iterations": 1000, "val_iter": 250, "log_iter": 250, "sample_iter": 1000, "checkpoint_iter": 50}
