@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from anomaly_detection.system.backends import LOCAL, run_side_by_side
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.processes import Pace, processors, run_apart
+from anomaly_detection.system.processes import Pace, map_jobs, processors, run_apart
 from anomaly_detection.system.progress import progress_bar
 
 
@@ -150,6 +150,23 @@ results.close()
 def test_nothing_is_said_where_work_is_stopped():
     ended = subprocess.run([sys.executable, "-c", STOPPED], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60)
     assert not ended.stderr
+
+
+def noted(number: int) -> tuple[int, int]:
+    if number == 99:
+        raise ValueError("99")
+    return number, os.getpid()
+
+
+@pytest.mark.parametrize("together", [1, 3, 50])
+def test_jobs_that_are_handed_out_together_are_done_by_one_process(together):
+    results = list(map_jobs(noted, range(11), 2, "", "", together=together))
+    assert [number for number, _ in results] == list(range(11))
+    of_group = [{process for _, process in results[first : first + together]} for first in range(0, 11, together)]
+    assert all(len(processes) == 1 for processes in of_group)
+    assert os.getpid() not in set.union(*of_group)
+    with pytest.raises(ValueError, match="99"):
+        list(map_jobs(noted, [1, 99, 2], 2, "", "", together=together))
 
 
 LOCKED_ORPHANS = """
