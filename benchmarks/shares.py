@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import Case, Project, benchmark_images
 from benchmarks.measure import Peak, in_turns, operations
-from benchmarks.train_step import measure
+from benchmarks.train_step import asked_for, measure
 
 # what torch calls its operations, in the order in which they are asked
 KINDS = {
@@ -49,10 +49,11 @@ def shares(step: Callable[[], Any], device: torch.device, steps: int) -> dict[st
 
 
 def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
-    """One for each phase of the baseline, and one for scoring."""
+    """One for each phase of the baseline that is asked for, and one for scoring."""
     images, _ = benchmark_images(arguments.data_root, case.size)
     project = Project(case, images, arguments.device)
-    rivals = {phase.name: {"project": lambda phase=phase: project.step(phase), "peak": peak.measure} for phase in project.baseline.phases()}
+    phases = asked_for(project.baseline.phases(), arguments)
+    rivals = {phase.name: {"project": lambda phase=phase: project.step(phase), "peak": peak.measure} for phase in phases}
     rivals[SCORING] = project.scoring_rivals(case.batch, peak)
     for name, turns in rivals.items():
         times = in_turns(turns, arguments.rounds, arguments.steps, arguments.device)

@@ -69,6 +69,16 @@ def test_the_tables_have_the_promised_columns(root, tmp_path, capsys):
     assert "| memae |" in capsys.readouterr().out
 
 
+def test_phases_of_training_can_be_chosen(root, tmp_path, capsys):
+    few = ["--sizes", "32", "--batches", "2", "--rounds", "1", "--steps", "1", "--data-root", str(root), "--device", "cpu", "--models", "f_anogan"]
+    train_step.main([*few, "--phases", "encoder", "--json", str(tmp_path / "steps.json")])
+    assert [row["loss"] for row in json.loads((tmp_path / "steps.json").read_text())] == ["encoder"]
+    with pytest.raises(SystemExit) as ended:
+        train_step.main([*few, "--phases", "decoder"])
+    assert ended.value.code == 2
+    assert "no phase of f_anogan is named decoder" in capsys.readouterr().err
+
+
 def test_rivals_take_turns_and_the_first_steps_of_each_are_not_timed(monkeypatch):
     """A step of two seconds has three before those that are timed, one of a minute and more a single one; the first takes ten times as long."""
     clock, done, long = [0.0], [], {"plain": 70.0, "project": 2.0}
