@@ -27,7 +27,7 @@ from anomaly_detection.config.layers import read_layers
 from anomaly_detection.data.phantom import datasets, downloads
 from anomaly_detection.MADDR_dpa import rec_losses
 from anomaly_detection.registry import build_settings
-from benchmarks import throughput
+from benchmarks import throughput, train_step
 from tests import documents
 from tests.documents import PAGES, PORTING, PROJECT
 from tests.helpers import toy_images
@@ -218,7 +218,7 @@ KINDS = {
 
 
 def test_an_option_between_backticks_is_one_of_some_command():
-    programs = (lambda: __main__.main(["check"]), lambda: throughput.main([]))
+    programs = (lambda: __main__.main(["check"]), lambda: throughput.main([]), lambda: train_step.main([]))
     known = set().union(*(_options(_stopped(program)[0]) for program in programs))
     shown = {word for page, _, code in documents.inline() if page != PORTING and code.startswith("--") for word in code.split() if word[:2] == "--"}
     assert len(shown) > 20
