@@ -19,6 +19,7 @@ from anomaly_detection.system.files import whole_file
 OUTPUTS = ("score", "calibrated_score", "threshold", "anomaly_map")
 HEADS = ("organ", "modality")
 TOLERANCE = 1e-4
+ONE = 2**22  # the weight of a pixel that is copied, in Pillow's whole numbers
 
 
 class ExportableDetector(nn.Module):
@@ -68,17 +69,24 @@ class ExportableDetector(nn.Module):
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
-    """Bilinear with antialiasing, rounded, as Pillow does it: products with matrices in float64, or two runtimes would round some pixels apart."""
-    resized = _weights(x.shape[2], size) @ x.double() @ _weights(x.shape[3], size).T
-    return (resized + 1 / 1024).round().float()  # halves go up, as Pillow's do
+    """Bilinear with antialiasing, as Pillow does it: rows first, then columns of their rounded grey levels; weights are whole numbers, so that no
+    runtime rounds a pixel otherwise."""
+    rows = _rounded(x.double() @ _weights(x.shape[3], size).T)
+    return _rounded(_weights(x.shape[2], size) @ rows).float()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Grey levels of sums with the weights of `_weights`; halves go up."""
+    return ((sums + ONE // 2) / ONE).floor()
 
 
 def _weights(side: int, size: int) -> Tensor:
-    """(size, side) float64: what each of `side` pixels gives to each of `size`; triangles as wide as a pixel of the coarser of the two."""
+    """(size, side) whole numbers in float64: what each of `side` pixels gives to each of `size`, ONE in all; triangles as wide as a pixel of the
+    coarser of the two."""
     inputs, outputs = torch.arange(side), torch.arange(size)[:, None]
     coarser = 2 * torch.ones(side, dtype=torch.float64).sum().clamp(min=size)  # no quotient of numbers, which ONNX has in float32
     weights = (1 - ((2 * inputs + 1) * size - (2 * outputs + 1) * side).abs() / coarser).clamp(min=0)
-    return weights / weights.sum(dim=1, keepdim=True)
+    return (weights / weights.sum(dim=1, keepdim=True) * ONE + 0.5).floor()
 
 
 def export(detector: Detector, path: Path) -> dict[str, float]:
@@ -92,7 +100,8 @@ def export(detector: Detector, path: Path) -> dict[str, float]:
         path: NAME.onnx, or NAME.pt2 for `torch.export.load`.
 
     Returns:
-        The largest difference of each output between the file and PyTorch, relative to the largest value.
+        The largest difference of each output between the file and PyTorch, relative to the largest value; of the score also between the file and
+        the detector, on images that have to be resized, too.
 
     Raises:
         UserError: another suffix, packages for ONNX are missing, the detector's preprocessing cannot be exported, or the file computes
@@ -178,7 +187,10 @@ def _compare(module: nn.Module, run, names: list[str], detector: Detector) -> di
     size = detector.preprocessing.image_size
     for batch, side in ((1, size), (3, size), (2, 2 * size + 1)):
         image = _examples(detector, batch, side, seed=side + batch)
-        for name, own, other in zip(names, module(image), run(image), strict=True):
-            own = own.numpy()
+        of_file = dict(zip(names, run(image), strict=True))
+        pairs = [(name, value.numpy(), of_file[name]) for name, value in zip(names, module(image), strict=True)]
+        arrays = [each.squeeze() for each in image.permute(0, 2, 3, 1).numpy()]  # resized by Pillow, not by the module
+        pairs.append(("score", np.array([prediction.score for prediction in detector.predictions(arrays)]), of_file["score"]))
+        for name, own, other in pairs:
             worst[name] = max(worst[name], float(np.abs(own - other).max() / max(np.abs(own).max(), 1e-12)))
     return worst

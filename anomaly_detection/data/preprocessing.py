@@ -188,7 +188,9 @@ def _resize_mask(mask: np.ndarray, size: int, aspect: Aspect) -> np.ndarray:
 
 def _resize(image: Image.Image, size: int, aspect: Aspect) -> Image.Image:
     (left, width, _), (top, height, _) = _fitted(image.size, size, aspect)
-    inner = image.resize((width, height), Image.Resampling.BILINEAR)
+    # Rows first, in a call of their own: where both are asked for at once, Pillow 13 begins with the columns of some images, Pillow 12 never does.
+    rows = image.resize((width, image.height), Image.Resampling.BILINEAR)
+    inner = rows.resize((width, height), Image.Resampling.BILINEAR)
     if (width, height) == (size, size):
         return inner
     fitted = Image.new(image.mode, (size, size))
