@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
 from multiprocessing import active_children, connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from statistics import mean
 from threading import Thread
@@ -25,48 +27,91 @@ START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker ne
 
 
 def map_jobs(
-    function: Callable[[Any], Result], jobs: Sequence, workers: int | None, label: str, unit: str, fresh: str | None = None, together: int = 1
+    function: Callable[[Any], Result],
+    jobs: Sequence,
+    workers: int | None,
+    label: str,
+    unit: str,
+    fresh: str | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Iterator[Result]:
     """`function(job)` of every job, in their order; several at a time, in processes that end with this one.
 
     Args:
-        function: can be pickled; an exception in it is raised here, and the jobs not yet begun are dropped.
+        function: can be pickled; an exception in it is raised here. Then, as on Ctrl-C, what has not begun is dropped, and SystemExit ends the rest.
         jobs: can be pickled.
         workers: processes; as many as there are processors if None. With 1 no process is started.
         label, unit: what the progress bar says.
         fresh: a module, to start the processes with that alone instead of as copies of this one, see `fresh_context`: needed once this one has
             computed in threads, since locks that these held stay locked in a copy.
-        together: how many are handed out at a time, which takes 0.2 ms.
+        groups: how many are handed out at a time, first to last; None: one by one. To hand out takes 0.2 ms.
 
     Raises:
         UserError: a process was killed, as happens where memory runs out.
     """
     workers = max(1, min(workers or processors(), len(jobs)))
     with progress_bar(total=len(jobs), desc=label, unit=unit) as bar:
-        for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh, together):
+        for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh, groups):
             bar.update()
             yield result
 
 
-def _map_in_pool(function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: str | None, together: int) -> Iterator[Result]:
-    pool = ProcessPoolExecutor(workers, fresh_context(fresh) if fresh else get_context(START_METHOD), initializer=_begin_worker)
+def _map_in_pool(
+    function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: str | None, groups: Sequence[int] | None
+) -> Iterator[Result]:
+    others = active_children()
+    pool = ProcessPoolExecutor(workers, fresh_context(fresh) if fresh else get_context(START_METHOD), initializer=_begin_mapping)
     waiting: deque[Future[list[Result]]] = deque()
     try:
-        for first in range(0, len(jobs), together):
-            waiting.append(pool.submit(_map_here, function, jobs[first : first + together]))
+        first = 0
+        for count in repeat(1, len(jobs)) if groups is None else groups:
+            waiting.append(pool.submit(_map_here, function, jobs[first : first + count]))
+            first += count
             if len(waiting) > AHEAD * workers:
-                yield from waiting.popleft().result()
+                yield from waiting[0].result()
+                waiting.popleft()
         while waiting:
-            yield from waiting.popleft().result()
+            yield from waiting[0].result()
+            waiting.popleft()
     except BrokenProcessPool:
         advice = "if memory ran out, use fewer --workers; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        _end(pool, waiting, others)
+
+
+def _end(pool: ProcessPoolExecutor, waiting: Iterable[Future], others: Sequence[BaseProcess]) -> None:
+    """Of a pool whose results are there, or of which one is no longer wanted: its processes, all but `others`, are stopped at work then."""
+    if not all(each.done() for each in waiting):
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+    pool.shutdown(cancel_futures=True)
 
 
 def _map_here(function: Callable[[Any], Result], jobs: Sequence) -> list[Result]:
-    return [function(job) for job in jobs]
+    """In a worker."""
+    try:
+        if _stopped:
+            sys.exit()
+        return [function(job) for job in jobs]
+    except SystemExit:
+        os._exit(1)  # the pool would give it the next job
+
+
+_stopped = False  # in a worker: nobody wants its results
+
+
+def _begin_mapping() -> None:
+    _begin_worker()
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(*_) -> None:
+    """By an exception, so that a job puts away what it has made for itself, such as the copy of a member of an archive."""
+    global _stopped
+    _stopped = True
+    sys.exit()
 
 
 def _begin_worker() -> None:
@@ -137,11 +182,7 @@ def run_apart(
         advice = "if memory ran out, use fewer --jobs; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed{at}; {advice}") from None
     finally:
-        if not all(each.done() for each in waiting):
-            for process in active_children():
-                if process not in others:
-                    process.terminate()
-        pool.shutdown(cancel_futures=True)
+        _end(pool, waiting, others)
 
 
 def _begin_apart(threads: int, begun: SimpleQueue) -> None:

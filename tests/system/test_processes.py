@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -152,21 +153,60 @@ def test_nothing_is_said_where_work_is_stopped():
     assert not ended.stderr
 
 
+def noted_late(seconds: int) -> None:
+    if seconds == 99:
+        raise ValueError("99")
+    time.sleep(seconds)
+
+
 def noted(number: int) -> tuple[int, int]:
     if number == 99:
         raise ValueError("99")
     return number, os.getpid()
 
 
-@pytest.mark.parametrize("together", [1, 3, 50])
-def test_jobs_that_are_handed_out_together_are_done_by_one_process(together):
-    results = list(map_jobs(noted, range(11), 2, "", "", together=together))
+@pytest.mark.parametrize("groups", [None, [3, 1, 7], [11]])
+def test_jobs_that_are_handed_out_together_are_done_by_one_process(groups):
+    results = list(map_jobs(noted, range(11), 2, "", "", groups=groups))
     assert [number for number, _ in results] == list(range(11))
-    of_group = [{process for _, process in results[first : first + together]} for first in range(0, 11, together)]
-    assert all(len(processes) == 1 for processes in of_group)
-    assert os.getpid() not in set.union(*of_group)
+    processes = iter(process for _, process in results)
+    for count in groups or [1] * 11:
+        (process,) = {next(processes) for _ in range(count)}
+        assert process != os.getpid()
+
+
+def test_an_exception_ends_the_jobs_that_are_at_work():
+    started = time.monotonic()
     with pytest.raises(ValueError, match="99"):
-        list(map_jobs(noted, [1, 99, 2], 2, "", "", together=together))
+        list(map_jobs(noted_late, [99, 300, 300], 2, "", ""))
+    assert time.monotonic() - started < 200, "the others sleep for longer"
+
+
+INTERRUPTED = """
+import sys
+from anomaly_detection.system.processes import map_jobs
+from tests.system.test_processes import with_a_copy
+list(map_jobs(with_a_copy, [sys.argv[1]] * int(sys.argv[2]), 2, "", ""))
+"""
+
+
+def with_a_copy(folder: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder):
+        time.sleep(300)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT there")
+@pytest.mark.parametrize("jobs", [2, 9])
+def test_ctrl_c_ends_jobs_at_once_and_they_put_their_copies_away(jobs, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(jobs)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE) as program:
+        while len(list(tmp_path.iterdir())) < 2:
+            assert program.poll() is None
+            time.sleep(0.01)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in said
+    assert not list(tmp_path.iterdir())
 
 
 LOCKED_ORPHANS = """

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 VERSION = 4  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
 WAITING = 0.05  # of the time, at most, is spent on waiting for the disk
-AT_A_TIME = 2**23  # bytes that a process compares, about: files of some kB are read faster than they are given to it one by one
+AT_A_TIME = 2**23  # bytes that a process compares: files of some kB are read faster than they are given to it one by one
 LONGEST = 200  # bytes of a file's name; file systems take 255, and unfinished files have longer ones
 
 
@@ -182,12 +182,22 @@ def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool
 def _fingerprint(jobs: Sequence[Job], workers: int | None) -> str:
     """What changes with the names and contents of the files: a file that was replaced by another of its size is another."""
     sources = [source for job in jobs for source in job.sources]
-    size = sum(source.size for source in sources)
-    few = size < 2**30  # bytes, which are read before processes would have started
-    together = max(1, AT_A_TIME * len(sources) // max(1, size))
-    sums = map_jobs(SourceFile.checksum, sources, 1 if few else workers, "comparing", "file", together=together)
+    few = sum(source.size for source in sources) < 2**30  # bytes, which are read before processes would have started
+    sums = map_jobs(SourceFile.checksum, sources, 1 if few else workers, "comparing", "file", groups=_groups(sources))
     files = [(source.name, source.size, value) for source, value in zip(sources, sums, strict=True)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _groups(sources: Sequence[SourceFile]) -> list[int]:
+    """How many of the next files are compared at a time: as many as have AT_A_TIME bytes together, or a larger one alone."""
+    counts, size = [], float("inf")
+    for source in sources:
+        size += source.size
+        if size > AT_A_TIME:
+            counts.append(0)
+            size = source.size
+        counts[-1] += 1
+    return counts
 
 
 def _refuse_one_name_for_two(rows: Sequence[Row]) -> None:
@@ -205,7 +215,7 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
     try:
         with contextlib.ExitStack() as stack:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
-            digest = _sha256(paths[0])
+            digest = _sha256(paths[0], job.sources[0])
             for picture in job.pictures(paths):
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
@@ -245,11 +255,15 @@ def _save(pixels: np.ndarray, path: Path) -> None:
         write_png(pixels, partial)
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, source: SourceFile) -> str:
+    """Of a file; raises UserError where it cannot be read, by the name of its source."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); allow it, or leave it out with --skip-bad") from None
     return digest.hexdigest()
 
 

@@ -173,6 +173,25 @@ def test_a_bad_file_stops_everything_or_is_left_out(tmp_path, jobs):
     assert make(tmp_path / "set", jobs) == (rows, bad, False)
 
 
+def test_a_file_that_may_not_be_read_is_a_bad_one(tmp_path, jobs):
+    place = tmp_path / "source" / "n2.txt"
+    place.unlink()
+    place.mkdir()  # root may read any file
+    with pytest.raises(UserError, match=r"n2\.txt: cannot be read \(Is a directory\); allow it, or leave it out with --skip-bad"):
+        make(tmp_path / "set", jobs)
+    rows, (bad,), _ = make(tmp_path / "set", jobs, skip_bad=True)
+    assert "n2.txt" in bad
+    assert len(rows) == 10
+
+
+@pytest.mark.parametrize(
+    ("sizes", "groups"), [([], []), ([0], [1]), ([0, 0, 5], [3]), ([10, 1], [1, 1]), ([9, 1, 1], [2, 1]), ([99, 99, 1, 1, 99], [1, 1, 2, 1])]
+)
+def test_large_files_are_compared_one_by_one_and_small_ones_together(sizes, groups, monkeypatch):
+    monkeypatch.setattr(module, "AT_A_TIME", 10)
+    assert module._groups([SourceFile("a", Path("a"), None, size) for size in sizes]) == groups
+
+
 def test_nothing_left_is_an_error(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.txt").write_text("x")
