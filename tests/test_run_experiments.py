@@ -573,7 +573,7 @@ def test_other_twins_are_scored_anew_by_the_same_network(toy_model, twinned, cha
     assert [(run / name).stat().st_mtime_ns for name in ("metrics.json", "checkpoint.pt")] == stamps, "nothing has changed"
     change(twinned)
     assert study(twinned, "--regimes", "maddr") == 0
-    assert "other healthy twins" in caplog.text
+    assert "other twins" in caplog.text
     assert "| toy | united | " not in capsys.readouterr().out.rpartition("tables in")[0].rpartition("# Anomaly")[2]
     assert study(twinned, "--regimes", "united") == 0
     assert "| toy | united | " in capsys.readouterr().out
@@ -594,7 +594,7 @@ def test_by_other_patients_images_are_scored_anew_by_the_same_network(toy_model,
         entry["patient"] = r"_(\d+)"
     (data_root / "datasets.yaml").write_text(yaml.safe_dump(catalog))
     assert study(data_root, "--regimes", "maddr") == 0
-    assert "other healthy twins or patients" in caplog.text
+    assert "other twins or patients" in caplog.text
     assert "| toy | united | " not in capsys.readouterr().out.rpartition("tables in")[0].rpartition("# Anomaly")[2]
     assert study(data_root, "--regimes", "united") == 0
     assert [(run / name).read_bytes() == before[name] for name in before] == [True, True, False], "not trained again"
@@ -604,6 +604,16 @@ def test_by_other_patients_images_are_scored_anew_by_the_same_network(toy_model,
     stamp = (run / "metrics.json").stat().st_mtime_ns
     assert study(data_root, "--regimes", "united") == 0
     assert (run / "metrics.json").stat().st_mtime_ns == stamp
+
+
+def test_intervals_of_an_older_version_are_computed_anew(toy_model, data_root):
+    assert study(data_root, "--regimes", "united") == 0
+    (run,) = (data_root.parent / "results" / "toy" / "united").glob("*/seed_0")
+    metrics, before = read_json(run / "metrics.json"), {name: (run / name).read_bytes() for name in ("log.csv", "provenance.json", "scores.csv")}
+    (run / "metrics.json").write_text(json.dumps({**metrics, "intervals": metrics["intervals"] - 1}))
+    assert study(data_root, "--regimes", "united") == 0
+    assert read_json(run / "metrics.json") == metrics
+    assert {name: (run / name).read_bytes() for name in before} == before, "not trained again"
 
 
 def test_twins_that_appear_are_scored(toy_model, twinned):

@@ -24,10 +24,12 @@ from scipy.stats import t as student
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.normals import numbered, unit_word
 
+VERSION = 2  # raise it when the same scores come to have other intervals
 SAMPLES = 1000
 SEED = 0
 OUTSIDE = 0.05  # of cases, the true value lies outside
 _ROUNDING = 1e-9  # sums of weights that should be 1 differ from it by less
+_LOOKS_AT = {"sensitivity": (1,), "specificity": (0,)}  # labels; the others look at both, those at an oracle's threshold too, which is set by both
 _CELLS = 200_000  # samples x images measured at a time; blocks that stay in the cache are quicker
 
 Patients = Sequence[str | None]  # whose each image is; None where that is not known
@@ -64,10 +66,12 @@ def _kinds(labels: np.ndarray, unit: np.ndarray) -> np.ndarray:
     return kinds
 
 
-def freedom(labels: np.ndarray, patients: Patients) -> int:
-    """Degrees of freedom: one less than the patients of the rarer class; 0 where no kind of them has two: nothing tells how they differ."""
-    alone, other, both = np.bincount(_kinds(labels, numbered(patients)), minlength=4)[1:]
-    return min(int(one + both) - 1 if max(one, both) > 1 else 0 for one in (alone, other) if one + both)
+def freedom(labels: np.ndarray, patients: Patients, metric: str = "auroc") -> int:
+    """Degrees of freedom of a metric: one less than the patients of the rarer class, or, of a share of one class, of that one; 0 where no kind of
+    them has two: nothing tells how they differ."""
+    kinds = np.bincount(_kinds(labels, numbered(patients)), minlength=4)
+    alone, both = [kinds[1 + label] for label in _LOOKS_AT.get(metric, (0, 1))], kinds[3]
+    return min(int(one + both) - 1 if max(one, both) > 1 else 0 for one in alone if one + both)
 
 
 def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -173,7 +177,7 @@ def metric_intervals(
     """[low, high] of each metric. What is called abnormal is part of the detector and stays as it is."""
     values = weighted_metrics(labels, scores, called, np.ones((1, len(labels))))
     drawn = metric_samples(labels, scores, called, patients, samples, seed)
-    return {name: share_interval_of(float(values[name][0]), drawn[name], freedom(labels, patients)) for name in drawn}
+    return {name: share_interval_of(float(values[name][0]), drawn[name], freedom(labels, patients, name)) for name in drawn}
 
 
 def share_samples(flags: np.ndarray, patients: Patients, seed: int = SEED, sizes: Sequence[int] | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ Drawn without a display.
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import roc_curve
@@ -117,6 +119,7 @@ def draw_histograms(rows: Lines, metrics: Mapping[str, Any]) -> Figure:
                 axes.hist(own, edges, density=True, alpha=0.5, color=colour, label=f"{text} ({len(own)})")
         axes.axvline(metrics["datasets"][name]["threshold"], color="black", linestyle="--", label="threshold")
         axes.set(title=name, xlabel="anomaly score (no unit)", ylabel="share of images per unit of score")
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # numbers of six digits would touch
         axes.legend(fontsize=7)
     return figure
 
@@ -248,7 +251,7 @@ def _tsne(latent: np.ndarray) -> np.ndarray:
 
 
 def draw_training(log: Rows) -> Figure:
-    """Every loss and accuracy of log.csv along the iterations, over all phases; a phase may lack some. Training and validation share a panel."""
+    """Every loss and accuracy of log.csv along the iterations, a line for each phase, which may lack some. Training and validation share a panel."""
     steps, offset, last = [], 0, ("", 0)
     for row in log:
         if row["phase"] != last[0]:
@@ -263,9 +266,11 @@ def draw_training(log: Rows) -> Figure:
     grid = figure.subplots(-(-len(panels) // across), across, squeeze=False).reshape(-1)
     for axes, panel in zip(grid, panels, strict=False):
         for column, part in ((panel, "training"), (VALIDATION + panel, "validation")):
-            points = [(step, float(row[column])) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
-            if points:
-                axes.plot(*zip(*points, strict=True), **PARTS[part], marker="." if len(points) < 30 else None, linewidth=1, markersize=3, label=part)
+            rows = [(step, row) for step, row in zip(steps, log, strict=True) if row.get(column) not in (None, "")]
+            marker = "." if len(rows) < 30 else None
+            for _, of_phase in groupby(rows, key=lambda each: each[1]["phase"]):
+                points = [(step, float(row[column])) for step, row in of_phase]
+                axes.plot(*zip(*points, strict=True), **PARTS[part], marker=marker, linewidth=1, markersize=3, label=part)
         axes.set_title(panel, fontsize=8)
         axes.set_xlabel("iteration (batches)", fontsize=7)
         axes.set_ylabel(next((text for ending, text in UNITS.items() if panel.endswith(ending)), "value (no unit)"), fontsize=7)

@@ -108,8 +108,8 @@ def intervals_over_seeds(trainings: Sequence[Scored], values: Mapping[str, Seque
         values: by metric, of each seed.
     """
     drawn = [metric_samples(each.labels, each.scores, each.called, each.patients) for each in trainings]
-    degrees = freedom(trainings[0].labels, trainings[0].patients)
-    return {name: seeds_interval(values[name], np.array([each[name] for each in drawn]), degrees) for name in values if name in drawn[0]}
+    degrees = {name: freedom(trainings[0].labels, trainings[0].patients, name) for name in drawn[0]}
+    return {name: seeds_interval(values[name], np.array([each[name] for each in drawn]), degrees[name]) for name in values if name in drawn[0]}
 
 
 def twin_intervals_over_seeds(trainings: Sequence[Mapping[str, Drawn]]) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.twins import twins_fingerprint
+from anomaly_detection.evaluation import bootstrap
 from anomaly_detection.registry import build_settings, folder_of
 from anomaly_detection.study import provenance
 from anomaly_detection.study.regimes import UNITED, regime_of
@@ -126,19 +127,20 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None
 
 
-def judged_by(source: DataSource, datasets: Sequence[str]) -> dict[str, str | None]:
-    """Hashes of what a source says of images that trains nothing, as metrics.json holds them: "twins", None where there are none, and "patients".
+def judged_by(source: DataSource, datasets: Sequence[str]) -> dict[str, str | int | None]:
+    """What metrics.json says of how a network was judged: hashes of what the source says of images that trains nothing, "twins", None where there are
+    none, and "patients"; "intervals", the version of `bootstrap`.
 
-    Where they are others, the network is scored anew.
+    Where it is something else, the network is scored anew.
 
     Raises:
         UserError: as `twins_fingerprint` does; or a manifest is damaged.
     """
-    return {"twins": twins_fingerprint(source, datasets), "patients": source.patients_fingerprint(datasets)}
+    return {"twins": twins_fingerprint(source, datasets), "patients": source.patients_fingerprint(datasets), "intervals": bootstrap.VERSION}
 
 
 def judged_alike(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> bool:
-    """Whether metrics tell of the twins and patients that the source names now; those of an older version, which said nothing of patients, do not."""
+    """Whether metrics tell of the twins and patients that the source names now, by the intervals of now; those of an older version do not."""
     return all(metrics.get(key) == value for key, value in judged_by(source, experiment.settings.datasets).items())
 
 

@@ -256,7 +256,7 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
     elif (metrics := finished_metrics(experiment)) is None:
         logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
     elif source is not None and not judged_alike(metrics, experiment, source):
-        text = "left out of the tables: %s: scored with other healthy twins or patients than %s names now; `evaluate` does it anew"
+        text = "left out of the tables: %s: scored by an older version, or with other twins or patients than %s names; `evaluate` does it anew"
         logger.warning(text, folder, source.data_root)
     else:
         return experiment

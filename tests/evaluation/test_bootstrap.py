@@ -170,6 +170,22 @@ def test_freedom_is_that_of_the_rarer_class():
     assert freedom(np.array([0, 1, 0, 1]), ["a", "a", "b", "b"]) == 1
 
 
+def test_a_share_of_one_class_has_the_freedom_of_its_patients():
+    """Six normal patients and twenty abnormal ones, the threshold above all, or below all of one class."""
+    labels, names = np.repeat([0, 1], [12, 40]), [f"P{i // 2}" for i in range(52)]
+    assert [freedom(labels, names, metric) for metric in ("sensitivity", "specificity", "accuracy", "oracle_sensitivity")] == [19, 5, 5, 5]
+    scores = np.random.default_rng(0).random(52)
+    intervals = metric_intervals(labels, scores, scores > 2, names)
+    assert intervals["sensitivity"] == pytest.approx([0, 1 - 0.025 ** (1 / 20)])  # Clopper and Pearson
+    assert intervals["specificity"] == pytest.approx([0.025 ** (1 / 6), 1])
+    called = np.arange(52) % 5 == 0
+    intervals = metric_intervals(labels, scores, called, names)
+    for metric, label in (("sensitivity", 1), ("specificity", 0)):
+        of_class = [who for who, each in zip(names, labels, strict=True) if each == label]
+        alone = share_interval(called[labels == 1] if label else ~called[labels == 0], of_class)
+        assert intervals[metric] == pytest.approx(alone, abs=0.04), "other patients are drawn"
+
+
 # one patient; one of each kind; a single normal one; a single abnormal one; one of both kinds beside a normal one
 @pytest.mark.parametrize(
     ("patients", "labels"),
@@ -180,7 +196,12 @@ def test_a_class_of_one_patient_says_nothing_of_others(patients, labels):
     labels, names = np.array(labels), list(patients)
     scores = np.array([1.0, 3, 2, 2.5, 4, 0])
     assert freedom(labels, names) == 0
-    assert {tuple(interval) for interval in metric_intervals(labels, scores, scores > 2, names).values()} == {(0.0, 1.0)}
+    intervals = metric_intervals(labels, scores, scores > 2, names)
+    for metric, label in (("specificity", 0), ("sensitivity", 1)):
+        if len({who for who, each in zip(names, labels, strict=True) if each == label}) > 2:
+            low, high = intervals.pop(metric)  # of that class alone, which has three patients
+            assert 0 < low < high <= 1
+    assert {tuple(interval) for interval in intervals.values()} == {(0.0, 1.0)}
     trainings = np.array([metric_samples(labels, scores, scores > 2, names)["auroc"]] * 2)
     assert seeds_interval([0.5, 0.6], trainings, 0) == [0.0, 1.0]
     assert difference_interval(0.1, trainings[0], 0) == [-1.0, 1.0]

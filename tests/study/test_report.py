@@ -198,6 +198,12 @@ def test_training_and_validation_share_a_panel():
     }
 
 
+def test_no_line_joins_the_losses_of_two_phases():
+    log = [{"phase": phase, "iteration": i, "loss": f"{value + i}"} for phase, value in (("gan", 5), ("encoder", 1)) for i in (1, 2)]
+    (axes,) = draw_training(log).axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 6], [2, 7]], [[3, 2], [4, 3]]]
+
+
 def test_every_axis_of_every_figure_says_what_it_shows_and_in_what_unit():
     rows, metrics = rows_of()
     log = [{"phase": "p", "iteration": step, "loss": 1.0, "gradient_norm": 2.0, "organ_accuracy": 1.0, "slots_used": 3.0} for step in (1, 2)]
