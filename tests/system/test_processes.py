@@ -183,9 +183,10 @@ def test_an_exception_ends_the_jobs_that_are_at_work():
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from anomaly_detection.system.processes import map_jobs
 from tests.system.test_processes import with_a_copy
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background begins without
 list(map_jobs(with_a_copy, [sys.argv[1]] * int(sys.argv[2]), 2, "", ""))
 """
 
@@ -204,7 +205,10 @@ def test_ctrl_c_ends_jobs_at_once_and_they_put_their_copies_away(jobs, tmp_path)
             assert program.poll() is None
             time.sleep(0.01)
         program.send_signal(signal.SIGINT)
-        _, said = program.communicate(timeout=60)
+        try:
+            _, said = program.communicate(timeout=60)
+        finally:
+            program.kill()
     assert b"KeyboardInterrupt" in said
     assert not list(tmp_path.iterdir())
 
