@@ -171,7 +171,7 @@ def test_freedom_is_that_of_the_rarer_class():
 
 
 def test_a_share_of_one_class_has_the_freedom_of_its_patients():
-    """Six normal patients and twenty abnormal ones, the threshold above all, or below all of one class."""
+    """Six normal patients and twenty abnormal ones, of whom none is called abnormal, and every fifth image."""
     labels, names = np.repeat([0, 1], [12, 40]), [f"P{i // 2}" for i in range(52)]
     assert [freedom(labels, names, metric) for metric in ("sensitivity", "specificity", "accuracy", "oracle_sensitivity")] == [19, 5, 5, 5]
     scores = np.random.default_rng(0).random(52)
