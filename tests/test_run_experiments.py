@@ -26,7 +26,7 @@ from anomaly_detection.data.phantom.datasets import VERSION
 from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
 from anomaly_detection.study.plan import find_data
-from anomaly_detection.study.report import Study, Tables
+from anomaly_detection.study.report import Study, Tables, tell_results
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.training.checkpoint import load_checkpoint
@@ -840,6 +840,28 @@ def test_what_another_left_damaged_costs_no_experiment_of_this_study(toy_model, 
         study(data_root, "--regimes", "separate")
     assert len(list((data_root.parent / "results").glob("toy/separate/*/seed_0/metrics.json"))) == 3
     assert "no tables yet: " in caplog.text
+
+
+def test_scores_that_are_not_all_there_are_told(toy_model, data_root):
+    """As after somebody deleted lines in a spreadsheet: the numbers of metrics.json and the intervals over seeds would be of different images."""
+    assert study(data_root, "--regimes", "united") == 0
+    (scores,) = (data_root.parent / "results").glob("toy/united/*/seed_0/scores.csv")
+    lines = scores.read_text().splitlines(keepends=True)
+    assert "test" in lines[-1]
+    scores.write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match=r"scores\.csv: has \d+ abnormal test images of lung_xray, and \d+ were scored; evaluate the run again"):
+        tell_results(data_root.parent / "results")
+
+
+@pytest.mark.parametrize(("content", "damage"), [("[]", "not a JSON object"), ('{"heading": "h", "datasets": ["liver_ct"]}', "no data_root in it")])
+def test_a_damaged_study_can_be_reported_without_its_file(toy_model, data_root, content, damage):
+    assert study(data_root, "--regimes", "united") == 0
+    results = data_root.parent / "results"
+    (results / "study.json").write_text(content)
+    with pytest.raises(UserError, match=rf"study\.json: damaged \({damage}\); delete the file and run the same command again"):
+        tell_results(results)
+    (results / "study.json").unlink()
+    assert tell_results(results)
 
 
 def test_what_has_not_changed_is_neither_read_nor_drawn_again(toy_model, data_root, monkeypatch):

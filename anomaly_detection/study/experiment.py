@@ -179,8 +179,7 @@ def check_version(experiment: Experiment) -> None:
         UserError: one did, or that is not known.
     """
     _refuse_unknown(experiment.folder, "metrics.json")
-    path = experiment.folder / "provenance.json"
-    if path.exists() and "regime" not in read_json(path):
+    if (experiment.folder / provenance.FILE).exists() and provenance.is_older(experiment.folder):
         raise UserError(f"{experiment.folder} was begun by an older version of this package; {REMEDY}")
 
 
@@ -202,7 +201,7 @@ def check_data(experiment: Experiment, source: DataSource) -> None:
     """
     folder = experiment.folder
     check_version(experiment)
-    if (folder / "provenance.json").exists() and not same_data(experiment, source):
+    if (folder / provenance.FILE).exists() and not same_data(experiment, source):
         raise UserError(f"{folder} was begun with other images or splits than lie in {source.data_root} now; {REMEDY}")
 
 
@@ -241,14 +240,13 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     """
     if folder.is_file():
         raise UserError(f"{folder}: is a file; name the folder of the experiment, {folder.parent}")
-    if not (folder / "provenance.json").exists():
+    if not (folder / provenance.FILE).exists():
         lack = "holds no experiment" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: {lack}; name the folder of one, .../seed_0")
-    regime = read_json(folder / "provenance.json").get("regime")
-    if regime is None:
+    if provenance.is_older(folder):
         raise UserError(f"{folder} was written by an older version of this package; run the experiment again into another --results")
     settings = build_settings([Layer(str(folder / "config.yaml"), read_yaml(folder / "config.yaml")), *overrides])
-    return Experiment(settings, regime, folder)
+    return Experiment(settings, provenance.read(folder)["regime"], folder)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
 from anomaly_detection.system.version import __version__
 
 FILE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[2]  # of the clone, where the package lies in one
+_REMEDY = "delete the folder"
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of the environment in which git runs a program, as a hook: not of this clone
 
 
@@ -27,18 +27,23 @@ def read(folder: Path) -> dict[str, Any]:
     """What `begin` and `add_run` wrote.
 
     Raises:
-        UserError: it is missing or damaged: nobody knows what the results in the folder are of.
+        UserError: it is missing, damaged or of an older version: nobody knows what the results in the folder are of.
     """
-    origin = read_json(folder / FILE)
-    for key in ("data", "data_root"):
-        if not isinstance(origin, dict) or not isinstance(origin.get(key), str):
-            raise UserError(f"{folder / FILE}: damaged: no {key} in it; delete the folder and run the same command again")
-    return origin
+    return read_json(folder / FILE, dict.fromkeys(("regime", "data", "data_root"), str), _REMEDY)
+
+
+def is_older(folder: Path) -> bool:
+    """Whether an older version of this package began the experiment in a folder: its regime is not told.
+
+    Raises:
+        UserError: provenance.json is missing or damaged.
+    """
+    return read_json(folder / FILE, remedy=_REMEDY).get("regime") is None
 
 
 def add_run(folder: Path, device: torch.device) -> None:
     """Note what trains or scores the experiment now, unless the same did before: a number can depend on every one of them."""
-    origin, run = read_json(folder / FILE), surroundings(device)
+    origin, run = read(folder), surroundings(device)
     if run not in origin.get("runs", []):
         write_json(folder / FILE, {**origin, "runs": [*origin.get("runs", []), run]})
 

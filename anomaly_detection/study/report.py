@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,10 +15,10 @@ from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.study import provenance
 from anomaly_detection.study.experiment import Experiment, finished_metrics, judged_alike, load_experiment, same_data
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
-from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_markdown, to_text, write_csv
 from anomaly_detection.study.summary import summary
@@ -78,7 +79,7 @@ class Study:
         if not folders:
             lack = "holds no study and no experiment" if results.is_dir() else "is a file" if results.exists() else "no such folder"
             raise UserError(f"{results}: {lack}; name the folder of a study, results/NAME, or of an experiment, .../seed_0")
-        origins = [origin for folder in folders if "regime" in (origin := read_json(folder / "provenance.json"))]
+        origins = [provenance.read(folder) for folder in folders if not provenance.is_older(folder)]
         if not origins:
             load_experiment(folders[0])  # says what to do with what an older version wrote
         chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
@@ -94,7 +95,7 @@ class Study:
     @classmethod
     def _written(cls, results: Path, data_root: Path | None) -> "Study":
         """What `write` left."""
-        values = read_json(results / "study.json")
+        values = read_json(results / "study.json", {"heading": str, "datasets": list, "data_root": str})
         root = data_root or Path(values["data_root"])
         phantom = values.get("phantom", False) or is_phantom(root)
         return cls(values["heading"], tuple(values["datasets"]), root, values.get("quick", False), phantom)
@@ -108,9 +109,9 @@ def _study_around(results: Path) -> Path | None:
 
 def experiment_folders(results: Path) -> list[Path]:
     """The folder itself where it is an experiment's, else those of all experiments that were begun in a folder of results."""
-    if (results / "provenance.json").exists():
+    if (results / provenance.FILE).exists():
         return [results]
-    return sorted(path.parent for path in results.glob("*/*/*/seed_*/provenance.json"))
+    return sorted(path.parent for path in results.glob(f"*/*/*/seed_*/{provenance.FILE}"))
 
 
 class Tables:
@@ -268,11 +269,11 @@ def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Map
     lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in by_split.items()) for name, by_split in counts.items()]
     described: dict[str, list[str]] = {}
     for experiment in experiments:
-        settings, metrics, origin = experiment.settings, finished_metrics(experiment), read_json(experiment.folder / "provenance.json")
+        settings, metrics, origin = experiment.settings, finished_metrics(experiment), provenance.read(experiment.folder)
         facts = [f"{key}: {value}" for key, value in metrics["baseline"].items()]
         facts.append(f"at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px")
         facts.append(f"thresholds for a false-alarm rate of {1 - metrics['threshold_quantile']:.3g}")
-        facts.append(runs_line(origin))
+        facts.append(provenance.runs_line(origin))
         name = f"{experiment.regime} {'+'.join(settings.datasets)} seed {settings.seed}, weights of iteration {metrics['best_iteration']}, "
         name += f"config {short_hash(experiment.folder / 'config.yaml')}, data {origin['data']}"
         described.setdefault(f"{settings.model}: {'; '.join(facts)}", []).append(name)
@@ -280,9 +281,13 @@ def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Map
 
 
 def _result(experiment: Experiment) -> Result:
-    settings = experiment.settings
-    rows, pairs = read_scores(experiment.folder / "scores.csv"), read_twin_rows(experiment.folder / "twins.csv")
-    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, finished_metrics(experiment), rows, pairs)
+    settings, metrics, path = experiment.settings, finished_metrics(experiment), experiment.folder / "scores.csv"
+    rows, pairs = read_scores(path), read_twin_rows(experiment.folder / "twins.csv")
+    scored = Counter(zip(rows.column("dataset"), rows.column("label"), rows.column("part"), strict=True))
+    for (name, measured), (label, kind) in product(metrics["datasets"].items(), enumerate(("normal", "abnormal"))):
+        if (lines := scored[name, label, "test"]) != measured[kind]:
+            raise UserError(f"{path}: has {lines} {kind} test images of {name}, and {measured[kind]} were scored; evaluate the run again")
+    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, metrics, rows, pairs)
 
 
 def drawn_figures(folder: Path) -> list[Path]:

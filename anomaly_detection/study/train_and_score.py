@@ -33,7 +33,7 @@ from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json, write_table
+from anomaly_detection.system.files import short_hash, whole_file, write_json, write_table
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
@@ -184,7 +184,7 @@ def _write_card(experiment: Experiment, source: DataSource, described: Mapping[s
         settings,
         experiment.regime,
         described,
-        read_json(folder / "provenance.json"),
+        provenance.read(folder),
         short_hash(folder / "config.yaml"),
         (folder / "log.csv").exists(),
         preprocessing_of(settings, source),

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from anomaly_detection.system.errors import UserError
@@ -98,17 +99,28 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, kinds: Mapping[str, type] = MappingProxyType({}), remedy: str = "delete the file") -> dict[str, Any]:
     """What `write_json` wrote.
 
+    Args:
+        path: of the file.
+        kinds: the keys that must be there, each with the type of its value.
+        remedy: what to do with a damaged one before the same command is run again.
+
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or lacks a key.
     """
+    content: Any = None
     text = read_text(path)
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        damage = None if isinstance(content, dict) else "not a JSON object"
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); delete the file and run the same command again") from None
+        damage = str(error)
+    damage = damage or next((f"no {key} in it" for key, kind in kinds.items() if not isinstance(content.get(key), kind)), None)
+    if damage:
+        raise UserError(f"{path}: damaged ({damage}); {remedy} and run the same command again")
+    return content
 
 
 def read_text(path: Path) -> str:

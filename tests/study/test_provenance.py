@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def test_each_way_to_run_an_experiment_is_noted_once(tmp_path, monkeypatch):
-    provenance.begin(tmp_path, {"data": "abc"})
+    provenance.begin(tmp_path, {"regime": "maddr", "data": "abc", "data_root": "d"})
     for _ in range(2):
         provenance.add_run(tmp_path, CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
@@ -39,11 +39,24 @@ def test_a_program_called_git_that_is_another_tells_no_commit(tmp_path, monkeypa
     assert provenance.commit() is None
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"data": "abc"}', '{"data": 3, "data_root": "d"}', '{"data_root": "d"}', ""])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"regime": "maddr"}', '{"regime": "maddr", "data": 3, "data_root": "d"}', '{"regime": 3, "data": "a", "data_root": "d"}', ""]
+)
 def test_a_damaged_file_is_told(tmp_path, text):
+    """It says of which experiment the folder is: without it nobody knows, so that it is not the file alone that must go."""
     (tmp_path / "provenance.json").write_text(text)
-    with pytest.raises(UserError, match=r"provenance\.json: damaged"):
+    with pytest.raises(UserError, match=r"provenance\.json: damaged .*; delete the folder and run the same command again"):
         provenance.read(tmp_path)
+
+
+def test_an_older_version_told_no_regime(tmp_path):
+    (tmp_path / "provenance.json").write_text('{"data": "abc", "data_root": "d"}')
+    assert provenance.is_older(tmp_path)
+    provenance.begin(tmp_path, {"regime": "maddr", "data": "abc", "data_root": "d"})
+    assert not provenance.is_older(tmp_path)
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match="damaged .*; delete the folder and"):
+        provenance.is_older(tmp_path)
 
 
 @pytest.mark.parametrize("changed", [False, True])

@@ -146,8 +146,18 @@ def test_json_is_read_with_a_mark_and_damage_is_placed(tmp_path):
     (tmp_path / "a.json").write_bytes(json.dumps({"a": "é"}, ensure_ascii=False).encode("utf-16"))
     assert read_json(tmp_path / "a.json") == {"a": "é"}
     (tmp_path / "a.json").write_text('{"a":\n 1,\n')
-    with pytest.raises(UserError, match=r"a\.json: damaged \(.*line [23] column"):
+    with pytest.raises(UserError, match=r"a\.json: damaged \(.*line [23] column.*\); delete the file and run the same command again$"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "damage"), [("[]", "not a JSON object"), ("{}", "no a in it"), ('{"a": "1", "b": 2}', "no a in it"), ('{"a": 1}', "no b in it")]
+)
+def test_json_without_what_must_be_there_is_damaged(tmp_path, text, damage):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"a\.json: damaged \({damage}\); move it away and run"):
+        read_json(path, {"a": int, "b": int}, "move it away")
 
 
 def test_a_name_is_shortened_only_where_no_file_system_holds_it(tmp_path):
