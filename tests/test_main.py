@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +232,25 @@ def test_errors_are_one_line_and_a_code(capsys, error, code, words):
     told = capsys.readouterr().err.strip()
     assert words in told
     assert "\n" not in told
+
+
+TWICE = """
+import atexit, os, signal
+from anomaly_detection.commands.exit_codes import run
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    [0 for _ in range(10**6)]  # where Python meets it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+atexit.register(interrupt)
+run(interrupt)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other signals")
+def test_a_second_interruption_ends_a_command_without_a_traceback():
+    ended = subprocess.run([sys.executable, "-c", TWICE], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr.strip() == "interrupted; run the same command again to continue from the last checkpoint"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="other pipes")

@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -43,6 +44,7 @@ def run(main: Callable[[list[str] | None], int]) -> None:
         advice = "name another place" if error.errno in NO_PLACE else "nothing that was saved is lost, run the same command again to continue"
         sys.exit(_told(f"{error.filename or 'a file'}: {error.strerror or error}; {advice}"))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what Python does at its end, without a word
         print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         sys.exit(130)
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from anomaly_detection.system.errors import UserError
 
 _LINE = re.compile(r".*\n|.+")  # of what `read_text` returns, with its end
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
 SHORTENED = 200
 # UTF-32 first: its mark begins with that of UTF-16
@@ -32,7 +34,8 @@ _MARKS = (
 def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well, delete it when it does not.
 
-    A process that is killed inside the block leaves `path` as it was. The data reaches the disk before the move.
+    A process that is killed inside the block leaves `path` as it was. The data reaches the disk before the move. An error of the disk, which names no
+    file where it comes from a write, names `path`.
 
     Args:
         path: of the file.
@@ -48,6 +51,10 @@ def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_WRITING:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,13 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         fail()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_told_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, whole_file(tmp_path / "a.txt"), open("/dev/full", "wb") as file:
+        file.write(b"x")
+    assert caught.value.filename == str(tmp_path / "a.txt")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
