@@ -12,7 +12,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.data.catalog import PHANTOM
 from anomaly_detection.data.phantom.downloads import write_downloads
 from tests.helpers import toy_images
-from tests.porting_miniatures import MINIATURES
+from tests.porting.miniatures import MINIATURES
 
 MODEL = "tests.helpers:ToyBaseline"
 DOMAINS = {"lits": ("liver", "ct"), "covid_ct": ("lung", "ct"), "covid_xray": ("lung", "xray")}

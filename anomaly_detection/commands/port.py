@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
-from anomaly_detection import porting
+from anomaly_detection.porting import apply
+from anomaly_detection.porting.changes import show, write
+from anomaly_detection.porting.recipes import PAGE, RECIPES, read_recipes
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `port`."""
-    parser.add_argument("recipe", choices=porting.RECIPES, help="the codebase: %(choices)s")
+    parser.add_argument("recipe", choices=RECIPES, help="the codebase: %(choices)s")
     parser.add_argument("clone", type=Path, metavar="CLONE", help="the folder of a clone of its repository")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument("--undo", action="store_true", help="take it back")
@@ -21,18 +23,18 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: the clone is not what the recipe is for, or is changed where the recipe changes it; nothing was changed.
     """
-    recipe, clone = porting.read_recipes()[arguments.recipe], arguments.clone
-    changes = (porting.undo if arguments.undo else porting.port)(clone, recipe)
+    recipe, clone = read_recipes()[arguments.recipe], arguments.clone
+    changes = (apply.undo if arguments.undo else apply.port)(clone, recipe)
     if not changes:
         print(f"{clone}: is ported already, nothing was changed; --undo takes it back")
         return
-    print(porting.show(changes, clone))
+    print(show(changes, clone))
     if arguments.dry_run:
         print("nothing was changed (--dry-run)")
         return
-    porting.write(changes)
+    write(changes)
     if arguments.undo:
         print(f"{clone}: {recipe.name} is taken back")
     else:
         print(f"{clone}: {recipe.size()}, and {recipe.destination}. Then: {recipe.then}")
-        print(f"{porting.PAGE} says how to see that it works; --undo takes it back")
+        print(f"{PAGE} says how to see that it works; --undo takes it back")
