@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from anomaly_detection.data.phantom.strata import STRATA
-from anomaly_detection.data.twins import NUMBERS
+from anomaly_detection.data.twin_lists import NUMBERS
 from anomaly_detection.system.memory import keep_memory, release_memory
 from tests.helpers import toy_images
 

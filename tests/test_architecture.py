@@ -151,6 +151,13 @@ def test_what_a_trained_network_does_without_is_not_imported(module):
     assert not {name for name in loaded(f"{PACKAGE}.{module}") if name.partition(".")[0] in SLOW or name == "scipy.stats"}
 
 
+@pytest.mark.parametrize("module", ["data.phantom.datasets", "data.phantom.downloads"])
+def test_phantoms_are_rendered_without_torch(module):
+    """It is as much to load as all else that each process which renders holds."""
+    assert "torch" not in loaded(f"{PACKAGE}.{module}")
+
+
 def test_the_slow_ones_are_seen():
+    assert "torch" in loaded(f"{PACKAGE}.data.twins")
     assert {"sklearn.metrics", "scipy.stats"} <= loaded(f"{PACKAGE}.study.run")
     assert "matplotlib.figure" in loaded(f"{PACKAGE}.evaluation.figures") - loaded(f"{PACKAGE}.study.run")

@@ -1,8 +1,7 @@
 """Healthy twins: images that differ from an abnormal test image by its lesions alone, as only phantoms have them.
 
-twins.csv in the data root has the columns dataset, image and twin (paths in the dataset's folder). phantoms.csv beside it says how conspicuous the
-lesions of these images are. Neither is needed, and nothing is trained on either: they are no part of the fingerprint of the data, and have one of
-their own, by which results are known to be of other twins.
+`twin_lists` says where they are told. Nothing is trained on them: they are no part of the fingerprint of the data, and have one of their own, by
+which results are known to be of other twins.
 """
 
 import hashlib
@@ -21,13 +20,10 @@ from anomaly_detection.data.dataset import DataSource, ImageSet
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry
+from anomaly_detection.data.twin_lists import TWINS, read_facts, read_twins
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_table
 
-TWINS, FACTS = "twins.csv", "phantoms.csv"
 PART = "twins"  # of the data, in the names of the arrays that keep their pixels
-# of phantoms.csv, what is said of a lesion beside its stratum; see `Conspicuity`
-NUMBERS = ("diameter_mm", "contrast", "noise", "cnr", "area_px", "visible_px", "rose_snr")
 
 
 @dataclass(frozen=True)
@@ -47,18 +43,6 @@ class Twins:
     facts: list[dict[str, Any]]
 
 
-def read_facts(data_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What phantoms.csv says of each (dataset, image); empty where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    if not (data_root / FACTS).is_file():
-        return {}
-    rows = read_table(data_root / FACTS, {"dataset": str, "image": str, "stratum": str} | dict.fromkeys(NUMBERS, float))
-    return {(row["dataset"], row["image"]): {name: row.get(name) for name in ("stratum", "unit", *NUMBERS)} for row in rows}
-
-
 def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, Preprocessing]) -> Twins | None:
     """The twins of test images, on their device; None where there are none.
 
@@ -70,7 +54,7 @@ def load_twins(source: DataSource, test: ImageSet, preprocessing: Mapping[str, P
     Raises:
         UserError: twins.csv or phantoms.csv is damaged, or a twin is missing or unreadable.
     """
-    twin_of = _read_twins(source.data_root)
+    twin_of = read_twins(source.data_root)
     named = list(zip(test.datasets, test.names, strict=True))
     places = [place for place, key in enumerate(named) if key in twin_of and test.label[place] == 1]
     if not places:
@@ -96,7 +80,7 @@ def kept_twins(source: DataSource, preprocessing: Mapping[str, Preprocessing]) -
     Raises:
         UserError: as `load_twins` does.
     """
-    twin_of, kept = _read_twins(source.data_root), {}
+    twin_of, kept = read_twins(source.data_root), {}
     for dataset in preprocessing if twin_of else ():
         images = [entry.image for entry in source.splits.select(dataset, "anomaly", "test") if (dataset, entry.image) in twin_of]
         twins = [twin_of[dataset, image] for image in images]
@@ -116,7 +100,7 @@ def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None
     Raises:
         UserError: as `load_twins` does, but for files that are there and unreadable.
     """
-    twin_of = _read_twins(source.data_root)
+    twin_of = read_twins(source.data_root)
     if not twin_of:
         return None
     facts = read_facts(source.data_root)
@@ -128,13 +112,6 @@ def twins_fingerprint(source: DataSource, datasets: Sequence[str]) -> str | None
             pixels = _digest(_file_of(source, dataset, image, twin)), _digest(mask) if mask.is_file() else None
             content.append([dataset, image, twin, *pixels, facts.get((dataset, image))])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16] if content else None
-
-
-def _read_twins(data_root: Path) -> dict[tuple[str, str], str]:
-    """The twin of each (dataset, image); none where there is no list."""
-    path = data_root / TWINS
-    rows = read_table(path, {"dataset": str, "image": str, "twin": str}) if path.is_file() else []
-    return {(row["dataset"], row["image"]): row["twin"] for row in rows}
 
 
 def _file_of(source: DataSource, dataset: str, image: str, twin: str) -> Path:

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.phantom.strata import STRATA
-from anomaly_detection.data.twins import NUMBERS, Twins
+from anomaly_detection.data.twin_lists import NUMBERS
+from anomaly_detection.data.twins import Twins
 from anomaly_detection.evaluation.bootstrap import freedom, metric_samples, share_interval_of, share_samples
 from anomaly_detection.evaluation.rows import check_finite
 from anomaly_detection.evaluation.scores import Scores, assessments

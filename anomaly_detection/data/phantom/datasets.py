@@ -35,7 +35,7 @@ from anomaly_detection.data.phantom.pairs import CLINICAL, Pair, radiograph_pair
 from anomaly_detection.data.phantom.protocol import STEP_MM
 from anomaly_detection.data.phantom.strata import STRATA, Conspicuity
 from anomaly_detection.data.splits import SPLITS
-from anomaly_detection.data.twins import FACTS, TWINS
+from anomaly_detection.data.twin_lists import FACTS, TWINS
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_text, whole_folder
 from anomaly_detection.system.processes import map_jobs
