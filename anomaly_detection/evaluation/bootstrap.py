@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.normals import numbered, unit_word
 
-VERSION = 2  # raise it when the same scores come to have other intervals
+VERSION = 3  # raise it when the same scores come to have other intervals
 SAMPLES = 1000
 SEED = 0
 OUTSIDE = 0.05  # of cases, the true value lies outside
@@ -67,11 +67,19 @@ def _kinds(labels: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 def freedom(labels: np.ndarray, patients: Patients, metric: str = "auroc") -> int:
-    """Degrees of freedom of a metric: one less than the patients of the rarer class, or, of a share of one class, of that one; 0 where no kind of
-    them has two: nothing tells how they differ."""
-    kinds = np.bincount(_kinds(labels, numbered(patients)), minlength=4)
-    alone, both = [kinds[1 + label] for label in _LOOKS_AT.get(metric, (0, 1))], kinds[3]
-    return min(int(one + both) - 1 if max(one, both) > 1 else 0 for one in alone if one + both)
+    """Degrees of freedom of a metric: one less than the patients of the rarer class, or, of a share of one class, of that one.
+
+    0 where nothing tells how they differ: no kind of them has two, or the only one of its kind, who is in every sample, has most of the images.
+    """
+    unit = numbered(patients)
+    kinds, images = _kinds(labels, unit), [np.bincount(unit[labels == label], minlength=unit.max() + 1) for label in (0, 1)]
+    counts = np.bincount(kinds, minlength=4)
+    degrees = []
+    for label in _LOOKS_AT.get(metric, (0, 1)):
+        if of_class := int(counts[1 + label] + counts[3]):
+            drawn = np.isin(kinds, [kind for kind in (1 + label, 3) if counts[kind] > 1])
+            degrees.append(of_class - 1 if 2 * images[label][drawn].sum() >= images[label].sum() else 0)
+    return min(degrees)
 
 
 def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -84,7 +92,7 @@ def weighted_metrics(labels: np.ndarray, scores: np.ndarray, called: np.ndarray,
     rise = np.diff(abnormal)
     both = abnormal[:, 1:] + normal[:, 1:]
     precision = abnormal[:, 1:] / np.where(both > 0, both, 1)
-    best = np.argmax(abnormal - normal, axis=1)[:, None]  # the most correct calls
+    best = np.argmax(np.round(abnormal - normal, 9), axis=1)[:, None]  # the most correct calls, of several the fewest, as `oracle_threshold`
     called = called.astype(float)
     at = _rates(counts @ (called * labels), counts @ (called * (1 - labels)), positives, negatives)
     oracle = _rates(np.take_along_axis(abnormal, best, 1)[:, 0], np.take_along_axis(normal, best, 1)[:, 0], positives, negatives)
@@ -198,7 +206,7 @@ def share_interval(flags: np.ndarray, patients: Patients) -> list[float]:
     return share_interval_of(float(flags.mean()), share_samples(flags[None], patients)[0, 0], freedom(np.zeros(len(flags), int), patients))
 
 
-def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[float]:
+def share_interval_of(value: float, drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> list[float]:
     """[low, high] around a value in [0, 1].
 
     Where all samples are the same, as where all or no images are called, there is nothing to take a deviation of: then it is the interval of Clopper
@@ -208,35 +216,43 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float) -> list[f
         value: of the data as they are.
         drawn: of the samples.
         degrees: of freedom.
+        outside: the share of cases in which the true value lies outside.
     """
     deviation = float(drawn.std())
     if not degrees:
         return [0.0, 1.0]
     if deviation < _ROUNDING:
         count, value = degrees + 1, round(value, 9)
-        low = float(beta.ppf(OUTSIDE / 2, value * count, (1 - value) * count + 1)) if value > 0 else 0.0
-        high = float(beta.ppf(1 - OUTSIDE / 2, value * count + 1, (1 - value) * count)) if value < 1 else 1.0
+        low = float(beta.ppf(outside / 2, value * count, (1 - value) * count + 1)) if value > 0 else 0.0
+        high = float(beta.ppf(1 - outside / 2, value * count + 1, (1 - value) * count)) if value < 1 else 1.0
         return [low, high]
     least = 0.5 / (degrees + 2)  # a value of 0 or 1 that another sample would not have had
     center = value if 0 < value < 1 else abs(value - least)
-    reach = float(student.ppf(1 - OUTSIDE / 2, degrees)) * deviation / (center * (1 - center))
+    reach = float(student.ppf(1 - outside / 2, degrees)) * deviation / (center * (1 - center))
     low, high = (float(expit(logit(center) + sign * reach)) for sign in (-1, 1))
     return [min(low, value), max(high, value)]
 
 
-def difference_interval(value: float, drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> list[float]:
-    """[low, high] around a difference of two metrics in [0, 1], from paired samples of it, within [-1, 1]; without degrees of freedom it is that.
+def difference_interval(one: tuple[float, np.ndarray], other: tuple[float, np.ndarray], degrees: float, outside: float = OUTSIDE) -> list[float]:
+    """[low, high] around the difference of two metrics in [0, 1], within [-1, 1]; without degrees of freedom it is that.
+
+    Where all samples of both are the same, there is nothing to take a deviation of: then the ends of each one's interval are put together as those of
+    independent shares are (Newcombe 1998, method 10), which is wide for networks that are alike.
 
     Args:
-        value: of the data as they are.
-        drawn: of the samples.
-        degrees: of freedom.
+        one, other: the value of the data as they are, and of the samples, which are paired.
+        degrees: of freedom, of the difference.
         outside: the share of cases in which the true difference lies outside.
     """
     if not degrees:
         return [-1.0, 1.0]
-    reach = float(student.ppf(1 - outside / 2, degrees) * drawn.std())
-    return [max(value - reach, -1.0), min(value + reach, 1.0)]
+    value, drawn = one[0] - other[0], one[1] - other[1]
+    if max(one[1].std(), other[1].std()) < _ROUNDING:
+        (low, high), (other_low, other_high) = (share_interval_of(*each, degrees, outside) for each in (one, other))
+        below, above = np.hypot(one[0] - low, other_high - other[0]), np.hypot(high - one[0], other[0] - other_low)
+    else:
+        below = above = student.ppf(1 - outside / 2, degrees) * drawn.std()
+    return [max(value - float(below), -1.0), min(value + float(above), 1.0)]
 
 
 def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed: int = SEED) -> tuple[np.ndarray, float]:
@@ -253,7 +269,8 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed:
     count = len(values)
     if count == 1 or not degrees:
         return drawn.mean(axis=0), degrees
-    chosen = np.random.default_rng(seed).multinomial(count - 1, np.full(count, 1 / count), size=drawn.shape[1]) / (count - 1)
+    # a stream of its own: by that of `resample` as many trainings as patients would be drawn alike
+    chosen = np.random.default_rng([seed, 1]).multinomial(count - 1, np.full(count, 1 / count), size=drawn.shape[1]) / (count - 1)
     samples = (chosen * drawn.T).sum(axis=1)
     of_trainings = float(np.var(values, ddof=1)) / count
     of_patients = max(float(samples.var()) - of_trainings, 0.0)

@@ -25,7 +25,8 @@ def oracle_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """
     false_positive_rate, true_positive_rate, thresholds = roc_curve(labels, scores, drop_intermediate=False)
     abnormal = labels.sum()
-    correct = true_positive_rate * abnormal + (1 - false_positive_rate) * (len(labels) - abnormal)
+    # whole numbers again, of which equal ones are equal: of several best thresholds the highest
+    correct = np.rint(true_positive_rate * abnormal + (1 - false_positive_rate) * (len(labels) - abnormal))
     # roc_curve calls abnormal what is at or above its threshold; the next number below turns that into strictly above.
     return float(np.nextafter(thresholds[int(np.argmax(correct))], -np.inf))
 

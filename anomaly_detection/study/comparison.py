@@ -66,10 +66,15 @@ class Measured(NamedTuple):
     degrees: float
     group: int = 0
 
+    def sides(self) -> tuple["Measured", "Measured"]:
+        """Of every other network, from the first, and of the ones behind these."""
+        one, other = (self._replace(values=self.values[place::2], samples=self.samples[place::2]) for place in (0, 1))
+        return one, other
+
     def paired(self) -> "Measured":
-        """Of every other network, from the first, minus that of the one behind it."""
-        values = [one - other for one, other in zip(self.values[::2], self.values[1::2], strict=True)]
-        return self._replace(values=values, samples=self.samples[::2] - self.samples[1::2])
+        """Of the first of `sides` minus the second."""
+        one, other = self.sides()
+        return self._replace(values=[a - b for a, b in zip(one.values, other.values, strict=True)], samples=one.samples - other.samples)
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,9 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         UserError: the images of a dataset are not said to be of the same patients everywhere.
     """
     aurocs = _aurocs({dataset: [network for pair in zip(one[dataset], other[dataset], strict=True) for network in pair] for dataset in one})
-    paired = {dataset: each.paired() for dataset, each in aurocs.items()}
-    if not paired:
-        return {}
-    return {name: _difference(each, outside) for name, each in {**paired, "mean": _mean(paired)}.items()}
+    alike = {name: all(np.array_equal(a.scores, b.scores) for a, b in zip(one[name], other[name], strict=True)) for name in aurocs}
+    single = {name: _difference({name: each}, outside, alike[name]) for name, each in aurocs.items()}
+    return {**single, "mean": _difference(aurocs, outside, all(alike.values()))} if aurocs else {}
 
 
 def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]:
@@ -246,18 +250,25 @@ def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Ma
     Raises:
         UserError: as `differences` does.
     """
-    networks, order, paired = [each for pair in zip(one, other, strict=True) for each in pair], list(one[0]), {}
+    networks, order, rates = [each for pair in zip(one, other, strict=True) for each in pair], list(one[0]), {}
     for names in sharing(_patients_of({name: [network[name] for network in networks] for name in order})):
         parts, number = [one[0][name] for name in names], order.index(names[0])
         flags = np.array([np.concatenate([network[name].flags for name in names]) for network in networks])
         drawn = share_samples(flags, [who for part in parts for who in part.patients], number, [len(part.flags) for part in parts])
         for name, part, samples in zip(names, parts, drawn, strict=True):
             degrees = freedom(np.zeros(len(part.flags), int), part.patients)
-            paired[name] = Measured([float(network[name].flags.mean()) for network in networks], samples, degrees, number).paired()
-    return _difference(_mean(paired))
+            rates[name] = Measured([float(network[name].flags.mean()) for network in networks], samples, degrees, number)
+    return _difference(rates)
 
 
-def _difference(measured: Measured, outside: float = OUTSIDE) -> Difference:
-    """The mean over trainings of a difference, with its interval; see `over_seeds`."""
-    value = mean(measured.values)
-    return Difference(value, *difference_interval(value, *over_seeds(measured.values, measured.samples, measured.degrees), outside))
+def _difference(measured: Mapping[str, Measured], outside: float = OUTSIDE, alike: bool = False) -> Difference:
+    """The mean over datasets and trainings of the difference between the `sides` of each, with its interval; see `over_seeds`.
+
+    Sides that are `alike`, scores that are the same numbers, have no difference in any sample, which needs no deviation to be known.
+    """
+    paired = _mean({name: each.paired() for name, each in measured.items()})
+    if alike and paired.degrees:
+        return Difference(0.0, 0.0, 0.0)
+    degrees = over_seeds(paired.values, paired.samples, paired.degrees)[1]
+    sides = [(mean(side.values), over_seeds(side.values, side.samples, paired.degrees)[0]) for side in _mean(measured).sides()]
+    return Difference(mean(paired.values), *difference_interval(*sides, degrees, outside))

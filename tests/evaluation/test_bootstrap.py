@@ -204,7 +204,7 @@ def test_a_class_of_one_patient_says_nothing_of_others(patients, labels):
     assert {tuple(interval) for interval in intervals.values()} == {(0.0, 1.0)}
     trainings = np.array([metric_samples(labels, scores, scores > 2, names)["auroc"]] * 2)
     assert seeds_interval([0.5, 0.6], trainings, 0) == [0.0, 1.0]
-    assert difference_interval(0.1, trainings[0], 0) == [-1.0, 1.0]
+    assert difference_interval((0.6, trainings[0]), (0.5, trainings[1]), 0) == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize(("patients", "slices"), [(13, 7), (7, 3), (20, 1), (11, 9), (2, 5)])
@@ -270,11 +270,52 @@ def test_paired_differences_are_narrower_than_those_of_strangers():
     def samples(values, seed=0):
         return metric_samples(labels, values, values > 0, nobody, seed=seed)["auroc"]
 
-    value = roc_auc_score(labels, better) - roc_auc_score(labels, scores)
-    paired = difference_interval(value, samples(better) - samples(scores), 59)
-    others = difference_interval(value, samples(better, 1) - samples(scores), 59)
+    one, other = (float(roc_auc_score(labels, values)) for values in (better, scores))
+    paired = difference_interval((one, samples(better)), (other, samples(scores)), 59)
+    others = difference_interval((one, samples(better, 1)), (other, samples(scores)), 59)
     assert paired[0] > 0
     assert paired[1] - paired[0] < 0.3 * (others[1] - others[0])
+
+
+def test_a_difference_that_no_sample_changes_is_as_wide_as_two_shares_of_so_many_patients():
+    """9 of 9 against 3 of 9: Clopper and Pearson's [0.664, 1] and [0.075, 0.701], put together as Newcombe does."""
+    low, high = difference_interval((1.0, np.ones(100)), (1 / 3, np.full(100, 1 / 3)), 8)
+    assert (low, high) == pytest.approx((2 / 3 - np.hypot(0.3363, 0.3674), 2 / 3 + 0.2585), abs=1e-3)
+    low, high = difference_interval((1.0, np.ones(100)), (0.5, np.full(100, 0.5)), 1)
+    assert low < 0 < high, "two patients of a class say nearly nothing"
+
+
+def test_seeds_are_not_drawn_as_patients_are():
+    """As many of both, and what a training adds is what a patient takes away: by one stream of random numbers every sample would be the same."""
+    patients, trainings = np.array([0.2, 0.1, 0.0, -0.1, -0.2]), -np.array([0.2, 0.1, 0.0, -0.1, -0.2])
+    for count in range(3, 6):
+        drawn = np.concatenate(list(resample(np.zeros(count, int), [str(i) for i in range(count)]))) / count
+        values = 0.5 + trainings[:count, None] + drawn @ patients[:count]
+        samples, _ = over_seeds((0.5 + trainings[:count] + patients[:count].mean()).tolist(), values, count - 1)
+        expected = (patients[:count].var(ddof=1) + trainings[:count].var(ddof=1)) / count
+        assert samples.var() == pytest.approx(expected, rel=0.15)
+
+
+def test_of_several_best_thresholds_both_ways_take_the_highest():
+    """Rounding of rates must not choose: then the oracle's value lay outside of its own interval."""
+    for count in range(15, 120):
+        labels = np.random.default_rng(count).integers(0, 2, count)
+        scores = np.random.default_rng(count + 1).permutation(np.arange(float(count)))
+        calls = [scores >= least for least in range(count, -1, -1)]  # from none to all
+        best = max(calls, key=lambda called, labels=labels: (called == labels).sum())  # the first of several
+        values = image_metrics(labels, scores, scores > count)
+        drawn = weighted_metrics(labels, scores, scores > count, np.ones((1, count)))
+        assert values["oracle_sensitivity"] == pytest.approx(best[labels == 1].mean())
+        for name in ("oracle_f1", "oracle_accuracy", "oracle_sensitivity", "oracle_specificity"):
+            assert values[name] == pytest.approx(drawn[name][0], abs=1e-12)
+
+
+def test_who_is_in_every_sample_and_has_most_of_the_images_leaves_nothing_to_tell():
+    labels = np.repeat([0, 0, 1], [100, 5, 5])
+    names = ["alone"] * 100 + list("abcde") * 2
+    assert freedom(labels, names, "specificity") == 0
+    assert freedom(labels, names, "sensitivity") == 4
+    assert freedom(labels[96:], names[96:], "specificity") == 5
 
 
 def test_one_interval_holds_patients_and_seeds():

@@ -43,6 +43,23 @@ def test_a_detector_does_not_differ_from_itself():
     assert str(differences(one, one)["a"]) == "+0.000 [+0.000, +0.000]"
 
 
+def test_two_patients_of_a_class_prove_nothing():
+    """Every sample has the same AUROC: that is no certainty."""
+
+    def network(*scores: float) -> dict[str, list[Scored]]:
+        return {"a": [Scored(np.array([0, 0, 1, 1]), np.array(scores), np.zeros(4, bool), ("n1", "n2", "a1", "a2"))] * 2}
+
+    perfect, shifted, chance = network(0, 1, 2, 3), network(0, 1, 2, 4), network(0, 0, 0, 0)
+    for other, value in ((chance, 0.5), (shifted, 0.0)):
+        for difference in differences(perfect, other).values():
+            assert difference.value == value
+            assert difference.low < -0.4
+            assert difference.high > 0.4
+    assert str(differences(perfect, perfect)["mean"]) == "+0.000 [+0.000, +0.000]", "the same scores are the same detector"
+    rates = [{"a": Raised(np.ones(2), ("p", "q"))}], [{"a": Raised(np.array([0.5, 0.5]), ("p", "q"))}]
+    assert twin_rate_difference(*rates).low < 0
+
+
 def test_images_are_paired_by_name():
     rows = [
         {"image": name, "dataset": dataset, "part": part, "label": int(name > "b"), "score": score, "other": -score}
