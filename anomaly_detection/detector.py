@@ -107,7 +107,8 @@ class Detector:
         if not reference.guaranteed:
             return f"{place}: the threshold is an estimate; {validation} guarantee nothing, it takes {needed(alpha)}"
         named = " with this domain named" if len(self.calibration.domains) > 1 else ""
-        return f"{place}: at most {alpha:.3g} of new normal {reference.unit} are called anomalous{named} ({validation})"
+        alike = "" if reference.unit == "images" else " with as many images"
+        return f"{place}: at most {alpha:.3g} of new normal {reference.unit}{alike} are called anomalous{named} ({validation})"
 
     def preprocess(self, image: Any, window: Shown = None) -> np.ndarray:
         """An image as the network takes it, (channels, image_size, image_size) uint8.

@@ -40,7 +40,7 @@ def promises(patients: int, heads: bool, single: bool = False, strangers: float 
 def test_heads_are_promised_a_rate_in_each_domain_that_they_name():
     assert promises(40, heads=True) == [
         *(
-            f"{place}: at most 0.05 of new normal patients are called anomalous with this domain named (40 validation patients)"
+            f"{place}: at most 0.05 of new normal patients with as many images are called anomalous with this domain named (40 validation patients)"
             for place in ("liver ct", "lung ct", "lung xray")
         ),
         "unknown: at most 0.02 of new normal patients, of all domains together (120 validation patients)",
@@ -67,7 +67,8 @@ def test_one_threshold_for_domains_that_nothing_tells_apart_is_promised_nothing(
 @pytest.mark.parametrize(("strangers", "unit"), [(1, "images"), (0.5, "patients and images"), (0, "patients")])
 def test_what_the_promise_is_of_has_its_name(strangers, unit):
     lines = promises(30, heads=False, single=True, strangers=strangers)
-    assert lines[0] == f"lung xray: at most 0.05 of new normal {unit} are called anomalous (30 validation {unit})"
+    alike = "" if unit == "images" else " with as many images"
+    assert lines[0] == f"lung xray: at most 0.05 of new normal {unit}{alike} are called anomalous (30 validation {unit})"
     assert lines[1] == f"unknown: an estimate for 0.01 of new normal {unit}; 30 validation {unit} guarantee nothing"
 
 

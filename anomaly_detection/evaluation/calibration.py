@@ -73,6 +73,7 @@ class Reference:
         highest: the highest score of each validation patient, ascending.
         pooled: of each that has a slice which the network knows the mean of the highest of these, likewise, see `pooled`.
         unit: what these patients are, see `Normals.word`.
+        slices: the fewest and the most that one of the pooled patients has of slices that the network knows; None where an older version did not ask.
     """
 
     center: float
@@ -82,6 +83,14 @@ class Reference:
     highest: tuple[float, ...]
     pooled: tuple[float, ...]
     unit: str = "patients"
+    slices: tuple[int, int] | None = None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Reference":
+        """From `vars` of one; raises KeyError where one lacks what it had from the first."""
+        fields = {key: values[key] for key in cls.__dataclass_fields__ if key != "slices"}
+        lists = {name: tuple(fields[name]) for name in ("highest", "pooled")}
+        return cls(**fields | lists, slices=tuple(values["slices"]) if values.get("slices") else None)
 
 
 @dataclass(frozen=True)
@@ -186,14 +195,9 @@ class Calibration:
             ValueError: another version of this package wrote it.
         """
 
-        def reference(plain: Mapping[str, Any]) -> Reference:
-            return Reference(
-                **{**{key: plain[key] for key in Reference.__dataclass_fields__}, **{name: tuple(plain[name]) for name in ("highest", "pooled")}}
-            )
-
         try:
-            domains, told = ({(each["organ"], each["modality"]): reference(each) for each in values[name]} for name in ("domains", "told"))
-            return cls(values["alpha"], domains, told, reference(values["everything"]), Known.from_plain(values["known"]))
+            domains, told = ({(each["organ"], each["modality"]): Reference.from_plain(each) for each in values[name]} for name in ("domains", "told"))
+            return cls(values["alpha"], domains, told, Reference.from_plain(values["everything"]), Known.from_plain(values["known"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a calibration as this version writes it: {error}") from None
 
@@ -231,9 +235,11 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])
+        counts = np.unique(val.unit[val.known], return_counts=True)[1].tolist()
         guaranteed = alike and len(tops) >= needed(alpha)
         threshold = limit(tops, alpha) if guaranteed else center + spread * shared
-        references.append(Reference(center, spread, float(threshold), guaranteed, *(tuple(np.sort(each).tolist()) for each in (tops, means))))
+        ordered = (tuple(np.sort(each).tolist()) for each in (tops, means))
+        references.append(Reference(center, spread, float(threshold), guaranteed, *ordered, slices=(min(counts), max(counts)) if counts else None))
     return references
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.formats.window import spread
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.normals import HIGHEST, needed
 from anomaly_detection.evaluation.pooling import judge, pool_patients
@@ -53,8 +54,10 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     """Lines of patients.csv, in order of the first image: one for each series, and one for all images of a patient that are of none.
 
     An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest over the
-    images that the network knows, judged (see `judge`) in the domain that the heads name for most of these; without heads as single images are.
-    Where it knows none the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have no other part.
+    images that the network knows, judged (see `judge`) in the domain that the heads name for most of these; without heads as single images are. Of
+    more images than any validation patient of that domain has as many count, spread over them: the highest of 200 are higher than those of 20.
+    Where it knows none the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have no other part. Nothing is
+    guaranteed of a line that is not `_alike` a validation patient.
 
     Args:
         images: all that were given.
@@ -65,26 +68,47 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     for image in images:
         if image.patient or image.series:
             units.setdefault((image.patient, image.series), []).append(image)
-    scored = [image for members in units.values() for image in members if image.score is not None]
-    known = np.array([image.known for image in scored], bool)
-    scores = np.array([image.score for image in scored], float)
-    each = pool_patients([(image.patient, image.series) for image in scored], np.zeros(len(scored)), scores, known)
-    named = {unit: _domain(units[unit]) for unit in each.names}
-    judged = judge(each.scores, [_reference(named[unit], calibration, domains) for unit in each.names], calibration)
+    lines = Counter(patient for patient, _ in units if patient)
+    known = {unit: recognised for unit, members in units.items() if (recognised := [image for image in members if image.known])}
+    named = {unit: _domain(images) for unit, images in known.items()}
+    references = [_reference(domain, calibration, domains) for domain in named.values()]
+    counted = [image for images, reference in zip(known.values(), references, strict=True) for image in _counted(images, reference)]
+    owners, scores = [(image.patient, image.series) for image in counted], np.array([image.score for image in counted], float)
+    each = pool_patients(owners, np.zeros(len(counted)), scores, np.ones(len(counted), bool))
+    judged = judge(each.scores, references, calibration)
+    alike = [_alike(len(known[unit]), lines[unit[0]], reference) for unit, reference in zip(each.names, references, strict=True)]
     said = {
         unit: {
             "score": float(each.scores[i]),
             "p_value": float(judged.p_value[i]),
             "threshold": float(judged.threshold[i]),
             "verdict": "anomalous" if judged.anomalous[i] else "normal",
-            "guaranteed": int(judged.guaranteed[i]),
+            "guaranteed": int(judged.guaranteed[i] and alike[i]),
             "organ": named[unit][0],
             "modality": named[unit][1],
-            "worst_slices": BETWEEN.join(_worst(units[unit])),
+            "worst_slices": BETWEEN.join(_worst(known[unit])),
         }
         for i, unit in enumerate(each.names)
     }
     return [_counts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
+
+
+def _counted(images: Sequence[Said], reference: Reference) -> Sequence[Said]:
+    """Of images that the network knows those that have a part in the score."""
+    return images if reference.slices is None else spread(images, reference.slices[1])
+
+
+def _alike(known: int, lines: int, reference: Reference) -> bool:
+    """Whether a line is what the validation patients are: all images of a patient, and not fewer than any of them has.
+
+    Each series of a patient is a chance of its own to be called anomalous, and the mean of one or two slices is more often a high one.
+
+    Args:
+        known: how many images of the line the network knows.
+        lines: how many the patient has; 0 of a series of which nobody knows whose it is.
+        reference: of its domain.
+    """
+    return lines < 2 and reference.slices is not None and known >= reference.slices[0]
 
 
 def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -> str | None:
@@ -106,7 +130,21 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -
             f"{where}it is not known whose the validation images are, so that series were compared with single images, and those of many slices are "
             "called anomalous too often"
         )
+    if unlike := _unlike(rows, domains):
+        reasons.append(unlike)
     return f"patients.csv: verdicts that are not guaranteed are estimates: {'; '.join(reasons)}"
+
+
+def _unlike(rows: Sequence[dict[str, Any]], domains: Sequence[Reference]) -> str | None:
+    """What may keep a line from a guarantee that its domain has, see `_alike`."""
+    if any(each.slices is None for each in domains):
+        return "how many slices validation patients have is not known to this network, which `maddr evaluate` of its experiment mends"
+    several = sum(count > 1 for who, count in Counter(row["patient"] for row in rows).items() if who)
+    fewest = max(each.slices[0] for each in domains)
+    few = sum(0 < row["slices"] - row["unknown_slices"] < fewest for row in rows if not row["guaranteed"])
+    told = [f"{several} {'patient has' if several == 1 else 'patients have'} several lines, each a chance of its own"] if several else []
+    told += [f"{few} {'line has' if few == 1 else 'lines have'} fewer known slices than the {fewest} of any validation patient"] if few else []
+    return ", and ".join(told) or None
 
 
 def _counts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from anomaly_detection.evaluation.patients import COLUMNS, Said, estimate_warnin
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
-def reference(center, spread, pooled, unit="patients", guaranteed=True):
-    return Reference(center, spread, center + 2 * spread, guaranteed, tuple(sorted(pooled)), tuple(sorted(pooled)), unit)
+def reference(center, spread, pooled, unit="patients", guaranteed=True, slices=(1, 1000)):
+    return Reference(center, spread, center + 2 * spread, guaranteed, tuple(sorted(pooled)), tuple(sorted(pooled)), unit, slices)
 
 
 def calibration(*references, alpha=0.05, everything=None, sure=0.5):
@@ -31,17 +31,18 @@ def many():
 
 
 def images(seed=0):
-    """Four patients of several series, with images that are unknown and others that could not be read."""
+    """Four patients, and twelve series of nobody known, with images that are unknown and others that could not be read."""
     rng = np.random.default_rng(seed)
     said = []
     for i in range(120):
-        unit = (f"P{rng.integers(4)}", ("", "1.2", "1.3")[rng.integers(3)])
-        if unit == ("P3", "1.3"):
+        who, series = f"P{rng.integers(4)}", ("", "1.2", "1.3")[rng.integers(3)]
+        unit = ("", f"{series}.{who}") if series else (who, "")
+        if unit == ("", "1.3.P3"):
             said.append(Said(*unit, f"i{i}", float(rng.normal(10, 4)), False, "lung", "xray"))
         elif rng.random() < 0.1:
             said.append(Said(*unit, f"i{i}"))
         else:
-            lung = unit[0] == "P1"
+            lung = who == "P1"
             name = ("lung", "ct") if lung ^ (rng.random() < 0.2) else ("liver", "ct")
             said.append(Said(*unit, f"i{i}", float(rng.normal(50 if lung else 10, 4)), bool(rng.random() < 0.8), *name))
     return [*said, Said("", "", "alone", 1e9, True, "liver", "ct"), Said("", "", "bad")]
@@ -85,6 +86,60 @@ def test_every_line_is_what_a_loop_over_its_images_says(many):
         assert row["worst_slices"] == " | ".join(each.image for each in known)
     assert verdicts == {"unknown", "anomalous", "normal"}
     assert {name for row in rows for name in row} <= set(COLUMNS)
+
+
+def line(count: int, slices, patient="P", others=()):
+    """Of a patient with so many slices, the highest in the middle of each third, among 39 validation patients of these numbers of slices."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=slices))
+    said = [Said(patient, "", f"i{i}", 10.0 + (i % 3 == 1), True, "liver", "ct") for i in range(count)]
+    rows = verdict_rows([*said, *others], calibrated, DOMAINS)
+    return rows[0], estimate_warning(rows, calibrated)
+
+
+def test_of_more_slices_than_validation_patients_have_as_many_count():
+    row, warning = line(160, (5, 20))
+    taken = sorted((10.0 + (round(i * 159 / 19) % 3 == 1) for i in range(20)), reverse=True)[:3]
+    assert row["score"] == pytest.approx(sum(taken) / 3)
+    assert (row["slices"], row["guaranteed"], warning) == (160, 1, None)
+    assert row["worst_slices"] == "i1 | i4 | i7", "to look at, all slices count"
+
+
+def test_a_line_of_fewer_slices_is_promised_nothing():
+    few, warning = line(4, (5, 20))
+    enough, _ = line(5, (5, 20))
+    assert [row["guaranteed"] for row in (few, enough)] == [0, 1]
+    assert few["verdict"] == enough["verdict"]
+    assert few["threshold"] == enough["threshold"], "it is the best there is"
+    assert warning.endswith("estimates: 1 line has fewer known slices than the 5 of any validation patient")
+
+
+def test_several_lines_of_a_patient_are_promised_nothing():
+    """Each of them is a chance to be called anomalous, and of patients, not of series, the rate is promised."""
+    another = [Said("P", "1.2", "j", 10.0, True, "liver", "ct")]
+    row, warning = line(5, (1, 20), others=another)
+    assert row["guaranteed"] == 0
+    assert warning.endswith("estimates: 1 patient has several lines, each a chance of its own")
+    assert line(5, (1, 20), others=[Said("Q", "1.2", "j", 10.0, True, "liver", "ct")])[0]["guaranteed"] == 1
+
+
+def test_a_network_that_was_not_asked_for_slices_promises_nothing():
+    row, warning = line(30, None)
+    assert row["guaranteed"] == 0
+    assert "`maddr evaluate` of its experiment mends" in warning
+
+
+@pytest.mark.parametrize("slices", [20, 160])
+def test_the_promise_holds_for_volumes_with_more_slices(slices):
+    """`prepare` takes 20 slices of a volume, `predict` all: of 200 times 39 validation and 20 new patients 5 % are called, not half of them."""
+    rng, called = np.random.default_rng(0), 0
+    for _ in range(200):
+        means = np.sort((np.sort(rng.normal(size=(39, 20)), axis=1)[:, -3:]).mean(axis=1))
+        calibrated = calibration(reference(0, 1, means, slices=(20, 20)))
+        said = [Said(f"P{i}", "", str(j), float(score), True, "liver", "ct") for i in range(20) for j, score in enumerate(rng.normal(size=slices))]
+        rows = verdict_rows(said, calibrated, DOMAINS)
+        assert all(row["guaranteed"] for row in rows)
+        called += sum(row["verdict"] == "anomalous" for row in rows)
+    assert called / 4000 == pytest.approx(0.05, abs=0.02)
 
 
 def test_few_patients_are_judged_by_those_of_all_domains_in_spreads():

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from anomaly_detection.system.errors import UserError
 
+T = TypeVar("T")
 AUTO_PERCENTILES = (0.5, 99.5)
 NO_WINDOW = "the file states no window; give one: --window LEVEL WIDTH, in Hounsfield units for CT, or --window auto"
 
@@ -94,8 +95,8 @@ def parse_window(words: list[str] | None) -> WindowChoice:
         raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
 
 
-def spread(numbers: Sequence[int], most: int) -> list[int]:
-    """At most `most` of `numbers`, as far apart as they go."""
-    if len(numbers) <= most:
-        return list(numbers)
-    return [numbers[place] for place in np.rint(np.linspace(0, len(numbers) - 1, most)).astype(int)]
+def spread(slices: Sequence[T], most: int) -> list[T]:
+    """At most `most` of `slices`, as far apart as they go."""
+    if len(slices) <= most:
+        return list(slices)
+    return [slices[place] for place in np.rint(np.linspace(0, len(slices) - 1, most)).astype(int)]
