@@ -207,7 +207,10 @@ class AnomalyDetector(BaseEstimator):
 
     def _verdict(self, X: Any) -> Verdict:
         check_is_fitted(self)
-        return self.detector_.verdict(X)
+        verdict = self.detector_.verdict(X)
+        if not (finite := np.isfinite(verdict.calibrated)).all():  # 0 or 1 would be a guess
+            raise ValueError(f"the score of image {int(np.argmin(finite))} is not a finite number")
+        return verdict
 
     def _settings(self, datasets: list[str]) -> Settings:
         """Checked settings; each domain is a dataset."""

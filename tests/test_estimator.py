@@ -5,6 +5,7 @@ import logging
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,14 @@ def test_scores_p_values_and_labels_are_those_of_a_loop_over_the_validation_pati
     assert labels.dtype == np.int64
     assert labels[-6:].tolist() == [1] * 6
     assert decision[-6:].min() > decision[:9].max()
+
+
+def test_a_score_that_is_no_number_is_no_verdict(fitted, monkeypatch):
+    verdict = fitted.detector_.verdict(X[:3])
+    monkeypatch.setattr(type(fitted.detector_), "verdict", lambda *_: replace(verdict, calibrated=np.array([1.0, np.nan, 2.0])))
+    for method in (fitted.predict, fitted.p_value, fitted.decision_function):
+        with pytest.raises(ValueError, match="the score of image 1 is not a finite number"):
+            method(X[:3])
 
 
 def test_maps_are_of_their_images(fitted):

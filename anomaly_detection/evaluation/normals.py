@@ -94,9 +94,12 @@ def _starts(ordered: np.ndarray) -> np.ndarray:
 
 
 def p_value(score: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """(N,) conformal p-values of scores (N,): how large a part of the n calibration scores and the image itself is at least as high."""
+    """(N,) conformal p-values of scores (N,): how large a part of the n calibration scores and the image itself is at least as high.
+
+    A score that is no number has none either: NaN.
+    """
     ordered = np.sort(calibration)
-    return (1 + len(ordered) - np.searchsorted(ordered, score, side="left")) / (len(ordered) + 1)
+    return np.where(np.isnan(score), np.nan, (1 + len(ordered) - np.searchsorted(ordered, score, side="left")) / (len(ordered) + 1))
 
 
 def rejected(p: np.ndarray, share: float) -> np.ndarray:

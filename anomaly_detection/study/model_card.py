@@ -74,7 +74,7 @@ def card(folder: Path, subject: Subject, source: DataSource) -> str:
         "Model": _bullets(_model(subject, source)),
         "Data": f"{to_table(_data(subject.settings, source))}\n\n{_bullets(_handling(subject))}",
         "Training": _bullets(_training(subject)),
-        "Results": _results(folder, subject.metrics),
+        "Results": _results(folder, subject.metrics, _untold(subject, source)),
         "Intended use": _bullets(_use(subject.settings, source)),
         "Limits": _bullets(_limits(subject, source)),
     }
@@ -169,13 +169,20 @@ def _training(subject: Subject) -> Iterator[str]:
     yield f"{runs_line(subject.origin)}, config {subject.config} (config.yaml beside this file)"
 
 
-def _results(folder: Path, metrics: Metrics | None) -> str:
+def _untold(subject: Subject, source: DataSource) -> bool:
+    """Whether there are several domains and nothing names that of an image: what was measured in the true one is not what `predict` says."""
+    specs = [source.catalog[name] for name in subject.settings.datasets]
+    measured = {} if subject.metrics is None else subject.metrics["datasets"]
+    return len({(spec.organ, spec.modality) for spec in specs}) > 1 and not all("named_rightly" in values for values in measured.values())
+
+
+def _results(folder: Path, metrics: Metrics | None, untold: bool) -> str:
     if metrics is None:
         return f"Not measured yet: `maddr evaluate {folder}` does it and writes this card anew."
     rows = []
     for name, values in metrics["datasets"].items():
         alarms, unknown = values["false_alarms"], values["unknown"]
-        promised = f"{_percent(alarms['promised'])}{'' if alarms['guaranteed'] else ' (estimate)'}"
+        promised = f"{_percent(alarms['promised'])}{' (estimate)' if not alarms['guaranteed'] else ' (if the domain is told)' if untold else ''}"
         cells = [_number(values, "auroc"), _number(values.get("patients", {}), "auroc"), _number(values, "sensitivity", _percent)]
         rows.append([name, *cells, promised, _measured(alarms, _percent), _measured(unknown, _percent)])
     header = ["dataset", "AUROC of images", "of patients", "abnormal found", "false alarms: promised", "observed", "normals unknown"]
@@ -211,12 +218,24 @@ def _limits(subject: Subject, source: DataSource) -> Iterator[str]:
     for name in settings.datasets:
         if source.catalog[name].patient is None and counts_files(source.data_root / source.catalog[name].root):
             yield f"{name}: each file counts as a patient, since nothing says whose it is: one may be trained on and tested, and intervals too narrow"
+    if subject.metrics is not None and _untold(subject, source):
+        yield _as_deployed(subject.metrics["pooled"])
     for name, values in ({} if subject.metrics is None else subject.metrics["datasets"]).items():
         yield from (f"{name}: {line}" for line in _limits_of(values))
     yield f"one training with seed {settings.seed}: another one would give other numbers"
     if is_phantom(source.data_root):
         yield "its images are phantoms, rendered by a computer: this says nothing about patients"
     yield "not measured: other hospitals, devices and protocols than those of the data; how it differs by age, sex or disease"
+
+
+def _as_deployed(pooled: Metrics) -> str:
+    """What one threshold for all domains finds, which is what there is where nothing names them."""
+    shares = [("sensitivity", "abnormal", 0.0), ("specificity", "normal", 1.0)]
+    told = [f"{_percent(abs(less - pooled[name]))} of {kind}" for name, kind, less in shares if name in pooled]
+    return (
+        "nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one threshold for all domains, "
+        f"an estimate, above which lie {' and '.join(told)} test images of all datasets together"
+    )
 
 
 def _limits_of(values: Metrics) -> Iterator[str]:

@@ -26,6 +26,7 @@ def test_a_p_value_counts_those_at_least_as_high(n):
     scores = np.arange(-1, 10).astype(float)
     expected = [(1 + sum(each >= score for each in calibration)) / (n + 1) for score in scores]
     assert p_value(scores, calibration) == pytest.approx(expected)
+    assert np.isnan(p_value(np.array([np.nan, 0.0]), calibration)).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("share", [0.01, 1 - 0.95, 0.05, 1 - 0.9, 0.1, 0.25, 0.5])

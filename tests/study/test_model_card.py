@@ -14,6 +14,7 @@ from anomaly_detection.components.backbones import weights_licence
 from anomaly_detection.config.settings import MaddrSettings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.detector import load
 from anomaly_detection.study.model_card import Subject, card
 from anomaly_detection.study.regimes import SEPARATE
 
@@ -76,6 +77,21 @@ def test_a_card_says_what_was_trained_and_then_what_was_measured(trained, data_r
             assert found.startswith(f"{100 * recall_score(labels, called):.1f} % [")
         else:
             assert (auroc, found) == ("–", "–")
+
+
+def test_a_network_that_names_no_domain_is_not_told_by_thresholds_of_the_true_one(trained, data_root):
+    """What the checkpoint does with a file is what counts: it has one threshold for both domains."""
+    folder = trained.parents[2] / "united" / trained.parent.name / "seed_0"
+    common = ["--data-root", str(data_root), "--results", str(trained.parents[3])]
+    assert main(["train_eval", str(trained.parents[4] / "mine.yaml"), *common]) == 0
+    text = (folder / "model_card.md").read_text()
+    with open(folder / "scores.csv", encoding="utf-8") as file:
+        test = [row for row in csv.DictReader(file) if row["part"] == "test" and row["dataset"] == "liver_ct"]  # lung_ct has no abnormal images
+    threshold = load(folder / "checkpoint.pt").calibration.everything.threshold
+    called = {label: np.mean([float(row["plain_score"]) > threshold for row in test if row["label"] == label]) for label in "01"}
+    assert "- nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one" in text
+    assert f"above which lie {100 * called['1']:.1f} % of abnormal and {100 * called['0']:.1f} % of normal test images" in text
+    assert "nothing names the domain" not in (trained / "model_card.md").read_text()
 
 
 def test_a_card_is_written_anew_with_its_metrics_and_whole_or_not_at_all(trained, monkeypatch):
