@@ -132,7 +132,7 @@ def cells(results: Sequence[Result], model: str, regime: str, datasets: Sequence
     silent = [d for d in normal_alone(chosen, datasets) if not row[d].values]
     complete = [[metrics[d][metric] for d in datasets if metric in metrics.get(d, {})] for metrics in by_seed.values()]
     row["mean"] = Cell(tuple(mean(values) for values in complete if values and len(values) == len(datasets) - len(silent)))
-    row["pooled"] = Cell.of([r.metrics["pooled"] for r in chosen if len(r.datasets) == len(datasets) > 1], metric)
+    row["pooled"] = Cell.of([r.metrics.get("pooled", {}) for r in chosen if len(r.datasets) == len(datasets) > 1], metric)
     return row
 
 

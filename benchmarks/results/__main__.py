@@ -2,7 +2,8 @@
 
 A study is a name and the folders that hold its experiments, each as NAME=FOLDER,commit=...,device=...,torch=... (the facts as far as known; of
 experiments in the folder that were trained with another version of torch nothing is taken). An experiment is taken from the first folder that holds
-it. Rows that another benchmark wrote by --json become the table "rows NAME". Without --study and --rows nothing is written, and the page is checked
+it. Rows that another benchmark wrote by --json become the table "rows NAME". With --again the tables that follow from the scores that are kept, of
+AUROC and of differences, are written anew, as by another version of the intervals. With none of these nothing is written, and the page is checked
 against the scores that are kept.
 """
 
@@ -19,7 +20,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file
 from benchmarks.results.gather import Gathered, Source, gather
 from benchmarks.results.page import fill, table_of
-from benchmarks.results.stored import write_experiments, write_scores
+from benchmarks.results.stored import read_stored, write_experiments, write_scores
 from benchmarks.results.tables import TABLES
 from benchmarks.results.words import words
 from benchmarks.second_reading import reading
@@ -40,6 +41,11 @@ def text_of(gathered: Gathered, kind: str) -> str:
         raise UserError(f"{kind}: no such table; there are {', '.join(TABLES)} and words")
     table = TABLES[kind](gathered)
     return to_table(table) if table.rows else "*Not run yet.*"
+
+
+def text_of_kept(gathered: Gathered, kind: str) -> str | None:
+    """The same of what follows from scores alone; None of all else."""
+    return text_of(gathered, kind) if kind in ("auroc", "differences") else None
 
 
 def text_of_rows(files: Mapping[str, str], kind: str) -> str | None:
@@ -88,12 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__)
     parser.add_argument("--study", nargs="+", action="append", default=[], metavar="WORD", help="NAME, and NAME=FOLDER[,commit=...] of each folder")
     parser.add_argument("--rows", nargs="+", action="extend", default=[], metavar="NAME=FILE[:KEY]", help="rows of other benchmarks, as JSON")
+    parser.add_argument("--again", nargs="+", default=[], metavar="NAME", help="studies whose scores are kept and whose tables are written from them")
     parser.add_argument("--page", type=Path, default=DOCS / "results.md", metavar="FILE", help="(default: docs/results.md)")
     parser.add_argument("--scores", type=Path, default=DOCS / "results", metavar="DIR", help="where scores are kept (default: docs/results)")
     parser.add_argument("--keep", nargs="*", default=["real"], metavar="NAME", help="studies whose scores are kept (default: real)")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.study or arguments.rows:
+        if arguments.study or arguments.rows or arguments.again:
             _write(arguments)
         told = disagreements(arguments.page.read_text(encoding="utf-8"), "real", arguments.scores / "real_scores.csv.gz")
     except UserError as error:
@@ -109,7 +116,8 @@ def _write(arguments: argparse.Namespace) -> None:
         write_scores(arguments.scores / f"{name}_scores.csv.gz", studies[name])
     if studies:
         write_experiments(arguments.scores / "experiments.csv", studies)
-    tables = {name: partial(text_of, gathered) for name, gathered in studies.items()}
+    tables = {name: partial(text_of_kept, read_stored(arguments.scores, name)) for name in arguments.again}
+    tables |= {name: partial(text_of, gathered) for name, gathered in studies.items()}
     tables["rows"] = partial(text_of_rows, dict(text.split("=", 1) for text in arguments.rows))
     text = fill(arguments.page.read_text(encoding="utf-8"), tables)
     with whole_file(arguments.page) as partial_file:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_detection.study.comparison import scored
+from anomaly_detection.evaluation.bootstrap import metric_intervals
+from anomaly_detection.study.comparison import Scored, scored
 from anomaly_detection.study.tables import Result
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.lines import Lines
@@ -65,7 +66,7 @@ def _experiment(study: str, run: Run) -> dict[str, Any]:
 
 
 def read_stored(folder: Path, study: str) -> Gathered:
-    """The runs of a study from what is kept of them: scores, and of the metrics AUROC."""
+    """The runs of a study from what is kept of them: scores, and of the metrics AUROC with its interval. Nothing is called abnormal."""
     with gzip.open(folder / f"{study}_scores.csv.gz", "rt", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     with open(folder / "experiments.csv", newline="", encoding="utf-8") as file:
@@ -78,9 +79,14 @@ def _run(experiment: Mapping[str, str], lines: Sequence[Mapping[str, str]]) -> R
     model, regime, seed = (experiment[key] for key in ("model", "regime", "seed"))
     datasets, column = tuple(experiment["datasets"].split("+")), f"{model}:{regime}:{seed}"
     rows = Lines.of(_row(line, float(line[column])) for line in lines if line["dataset"] in datasets)
-    metrics = {"datasets": {name: {"auroc": scored(rows, name).auroc} for name in datasets}, "validation": {}}
+    metrics = {"datasets": {name: _measured(scored(rows, name)) for name in datasets}, "validation": {}}
     facts = {key: experiment[key] for key in ("source", "commit", "device", "torch", "data", "config")}
     return Run(Result(model, regime, datasets, int(seed), metrics, rows), pixels=int(experiment["pixels"]), **facts)
+
+
+def _measured(test: Scored) -> dict[str, Any]:
+    interval = metric_intervals(test.labels, test.scores, test.called, test.patients)["auroc"]
+    return {"auroc": test.auroc, "intervals": {"auroc": interval}, "threshold": float("inf")}
 
 
 def _row(line: Mapping[str, str], score: float) -> dict[str, Any]:
