@@ -186,6 +186,13 @@ def test_scores_that_are_kept_give_the_same_differences_to_the_last_digit(words,
     page.write_text(MARKERS, encoding="utf-8")
     assert main(["--study", "real", *words, "--page", str(page), "--scores", str(tmp_path)]) == 0
     assert difference_rows(read_stored(tmp_path, "real")).rows == difference_rows(gathered).rows
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("0.", "9."), encoding="utf-8")
+    assert main(["--again", "real", "--page", str(page), "--scores", str(tmp_path)]) == 0
+    again = page.read_text(encoding="utf-8")
+    for kind in ("auroc", "differences"):
+        assert table_of(again, "real", kind) == table_of(text, "real", kind)
+    assert table_of(again, "real", "components") != table_of(text, "real", "components"), "what is not kept stays as it is"
 
 
 def test_runs_on_other_images_are_refused(words, tmp_path):
