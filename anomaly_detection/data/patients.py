@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
@@ -58,16 +59,24 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
     return figure_of(name, abnormal) if "%" in name else None
 
 
+def common_folders(sources: Sequence[str]) -> list[str]:
+    """The folders that all the paths begin with.
+
+    Args:
+        sources: paths, with "/" between, below the folder that was given.
+    """
+    levels = zip(*(source.split("/")[:-1] for source in sources), strict=False)  # as deep as the highest file lies
+    return [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
+
+
 def subfolders(sources: Sequence[str]) -> dict[str, str]:
     """For each source the first folder on the way that is not the same for all of them; nothing for those that lie above it.
 
     Args:
         sources: paths, with "/" between, below the folder that was given.
     """
-    folders = {source: tuple(source.split("/")[:-1]) for source in sources}
-    depth = 0
-    while folders and len({parts[depth : depth + 1] for parts in folders.values()}) == 1 and max(map(len, folders.values())) > depth:
-        depth += 1
+    depth = len(common_folders(sources))
+    folders = {source: source.split("/")[:-1] for source in sources}
     return {source: parts[depth] for source, parts in folders.items() if len(parts) > depth}
 
 

@@ -220,6 +220,53 @@ def test_the_series_of_a_patient_stay_together(tmp_path):
     assert all(len(parts) == 1 for parts in sides.values())
 
 
+def pack(folder, archive):
+    """The files below a folder in a zip archive, with the folder's name before theirs."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder.parent).as_posix())
+
+
+@pytest.mark.parametrize("packed", ["nothing", "abnormal", "both", "each patient"])
+def test_a_patient_whose_abnormal_images_are_the_only_ones_is_not_trained_on(tmp_path, caplog, packed):
+    for who in range(12):
+        png(tmp_path / "n" / f"sub-{who:03d}" / "left.png", who)
+    png(tmp_path / "a" / "sub-003" / "right.png", 99)
+    png(tmp_path / "a" / "sub-003" / "back.png", 98)
+    normal, abnormal = ("n.zip" if packed == "both" else "n"), ("a.zip" if packed in ("both", "abnormal") else "a")
+    for name in ("n", "a"):
+        pack(tmp_path / name, tmp_path / f"{name}.zip")
+        for patient in (tmp_path / name).iterdir() if packed == "each patient" else ():
+            pack(patient, patient.with_suffix(".zip"))
+            shutil.rmtree(patient)
+    prepare(tmp_path, normal=normal, abnormal=abnormal)
+    rows = {row.image: row for row in read_manifest(tmp_path / "data/x/manifest.csv")}
+    assert {row.patient for row in rows.values()} == {f"sub-{who:03d}" for who in range(12)}
+    parts = {entry.part for entry in Splits(tmp_path / "data/folds", read_catalog(tmp_path / "data/datasets.yaml")).entries
+             if rows[entry.image].patient == "sub-003"}  # fmt: skip
+    assert parts == {"test"}
+    assert "1 subfolders are among normal and abnormal images alike, each counted as one patient; the first: sub-003" in caplog.text
+
+
+@pytest.mark.parametrize("abnormal", ["a/sub-003", "a/sub-003.zip", "a"])
+def test_the_folder_of_one_patient_in_place_of_that_of_all_is_told(tmp_path, caplog, abnormal):
+    for who in range(4):
+        png(tmp_path / "n" / f"sub-{who:03d}" / "left.png", who)
+    png(tmp_path / "a" / "sub-003" / "right.png", 99)
+    pack(tmp_path / "a" / "sub-003", tmp_path / "sub-003.zip")
+    if abnormal.endswith(".zip"):
+        shutil.move(tmp_path / "sub-003.zip", tmp_path / "a")
+    prepare(tmp_path, abnormal=abnormal)
+    line = (
+        f"WARNING: --abnormal {tmp_path / abnormal}: has the name of a subfolder of the normal images; if it is of the same patient, give the folder"
+    )
+    assert (line in caplog.text) == (abnormal != "a")
+    if abnormal != "a":
+        caplog.clear()
+        prepare(tmp_path, "--patient", "(.*)", data="other", abnormal=abnormal)
+        assert "has the name" not in caplog.text
+
+
 def test_files_that_count_as_patients_are_told_again_in_every_run(tmp_path, caplog):
     for number in range(40):
         png(tmp_path / "n" / f"run{number // 5:02d}_{number:03d}.png", number)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from anomaly_detection.data.manifest import Key, Row
-from anomaly_detection.data.patients import subfolders
+from anomaly_detection.data.patients import common_folders, subfolders
 
 
 def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
@@ -17,12 +17,13 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over; so is then one that all abnormal ones
       share. A file without one is of the patient with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
     - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
-      the abnormal images are one patient.
+      the abnormal images are one patient; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
     - The study is next, as long as not all files share it.
     - At last the file, which is then told apart from one of its name in the other folder.
     """
     patients, studies = _telling([(row, row.patient_id) for row in rows]), _telling([(row, row.study) for row in rows])
-    folders = {kind: subfolders([row.source for row in rows if row.abnormal == kind]) for kind in (0, 1)}
+    sources = {kind: [row.source for row in rows if row.abnormal == kind] for kind in (0, 1)}
+    folders = {kind: _subfolders(sources[kind], sources[1 - kind]) for kind in (0, 1)}
     known = [row for row in rows if row.patient_id in patients]
     of_folder = _only_patients((folders[row.abnormal].get(row.source), row.patient_id) for row in known)
     of_study = _only_patients((row.study, row.patient_id) for row in known if row.study in studies)
@@ -40,9 +41,26 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
             patient, key = row.study, "header"
         else:
             patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
-        # an accent may be encoded in two ways, and is in folders that two systems have made
-        settled.append(replace(row, patient=unicodedata.normalize("NFC", patient), patient_from=key))
+        settled.append(replace(row, patient=_composed(patient), patient_from=key))
     return settled
+
+
+def _composed(name: str) -> str:
+    """A name with its accents encoded in one of the two ways there are: folders that two systems have made differ in it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _subfolders(sources: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """The subfolder of each source that has one, which names its patient.
+
+    Args:
+        sources: of one kind.
+        others: of the other kind. If all sources lie in one folder, which tells none of them apart, it still is a patient's where it tells these
+            apart: otherwise the patient whose abnormal images are the only ones would be another one among the normal images.
+    """
+    patients = {_composed(folder) for folder in subfolders(others).values()}
+    shared = next((folder for folder in common_folders(sources) if _composed(folder) in patients), None)
+    return dict.fromkeys(sources, shared) if shared else subfolders(sources)
 
 
 def _only_patients(named: Iterable[tuple[str | None, str]]) -> dict[str, str]:

@@ -112,6 +112,26 @@ def test_a_patient_who_is_in_both_folders_is_one_but_a_file_name_is_not():
     assert len({patient for patient, _ in told(row("a", patient_id="A"), row("b", "abnormal", patient_id="A"), row("c", patient_id="C"))}) == 2
 
 
+@pytest.mark.parametrize(
+    ("normal", "abnormal", "patients"),
+    [
+        (["p1/a", "p2/a"], ["p2/b"], ["p1", "p2", "p2"]),
+        (["p1/a", "p2/a"], ["p2/b", "p2/c"], ["p1", "p2", "p2", "p2"]),
+        (["p1/a", "p2/a"], ["p2/left/b", "p2/right/b"], ["p1", "p2", "p2", "p2"]),  # none of them is a patient called `left`
+        (["site/p1/a", "site/p2/a"], ["p2/s1/b"], ["p1", "p2", "p2"]),
+        (["p1/a", "p2/a"], ["site/ct/p2/b"], ["p1", "p2", "p2"]),
+        (["p2/a"], ["p1/b", "p2/b"], ["p2", "p1", "p2"]),
+        (["Jos\u00e9/a", "p2/a"], ["Jose\u0301/b"], ["Jos\u00e9", "p2", "Jos\u00e9"]),
+        (["p1/a", "p2/a"], ["ill/b"], ["p1", "p2", "abnormal/ill/b"]),
+        (["images/a"], ["images/b"], ["normal/images/a", "abnormal/images/b"]),
+    ],
+)
+def test_a_folder_that_all_files_of_a_kind_share_is_a_patient_if_it_is_one_of_the_other_kind(normal, abnormal, patients):
+    rows = [*map(row, normal), *(row(source, "abnormal") for source in abnormal)]
+    assert [patient for patient, _ in told(*rows)] == patients
+    assert bool(remarks(settle_patients(rows, "--patient"))) == (patients[-1] in patients[: len(normal)])
+
+
 @pytest.mark.parametrize("key", [{}, {"patient_id": "Jos\u00e9"}, {"patient": "Jos\u00e9"}])
 def test_a_patient_whose_name_is_encoded_in_two_ways_is_one(key):
     other = dict.fromkeys(key, "Jose\u0301")
