@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.series import Run, Series, Slice, read_run
 from anomaly_detection.data.formats.sources import SourceFile, list_inputs
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
-from anomaly_detection.evaluation.outputs import is_own
 from anomaly_detection.evaluation.overlay import Backdrop, backdrop
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.progress import progress_bar

@@ -1,31 +1,24 @@
-"""The files that `predict` writes: names that are never two files' at once, and how its own are known again."""
+"""The files that `predict` writes: names that are never two files' at once, and no file of anybody else's."""
 
 import itertools
 import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from PIL import Image, PngImagePlugin
 
-from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.evaluation.maps.marks import MARK, is_own_map
+from anomaly_detection.data.formats.own import ENDING, MARK, is_written
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_text
 
-TABLE = "predictions.csv"
-PATIENTS = "patients.csv"
 OVERLAYS = "overlays"
 MAPS = "maps"
-ENDING = "_overlay.png"
 LONGEST = 255  # bytes that file systems take for a name
 LONGEST_ENDING = 40  # `whole_file` has longer names for a while
 
 _FORMAT = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm|dicom|ima|nii(\.gz)?)(?=(#\d+)?$)", re.IGNORECASE)
-_TABLES = {TABLE: r"\W*image\W.*\Wcalibrated_score\W", PATIENTS: r"\W*patient\W.*\Wworst_slices\W"}  # how their first lines are known
-_MAP = re.compile(r"_anomaly\.nii\.gz$|_(seg|seg_\d{4,}|overlay_\d{4,})\.dcm$")
 _NOWHERE = re.compile(r'[<>:"\\|?*\x00-\x1f]')  # in no name on Windows
 
 
@@ -86,7 +79,7 @@ def _shortened(name: str, left: int) -> str:
 
 def check_free(path: Path) -> None:
     """Raise UserError where a file that `predict` has not written has the name of one that it writes."""
-    if path.exists() and not _is_written(path):
+    if path.exists() and not is_written(path):
         raise UserError(f"{path}: is there, and `predict` has not written it; name another --output")
 
 
@@ -99,51 +92,14 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngImagePlugin.PngInfo()
-    text.add_text("Software", MARK)  # at the beginning of the file, where `_is_overlay` looks for it
+    text.add_text("Software", MARK)  # at the beginning of the file, where `is_own` looks for it
     picture.save(path, compress_level=1, compress_type=zlib.Z_RLE, pnginfo=text)  # a third of the time, a tenth more bytes
-
-
-def is_own(file: SourceFile) -> bool:
-    """Whether `predict` wrote a file: an overlay, a map, or a table beside them."""
-    if _test(file.name) is None:
-        return False
-    try:
-        with file.on_disk() as path:
-            return _is_written(path)
-    except (OSError, UserError):  # it is told when it is read
-        return False
-
-
-def _is_written(path: Path) -> bool:
-    test = _test(path.name)
-    return test is not None and test(path)
-
-
-def _test(name: str) -> Callable[[Path], bool] | None:
-    """What tells whether `predict` wrote a file of such a name; None where it gives no such names."""
-    last = name.rpartition("/")[2]
-    if last in _TABLES:
-        return is_table
-    return _is_overlay if last.lower().endswith(ENDING) else is_own_map if _MAP.search(last) else None
-
-
-def _is_overlay(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return b"tEXtSoftware\0" + MARK.encode() in file.read(256)
-
-
-def is_table(path: Path) -> bool:
-    """Whether a file is a predictions.csv or patients.csv, perhaps saved again by a spreadsheet."""
-    try:
-        return re.match(_TABLES[path.name], read_text(path)) is not None
-    except UserError:
-        return False
 
 
 def remove_stale(folder: Path, written: Iterable[Path]) -> int:
     """Remove what `predict` wrote into a folder before it wrote some files, and the folders that are empty then; returns how many there were."""
     kept = {_identity(path) for path in written}
-    stale = [path for path in folder.rglob("*") if path.is_file() and _is_written(path) and _identity(path) not in kept]
+    stale = [path for path in folder.rglob("*") if path.is_file() and is_written(path) and _identity(path) not in kept]
     for path in stale:
         path.unlink()
     for parent in sorted({parent for path in stale for parent in path.parents if folder in (parent, *parent.parents)}, reverse=True):

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anomaly_detection.data.formats.own import PATIENTS, TABLE
 from anomaly_detection.data.formats.series import series_of
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.detector import Detector, Prediction
 from anomaly_detection.evaluation.inputs import InputImage, decode_ahead, files_of, with_window
 from anomaly_detection.evaluation.map_files import MapFiles
-from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, PATIENTS, TABLE, Names, check_free, printable, remove_stale
+from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, Names, check_free, printable, remove_stale
 from anomaly_detection.evaluation.patients import BETWEEN, Said, verdict_rows
 from anomaly_detection.evaluation.patients import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.system.errors import UserError

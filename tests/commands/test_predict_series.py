@@ -11,8 +11,11 @@ import pydicom
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from anomaly_detection import read_images
+from anomaly_detection.__main__ import main
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.data.formats.window import Window
+from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Prediction
 from anomaly_detection.evaluation import map_files
@@ -52,6 +55,30 @@ def predicted(detector, source, output, **options):
     write_predictions(detector, [source], output, None, **options)
     rows, (told,) = tables(output)
     return rows, told
+
+
+def test_what_predict_wrote_among_images_is_no_image(detector, tmp_path, caplog):
+    """Maps of volumes and series, and overlays, beside the scans and in an archive of them all; a scan that is named alike is a scan."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name in ("v0", "v1", "v2", "v3", "w_anomaly"):
+        nibabel.save(nibabel.Nifti1Image(rng.integers(0, 400, (16, 16, 4)).astype(np.int16), np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+    save_series(tmp_path / "in" / "ct")
+    write_predictions(detector, [tmp_path / "in"], tmp_path / "in", None)
+    written = {path.name for path in (tmp_path / "in").rglob("*") if path.name.endswith(("_overlay.png", "_anomaly.nii.gz", "_seg.dcm"))}
+    assert len(written) > 9
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "in")
+    for source, root in (("in", "data"), ("packed.zip", "other")):
+        caplog.clear()
+        words = ["x", "--organ", "liver", "--modality", "ct", "--normal", tmp_path / source, "--window", "auto", "--data-root", tmp_path / root]
+        assert main(["prepare", "folder", *map(str, words), "--size", "16", "--max-slices", "2", "--workers", "1"]) in (0, None)
+        sources = {row.source for row in read_manifest(tmp_path / root / "x" / "manifest.csv")}
+        assert {name for name in sources if not name.startswith("ct/")} == {"v0.nii.gz", "v1.nii.gz", "v2.nii.gz", "v3.nii.gz", "w_anomaly.nii.gz"}
+        assert not written & {name.rpartition("/")[2] for name in sources} - {"w_anomaly.nii.gz"}
+        assert "files that predict wrote, the first: " in caplog.text
+        assert {name.partition("#")[0] for name, _ in read_images(tmp_path / source, "auto")} == sources
+    (overlay,) = (path for path in (tmp_path / "in").rglob("*_overlay.png") if "v0" in path.name and "2" in path.name)
+    assert len(list(read_images(overlay))) == 1, "a file that is named is read"
 
 
 CELL = max(SHAPE) / 56 * 50 / SIDE * SPACING[:2].max()  # of the network's map, in mm

@@ -8,6 +8,7 @@ import numpy as np
 
 from anomaly_detection.data.formats.dicom import holds_image, is_dicom, read_dicom
 from anomaly_detection.data.formats.nifti import PAIR, Volume, is_nifti
+from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.pictures import is_picture, read_picture
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inputs
 from anomaly_detection.data.formats.window import WindowChoice, window_from
@@ -92,7 +93,7 @@ def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | No
     """The images in a file, folder or zip archive of PNG, JPEG, TIFF, BMP, DICOM and NIfTI files, as `prepare` and `predict` read them.
 
     Args:
-        path: the file, folder or archive; of the files in a folder or an archive those that are no images are left out.
+        path: the file, folder or archive; of the files in a folder or an archive those that are no images, or that `predict` wrote, are left out.
         window: the values that are shown of DICOM and NIfTI files and of pictures with more than 8 bits: (level, width), of CT in Hounsfield units;
             "auto", from the 0.5th to the 99.5th percentile of each file; None, as each file says.
 
@@ -105,7 +106,7 @@ def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | No
     """
     choice = window_from(window)
     files = list_inputs([Path(path)])
-    images = [(name, file) for name, file in files if len(files) == 1 or kind_of(file) is not None]
+    images = [(name, file) for name, file in files if len(files) == 1 or (kind_of(file) is not None and not is_own(file))]
     if not images:
         raise UserError(f"{path}: no image is there among {len(files)} files; {FORMATS}")
     for name, file in images:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
 from anomaly_detection.data.formats.archives import is_archive
+from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
 from anomaly_detection.data.manifest import Key
@@ -124,7 +125,7 @@ def check_mixture(data_root: Path, work: Work, catalog: Catalog) -> None:
 
 
 def _list(source: Path, wanted: str) -> list[SourceFile]:
-    """The files of a download, without datasets that `prepare` has made among them; raises UserError where some are there twice."""
+    """The files of a download, without what `prepare` and `predict` wrote among them; raises UserError where some are there twice."""
     if not source.exists() and not source.is_symlink():
         raise UserError(f"{source}: no such folder or zip archive; what is needed is {wanted}")
     listed = list_source(source)
@@ -133,6 +134,9 @@ def _list(source: Path, wanted: str) -> list[SourceFile]:
     if len(files) < len(listed):
         first = next(file for file in listed if file.path.parent in made)
         logger.warning("left alone: %d files of datasets that prepare has made, the first: %s", len(listed) - len(files), first)
+    if own := {file for file in files if is_own(file)}:  # overlays and maps would count as images
+        logger.warning("left alone: %d files that predict wrote, the first: %s", len(own), min(own))
+        files = [file for file in files if file not in own]
     if twice := copies(files):
         raise UserError(f"{twice[0]}: is there twice, the other one is {twice[1]}, packed or unpacked; take one away")
     return files

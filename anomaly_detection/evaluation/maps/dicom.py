@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from anomaly_detection.data.formats.archives import one_line
 from anomaly_detection.data.formats.dicom import QUIET
-from anomaly_detection.evaluation.maps.marks import MARK
+from anomaly_detection.data.formats.own import MARK
 from anomaly_detection.evaluation.maps.source import PLANE, decimal, of_frame
 from anomaly_detection.evaluation.maps.stacks import Marked, sources_of, stacks_of
 from anomaly_detection.evaluation.outputs import check_free

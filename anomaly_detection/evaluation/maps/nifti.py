@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from anomaly_detection.data.formats.nifti import Volume
-from anomaly_detection.evaluation.maps.marks import MARK
+from anomaly_detection.data.formats.own import MARK
 from anomaly_detection.evaluation.overlay import TOP
 from anomaly_detection.system.files import whole_file
 

@@ -7,13 +7,13 @@ import pydicom
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from anomaly_detection.data.formats.own import is_own_map
 from anomaly_detection.data.formats.read import images_in
 from anomaly_detection.data.formats.sources import list_source
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.evaluation.maps import dicom
 from anomaly_detection.evaluation.maps.dicom import DicomMaps
-from anomaly_detection.evaluation.maps.marks import is_own_map
 from anomaly_detection.evaluation.maps.series import SeriesMaps
 from anomaly_detection.evaluation.maps.source import source_header
 from anomaly_detection.evaluation.overlay import backdrop, draw_overlay

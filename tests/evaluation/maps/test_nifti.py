@@ -9,7 +9,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from anomaly_detection.data.formats.nifti import Volume
-from anomaly_detection.evaluation.maps.marks import is_own_map
+from anomaly_detection.data.formats.own import is_own_map
 from anomaly_detection.evaluation.maps.nifti import NiftiMap
 
 ORIENTATIONS = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)]
