@@ -94,6 +94,7 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
             if other.label == spec.label:
                 raise UserError(f"{path}: {name}: label: {spec.label} is the label of {other.name} already; give each dataset its own")
         check_distinct(str(path), name, catalog)
+        check_words(str(path), spec, catalog.values())
         catalog[name] = spec
     if not catalog:
         raise UserError(f"{path}: no dataset in it; describe one as `name:` with the keys label, organ, modality and root below it")
@@ -111,6 +112,21 @@ def check_distinct(where: str, name: str, others: Iterable[str]) -> None:
     for other in others:
         if other != name and same_name(other) == same_name(name):
             raise UserError(f"{where}: {name}: some systems take it for {other}, and results of both into one folder; give it another name")
+
+
+def check_words(where: str, spec: DatasetSpec, others: Iterable[DatasetSpec]) -> None:
+    """Organs and modalities are classes by their words: raises UserError if two differ in nothing that anybody hears."""
+    for other in others:
+        for key in ("organ", "modality"):
+            own, there = getattr(spec, key), getattr(other, key)
+            if own != there and same_word(own) == same_word(there):
+                what = f"{own!r} and the {there!r} of {other.name} differ in upper and lower case or space alone, and would be two classes"
+                raise UserError(f"{where}: {spec.name}: {key}: {what}; write them alike")
+
+
+def same_word(word: str) -> str:
+    """What is equal of words that differ in upper and lower case or space alone."""
+    return same_name(" ".join(word.split()))
 
 
 def leads_out(path: str) -> bool:

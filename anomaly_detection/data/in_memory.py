@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from anomaly_detection.data.arrays import pixel_hash
+from anomaly_detection.data.catalog import same_word
 from anomaly_detection.data.dataset import Domains, ImageSet
 from anomaly_detection.data.prepare.assign import merge_patients, order_patients
 from anomaly_detection.data.splits import Part
@@ -40,7 +41,7 @@ class Labels:
         """Of the normal ones among images that are told of as in `AnomalyDetector.fit`.
 
         Raises:
-            ValueError: not one for each image, other labels than 0 and 1, or no normal image.
+            ValueError: not one for each image, other labels than 0 and 1, no normal image, or words that differ in case or space alone.
             TypeError: words that are none.
         """
         places = _normal_places(y, count)
@@ -149,6 +150,10 @@ def _one_each(name: str, words: Words, count: int) -> list[str]:
     for word in words:
         if not isinstance(word, str) or not word.strip():
             raise TypeError(f"{name}: expected words, got {word!r}")
+    first: dict[str, str] = {}
+    for word in dict.fromkeys(words):
+        if (other := first.setdefault(same_word(word), word)) != word:
+            raise ValueError(f"{name}: {other!r} and {word!r}, two classes, differ in upper and lower case or space alone; write them alike")
     return [str(word) for word in words]  # of numpy, too
 
 

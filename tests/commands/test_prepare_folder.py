@@ -403,6 +403,23 @@ def test_normal_images_alone(root, capsys):
         main([str(word) for word in (*words, "--masks", root / "a")])
 
 
+@pytest.mark.parametrize(
+    ("organ", "modality", "told"), [("Knee", "mri", "organ: 'Knee' and the 'knee'"), ("knee", "mri ", "modality: 'mri ' and the 'mri'")]
+)
+def test_a_word_that_differs_from_a_known_one_in_case_or_space_alone_is_refused(root, organ, modality, told):
+    def prepare_knees(name, organ, modality):
+        words = ["prepare", "folder", name, "--organ", organ, "--modality", modality, "--normal", root / "n", "--data-root", root / "data"]
+        main([str(word) for word in (*words, "--size", "16", "--workers", "1")])
+
+    prepare_knees("x", "knee", "mri")
+    catalog = (root / "data/datasets.yaml").read_text()
+    with pytest.raises(UserError, match=f"^prepare folder: y: {told} of x differ in .* two classes; write them alike$"):
+        prepare_knees("y", organ, modality)
+    assert not (root / "data/y").exists()
+    assert (root / "data/datasets.yaml").read_text() == catalog
+    prepare_knees("y", "knee", "mri")
+
+
 def test_what_gives_no_dataset_stands_in_nobodys_way(root):
     """Too few patients, as told by a wrong expression: the command that is mended needs nothing deleted."""
     with pytest.raises(UserError, match="^1 patient with normal images is too few: training, validation and test need one each"):

@@ -61,6 +61,15 @@ def test_the_catalog_of_the_project():
         ("lits: {label: 0, organ: liver, modality: ct, root: 'C:\\x'}", ["lits: root", "under the data root"]),
         (LITS + "b: {label: 4, organ: lung, modality: ct, root: b}", ["b: label: 4", "of lits already"]),
         (LITS + "LiTS: {label: 5, organ: lung, modality: ct, root: b}", ["LiTS: some systems take it for lits"]),
+        (
+            LITS + "b: {label: 5, organ: Liver, modality: mri, root: b}",
+            ["b: organ: 'Liver' and the 'liver' of lits", "two classes; write them alike"],
+        ),
+        (LITS + "b: {label: 5, organ: lung, modality: ' CT', root: b}", ["b: modality: ' CT' and the 'ct' of lits", "two classes"]),
+        (
+            LITS.replace("ct", "MRI T2") + "b: {label: 5, organ: lung, modality: mri  T2, root: b}",
+            ["b: modality: 'mri  T2' and the 'MRI T2' of lits"],
+        ),
         ("7: {label: 0, organ: liver, modality: ct, root: lits}", ["7", "begins with a letter"]),
         ("'12': {label: 0, organ: liver, modality: ct, root: lits}", ["12", "begins with a letter"]),
         ("my set: {label: 0, organ: liver, modality: ct, root: lits}", ["my set", "begins with a letter"]),

@@ -108,6 +108,11 @@ def test_abnormal_images_are_left_out_with_all_that_is_told_of_them(caplog):
         ({"y": [0, None, 1]}, ValueError, "^y: .* got None"),
         ({"y": [1, 1, 1]}, ValueError, "^y: none of 3 images is normal"),
         ({"organ": ["liver"]}, ValueError, "^organ: 1 words for 3 images; give one word for all, or one for each"),
+        (
+            {"organ": ["Knee", "hip", "knee "]},
+            ValueError,
+            "^organ: 'Knee' and 'knee ', two classes, differ in upper and lower case or space alone; write",
+        ),
         ({"modality": [1, 2, 3]}, TypeError, "^modality: expected words, got 1"),
         ({"modality": " "}, TypeError, "^modality: expected words"),
         ({"groups": ["a"]}, ValueError, "^groups: 1 patients for 3 images"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, check_distinct, check_name, read_catalog
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, check_distinct, check_name, check_words, read_catalog
 from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
@@ -95,7 +95,7 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
     """The entry of a dataset in the catalog, or one that could be added.
 
     Raises:
-        UserError: the entry that is there says something else, or the name will not do.
+        UserError: the entry that is there says something else, the name will not do, or a word is another dataset's but for upper and lower case.
     """
     check_name("prepare folder", name)
     check_distinct("prepare folder", name, [*catalog, *RESERVED])
@@ -103,7 +103,9 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
         raise UserError(f"prepare folder: {name}: is the name of something else in the data root; take another one")
     if name not in catalog:
         label = max((spec.label for spec in catalog.values()), default=-1) + 1
-        return DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
+        spec = DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
+        check_words("prepare folder", spec, catalog.values())
+        return spec
     there = catalog[name]
     if (there.organ, there.modality) != (organ, modality):
         what = f"{there.organ} {there.modality}, not {organ} {modality}"
