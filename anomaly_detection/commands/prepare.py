@@ -57,7 +57,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal", type=Path, required=True, metavar="DIR", help="folder or zip archive of the normal images")
     text = "of the abnormal ones, which are for testing alone; without them false alarms are measured, sensitivity and AUROC are not"
     parser.add_argument("--abnormal", type=Path, metavar="DIR", help=text)
-    parser.add_argument("--masks", type=Path, metavar="DIR", help="masks of the abnormal ones, of the same names, not 0 where the lesion is")
+    text = "masks of the abnormal ones, of the same names, above 0 where the lesion is; of a volume only slices with lesion become images then"
+    parser.add_argument("--masks", type=Path, metavar="DIR", help=text)
     text = "values shown, of DICOM, NIfTI and pictures with more than 8 bits: level and width (Hounsfield units for CT), or auto"
     text = f"{text} (0.5th to 99.5th percentile of each file)"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=f"{text}; default: as DICOM files say, 16-bit pictures whole")
@@ -66,7 +67,8 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
         "default: DICOM's PatientID, else the subfolder, else every file is a patient"
     )
     parser.add_argument("--patient", metavar="REGEX", help=text)
-    _add_max_slices(parser, "slices of a NIfTI volume")
+    text = "axial slices of a NIfTI volume, spread evenly over it, or over those with lesion where there is a mask; all taken of an abnormal volume"
+    _add_max_slices(parser, f"{text} without one count as abnormal")
 
 
 def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +144,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
+    from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_warning
     from anomaly_detection.data.splits import NO_ABNORMAL
 
     for line in done.skipped[:SHOWN]:
@@ -158,8 +161,11 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
         print("the images were there already; the split files are new")
     if not done.counts["anomaly", "test"]:
         print(NO_ABNORMAL)
-    for line in remarks(done.rows):
-        logger.warning("warning: %s", line)
+    for line in (*remarks(done.rows), unmarked_warning(done.rows)):
+        if line:
+            logger.warning("warning: %s", line)
+    if line := unequal_warning(done.rows):
+        logger.warning("WARNING: %s", line)
     if line := patient_warning(done.rows):
         alike = neighbours_warning(data_root / spec.root, done.rows)
         logger.warning("WARNING: %s%s", line, f"; {alike}" if alike else "")

@@ -9,6 +9,7 @@ import sys
 import unicodedata
 import zipfile
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -267,6 +268,33 @@ def test_the_folder_of_one_patient_in_place_of_that_of_all_is_told(tmp_path, cap
         assert "has the name" not in caplog.text
 
 
+def test_what_slices_of_volumes_do_to_results_is_told(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    for kind, count in (("n", 4), ("a", 2)):
+        for who in range(count):
+            path = tmp_path / kind / f"{kind}{who}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(rng.integers(0, 9, (16, 16, 12)).astype(np.int16), np.eye(4)), path)
+    lesion = np.zeros((16, 16, 12), np.uint8)
+    lesion[4:8, 4:8, 5:7] = 1
+    (tmp_path / "m").mkdir()
+    for who in range(2):
+        nibabel.save(nibabel.Nifti1Image(lesion, np.eye(4)), tmp_path / "m" / f"a{who}.nii.gz")
+    prepare(tmp_path, "--window", "auto")
+    assert "warning: 2 abnormal volumes have no mask: all 24 slices taken of them count as abnormal, lesion or not" in caplog.text
+    assert "AUROC over patients" not in caplog.text
+    caplog.clear()
+    prepare(tmp_path, "--window", "auto", "--masks", tmp_path / "m", data="marked")
+    assert (
+        "WARNING: on average patients with abnormal images have 2 in all, the others 12; a patient's score is the mean of the three highest"
+        in caplog.text
+    )
+    assert "have no mask" not in caplog.text
+    caplog.clear()
+    prepare(tmp_path, "--window", "auto", "--masks", tmp_path / "m", "--max-slices", "2", data="as advised")
+    assert "AUROC over patients" not in caplog.text
+
+
 def test_files_that_count_as_patients_are_told_again_in_every_run(tmp_path, caplog):
     for number in range(40):
         png(tmp_path / "n" / f"run{number // 5:02d}_{number:03d}.png", number)
@@ -282,7 +310,7 @@ def test_files_that_count_as_patients_are_told_again_in_every_run(tmp_path, capl
     caplog.clear()
     prepare(tmp_path, "--patient", expression, data="other")
     assert len({row.patient for row in read_manifest(tmp_path / "other/x/manifest.csv")}) == 9
-    assert "WARNING" not in caplog.text
+    assert "counted as a patient" not in caplog.text
 
 
 def test_split_files_go_into_the_data_root_and_nowhere_else(root, tmp_path):
