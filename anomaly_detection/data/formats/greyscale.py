@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydicom import Dataset
 
-from anomaly_detection.data.formats.window import grey_of
+from anomaly_detection.data.formats.window import HOW, grey_of
 
 SIGNED_16 = 2**15
 
@@ -76,7 +76,7 @@ def own_share(values: Values, header: Dataset, number: int) -> np.ndarray | None
             return look_up(table, "LUT", values.array, values.span[0] < 0) / (2 ** _bits(table, "LUT") - 1)
         function = str(value(place, "VOILUTFunction") or "LINEAR")
         if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-            raise ValueError(f"its VOI LUT Function {function} is none that the standard knows; give a window: --window LEVEL WIDTH")
+            raise ValueError(f"its VOI LUT Function {function} is none that the standard knows; give a window: {HOW}")
         for center, width in _windows(place):
             if width >= 1 or (width > 0 and function != "LINEAR"):
                 return _windowed(values.array, center, width, function)

@@ -10,7 +10,8 @@ from anomaly_detection.system.errors import UserError
 
 T = TypeVar("T")
 AUTO_PERCENTILES = (0.5, 99.5)
-NO_WINDOW = "the file states no window; give one: --window LEVEL WIDTH, in Hounsfield units for CT, or --window auto"
+HOW = "--window LEVEL WIDTH, in Python window=(level, width), in Hounsfield units for CT; or auto"
+NO_WINDOW = f"the file states no window; give one: {HOW}"
 
 
 @dataclass(frozen=True)

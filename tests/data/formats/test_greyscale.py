@@ -444,7 +444,11 @@ def test_a_viewer_shows(tmp_path, file, window, expected):
 
 REFUSED = [
     ("Rescale Slope 0", {**LIVER, "RescaleSlope": 0}, "Rescale Slope is 0"),
-    ("VOI LUT Function of another name", {**LIVER, "VOILUTFunction": "CUBIC"}, "CUBIC is none that the standard knows; give a window"),
+    (
+        "VOI LUT Function of another name",
+        {**LIVER, "VOILUTFunction": "CUBIC"},
+        "CUBIC is none that the standard knows; give a window: --window LEVEL WIDTH, in Python window=",
+    ),
     ("LUT Data too short", {"VOILUTSequence": [item(LUTDescriptor=[9, 0, 16], LUTData=bytes(6))]}, "entries, not 9 as it says"),
     ("Window Width, empty", {"WindowCenter": 40, "WindowWidth": None}, "states no window; give one: --window"),
     ("Window Width below 1", {"WindowCenter": 40, "WindowWidth": 0.5}, "states no window; give one: --window"),

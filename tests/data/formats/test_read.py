@@ -63,7 +63,9 @@ def test_the_window_is_that_of_the_caller(folder, tmp_path):
     low, high = np.percentile(volume, [0.5, 99.5])
     expected = np.clip((volume[..., 2].T.astype(float) - low) / (high - low), 0, 1) * 255
     assert np.abs(slices["v.nii.gz#002"] - expected).max() <= 0.51
-    with pytest.raises(UserError, match=r"v\.nii\.gz: the file states no window"):
+    with pytest.raises(
+        UserError, match=r"v\.nii\.gz: the file states no window; give one: --window .*, in Python window=\(level, width\), .*; or auto$"
+    ):
         next(read_images(tmp_path / "v.nii.gz"))
     with pytest.raises(ValueError, match="window must be"):
         next(read_images(folder, "wide"))
