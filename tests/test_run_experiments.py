@@ -653,10 +653,29 @@ def test_what_the_study_sets_itself_cannot_be_overridden(toy_model, data_root, c
         assert (code, instead in error) == (2, True)
 
 
-def test_configs_that_differ_between_regimes_are_said(toy_model, data_root, caplog):
+def test_configs_that_differ_between_regimes_are_said(toy_model, data_root, capsys, caplog):
+    """Before, where the plan is listed, below the differences and in the closing sentences; never of regimes that nothing compares."""
     (toy_model / "configs" / "toy" / "lung_ct.yaml").write_text("extends: base.yaml\niterations: 30\n")
-    assert study(data_root, "--datasets", "lung_ct", "liver_ct") == 0
-    assert "toy: the configs of these datasets differ in iterations: the regimes are not compared like for like" in caplog.text
+    words = ["--datasets", "lung_ct", "liver_ct"]
+    told = "Not compared like for like, since settings differ: toy (separate lung_ct: iterations 30 instead of 20)."
+    assert study(data_root, *words, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{told} `--set KEY=VALUE` gives a setting one value for all."
+    assert study(data_root, *words, "--dry-run", "--regimes", "separate") == 0
+    assert study(data_root, *words, "--dry-run", "--set", "iterations=20") == 0
+    assert "like for like" not in capsys.readouterr().out
+    assert study(data_root, *words) == 0
+    assert told in caplog.text
+    assert told in capsys.readouterr().out.rpartition("called abnormal: ")[2]
+    table = (data_root.parent / "results" / "table.md").read_text()
+    differences = table.partition("## MADDR against the others")[2].partition("\n## ")[0]
+    assert differences.rstrip().endswith(f"|\n\n{told}")
+
+
+def test_commands_of_other_settings_are_told_where_their_results_meet(toy_model, data_root, capsys, caplog):
+    assert study(data_root, "--regimes", "united") == 0
+    assert study(data_root, "--regimes", "maddr", "--set", "lr=0.02") == 0
+    assert "like for like" not in caplog.text, "each command compares nothing"
+    assert "toy (maddr: lr 0.02 instead of 0.01)" in (data_root.parent / "results" / "table.md").read_text()
 
 
 def test_a_full_disk_ends_the_study_with_one_line(toy_model, data_root, capsys, monkeypatch):

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         import_ahead("anomaly_detection.study.run")
 
     # here, so that --help need not wait for torch
-    from anomaly_detection.study.plan import Grid, find_data, plan
+    from anomaly_detection.study.plan import Grid, cautions, find_data, plan
     from anomaly_detection.study.report import Study
     from anomaly_detection.study.run import Workers, run_study, state_of
     from anomaly_detection.system.devices import choose_device
@@ -84,4 +84,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{state_of(experiment):12} {experiment.name}")
     if not data.there:
         print(f"phantoms are rendered into {data.root} before the first of them")
+    for text in cautions(planned):
+        print(text)
     return 0

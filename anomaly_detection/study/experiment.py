@@ -165,7 +165,7 @@ def check_settings(experiment: Experiment) -> None:
         begun = build_settings([Layer(str(path), read_yaml(path))])
     except UserError as error:
         raise UserError(f"{experiment.folder} was begun with settings that are none any more ({error}); {REMEDY}") from error
-    before, now = _flat(to_plain(begun)), _flat(to_plain(experiment.settings))
+    before, now = flat(to_plain(begun)), flat(to_plain(experiment.settings))
     for key in {**now, **before}:  # a group that may be null has keys in one of them alone
         was, is_now = before.get(key, "not there"), now.get(key, "not there")
         if key not in FREE_KEYS and was != is_now:
@@ -249,8 +249,8 @@ def load_experiment(folder: Path, overrides: Sequence[Layer] = ()) -> Experiment
     return Experiment(settings, provenance.read(folder)["regime"], folder)
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(values, dict):
         return {prefix: values}
-    return {key: value for name, item in values.items() for key, value in _flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {key: value for name, item in values.items() for key, value in flat(item, f"{prefix}.{name}" if prefix else str(name)).items()}

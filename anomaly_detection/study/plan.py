@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_detection.config.layers import Layer, read_layers, to_plain
+from anomaly_detection.config.layers import Layer, read_layers
 from anomaly_detection.config.paths import CONFIGS, SHIPPED, configs_of, find_config
 from anomaly_detection.data.catalog import DatasetSpec, is_phantom
 from anomaly_detection.data.dataset import DataSource
@@ -13,6 +13,7 @@ from anomaly_detection.data.phantom.datasets import other_version, phantom_catal
 from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.registry import build_settings, find_baseline, folder_of
 from anomaly_detection.study.experiment import Experiment
+from anomaly_detection.study.likeness import unlike
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.errors import UserError
 
@@ -159,13 +160,7 @@ def _preset(model: str, name: str) -> list[Layer]:
     return read_layers(path) if path.exists() else []
 
 
-def warn_of_unlike(experiments: Sequence[Experiment]) -> None:
-    """Say where the regimes of a model differ in more than their data and the constraint: then they are not compared like for like."""
-    by_model: dict[str, list[dict]] = {}
-    for experiment in experiments:
-        values = to_plain(experiment.settings)
-        by_model.setdefault(experiment.settings.model, []).append({k: v for k, v in values.items() if k not in ("datasets", "seed", "maddr")})
-    for model, settings in by_model.items():
-        unlike = [key for key in settings[0] if any(each[key] != settings[0][key] for each in settings)]
-        if unlike:
-            logger.warning("%s: the configs of these datasets differ in %s: the regimes are not compared like for like", model, ", ".join(unlike))
+def cautions(experiments: Sequence[Experiment]) -> list[str]:
+    """What the numbers of planned experiments will not say, in sentences."""
+    text = unlike([(experiment.regime, experiment.settings) for experiment in experiments])
+    return [f"{text} `--set KEY=VALUE` gives a setting one value for all."] if text else []

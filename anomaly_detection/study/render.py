@@ -12,11 +12,12 @@ from anomaly_detection.system.files import whole_file
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells below a header; a cell is shown as `str` makes it."""
+    """Rows of cells below a header; a cell is shown as `str` makes it. The note is what must be known of them, and stands below."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def to_markdown(document: Document) -> str:
     """The text of a Markdown file."""
     blocks = [f"# {document.heading}", document.note]
     for table in document.tables:
-        blocks += [f"## {table.title}", to_table(table)]
+        blocks += [f"## {table.title}", to_table(table), *([table.note] if table.note else [])]
     blocks += ["## Provenance", "\n".join(f"- {line}" for line in document.provenance)] if document.provenance else []
     return "\n\n".join(blocks) + "\n"
 

@@ -287,7 +287,7 @@ def _result(experiment: Experiment) -> Result:
     for (name, measured), (label, kind) in product(metrics["datasets"].items(), enumerate(("normal", "abnormal"))):
         if (lines := scored[name, label, "test"]) != measured[kind]:
             raise UserError(f"{path}: has {lines} {kind} test images of {name}, and {measured[kind]} were scored; evaluate the run again")
-    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, metrics, rows, pairs)
+    return Result(settings.model, experiment.regime, tuple(settings.datasets), settings.seed, metrics, rows, pairs, settings)
 
 
 def drawn_figures(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from anomaly_detection.study.experiment import (
     is_finished,
     preprocessing_of,
 )
-from anomaly_detection.study.plan import StudyData, warn_of_unlike
+from anomaly_detection.study.plan import StudyData, cautions
 from anomaly_detection.study.render import to_markdown, to_text
 from anomaly_detection.study.report import DRAWING, Study, Tables
 from anomaly_detection.study.train_and_score import run_experiment
@@ -92,7 +92,8 @@ def run_study(
     render(data)
     source = DataSource(data.root)
     check_images(experiments, source)
-    warn_of_unlike(planned)
+    for text in cautions(planned):
+        logger.warning("%s", text)
     study.write(results)
 
     tables = Tables(results, study, source)

@@ -6,7 +6,7 @@ from statistics import mean
 from anomaly_detection.data.splits import NO_ABNORMAL
 from anomaly_detection.study.comparison import Difference, differences, scored
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, UNITED
-from anomaly_detection.study.tables import Cell, Result, cells, normal_alone
+from anomaly_detection.study.tables import Cell, Result, cells, normal_alone, unlike_settings
 
 TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
 AGAINST = {
@@ -19,7 +19,8 @@ WAYS = {MADDR.name: "one network with MADDR", UNITED.name: "one network without 
 
 
 def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = False, quick: bool = False) -> list[str]:
-    """Lines of plain words: what each detector found and at which false-alarm rate, what MADDR added, and what none of it says.
+    """Lines of plain words: what each detector found and at which false-alarm rate, what MADDR added, whether
+    that is a comparison of like with like, and what none of it says.
 
     Args:
         results: as `with_joint_intervals` leaves them.
@@ -42,6 +43,8 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
         lines.append("Each network was trained once: these intervals are over patients alone, and another training may give another difference.")
     if len(additions) * len(models) > 1:
         lines.append("Of twenty such comparisons about one shows a difference by chance alone.")
+    if lines and (unlike := unlike_settings(results)):
+        lines.append(unlike)
     if lines and phantom:
         lines.append("These images are phantoms, rendered by a computer: this says nothing about patients.")
     return lines

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
+from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.splits import NO_ABNORMAL
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored, twin_intervals_over_seeds
+from anomaly_detection.study.likeness import unlike
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
 from anomaly_detection.system.lines import Lines
@@ -36,6 +38,7 @@ class Result:
     metrics: dict[str, Any]
     rows: Lines = field(default_factory=lambda: Lines.of(()))  # of scores.csv
     pairs: Sequence[Mapping[str, Any]] = ()  # of twins.csv
+    settings: Settings | None = None  # None: nobody knows, and nothing is said of them
 
 
 @dataclass(frozen=True)
@@ -329,6 +332,11 @@ def _difference_table(results: Sequence[Result], datasets: Sequence[str]) -> Tab
     return Table("MADDR against the others (difference of auroc, paired)", ["model", "difference", "seeds", *datasets, "mean"], rows)
 
 
+def unlike_settings(results: Sequence[Result]) -> str:
+    """What makes the networks of a model another comparison than that of their regimes; see `unlike`."""
+    return unlike([(result.regime, result.settings) for result in results if result.settings is not None])
+
+
 def scores_by_seed(results: Sequence[Result], datasets: Sequence[str]) -> dict[int, dict[str, Scored]]:
     """Of the seeds that have every dataset."""
     by_seed: dict[int, dict[str, Scored]] = {}
@@ -344,9 +352,11 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
     `oracle_*` marks thresholds chosen on the test labels; all others were fixed on validation normals.
     """
     main = [result for result in results if not REGIMES[result.regime].ablation] or results
+    compared = [table for table in (_metric_table(main, datasets, "auroc"), _difference_table(main, datasets)) if table.rows]
+    if compared:
+        compared[-1] = replace(compared[-1], note=unlike_settings(results))
     tables = [
-        _metric_table(main, datasets, "auroc"),
-        _difference_table(main, datasets),
+        *compared,
         _stratum_table(results, datasets),
         component_table(results, datasets),
         domain_table(main, datasets),

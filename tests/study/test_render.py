@@ -1,6 +1,7 @@
 """Tables as Markdown, HTML and CSV."""
 
 import csv
+from dataclasses import replace
 from html.parser import HTMLParser
 
 from anomaly_detection.study.render import Document, Table, to_html, to_markdown, write_csv
@@ -43,6 +44,9 @@ def test_markdown():
         *("## Provenance", "", "- x", "- y < z"),
     ]
     assert "Provenance" not in to_markdown(Document("A", "words", [TABLE], []))
+    noted = to_markdown(Document("A", "words", [replace(TABLE, note="mind this"), TABLE], []))
+    assert noted.count("mind this") == 1
+    assert "| x & y |  |\n\nmind this\n\n## one <b>" in noted
 
 
 def test_a_page_shows_the_texts_as_they_are():

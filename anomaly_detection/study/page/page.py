@@ -63,17 +63,23 @@ def _wide(name: str, table: str) -> str:
     return f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(name)}">{table}</div>'
 
 
+def _hint(note: str) -> str:
+    """What must be known of the table above it."""
+    return f"<p class='hint'>{html.escape(note)}</p>" if note else ""
+
+
 def _measures(content: Content) -> str:
     """A table for each metric, of which the menu shows one."""
     tables = metric_tables(content.results, content.datasets)
     options = "".join(f"<option>{table.title}</option>" for table in tables)
     menu = f'<p class="controls"><label>Measure <select id="metric" class="switch">{options}</select></label>'
     menu += f"<span>by {term('regime')}; {term('mean')} and {term('pooled')}; {term('oracle_')}; {term('interval')}</span></p>"
-    blocks = []
+    blocks, notes = [], {table.title: table.note for table in content.document.tables}
     for number, table in enumerate(tables):
         attributes = f'data-of="metric" data-name="{table.title}"{" hidden" if number else ""}'
-        blocks.append(f"<div {attributes}>{_wide(table.title, to_html(table, f'{table.title}. {MEASURES[table.title]}'))}</div>")
-    return f"{menu}{''.join(blocks)}<p class='hint'>{html.escape(content.document.note)}</p>"
+        shown = _wide(table.title, to_html(table, f"{table.title}. {MEASURES[table.title]}"))
+        blocks.append(f"<div {attributes}>{shown}{_hint(notes.get(table.title, ''))}</div>")
+    return f"{menu}{''.join(blocks)}{_hint(content.document.note)}"
 
 
 def _operating(content: Content) -> str:
@@ -115,7 +121,8 @@ def _tables(content: Content) -> str:
     """Those that the menu of measures does not show."""
     shown = {table.title for table in metric_tables(content.results, content.datasets)}
     others = [table for table in content.document.tables if table.title not in shown]
-    return "".join(f"<details><summary>{html.escape(table.title)}</summary>{_wide(table.title, to_html(table))}</details>" for table in others)
+    folded = ((html.escape(table.title), f"{_wide(table.title, to_html(table))}{_hint(table.note)}") for table in others)
+    return "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in folded)
 
 
 def _experiments(content: Content) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
 
 from anomaly_detection.study.page.page import to_page
+from anomaly_detection.study.render import Table
 from tests.study.page.made import HEADING, made_study
 
 VOID = {"img", "meta", "input"}
@@ -133,3 +135,12 @@ def test_twenty_datasets_fit(tmp_path):
     text = to_page(made_study(tmp_path, ("memae", "ganomaly"), datasets=datasets))
     assert "datasets (0." in text, "not named one by one"
     assert len(text) < 1_000_000
+
+
+def test_what_must_be_known_of_a_table_stands_below_it(tmp_path):
+    """Of those that the menu shows, too."""
+    content = made_study(tmp_path)
+    tables = [replace(content.document.tables[0], note="mind <this>"), Table("others", ["a"], [["b"]], "mind that"), *content.document.tables[1:]]
+    page = to_page(replace(content, document=replace(content.document, tables=tables)))
+    assert re.search(r'data-name="auroc"(?:(?!data-name=).)*</table></div><p class=\'hint\'>mind &lt;this&gt;</p></div>', page, re.DOTALL)
+    assert re.search(r"<summary>others</summary>(?:(?!<summary>).)*</table></div><p class='hint'>mind that</p></details>", page, re.DOTALL)
