@@ -20,12 +20,13 @@ from PIL import Image
 import run_experiments
 from anomaly_detection import registry
 from anomaly_detection.commands import exit_codes
+from anomaly_detection.commands.arguments import override_layers
 from anomaly_detection.data.catalog import read_catalog
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.datasets import VERSION
 from anomaly_detection.study import run as study_run
 from anomaly_detection.study.experiment import load_experiment
-from anomaly_detection.study.plan import find_data
+from anomaly_detection.study.plan import Grid, StudyData, _preset, config_layers, find_data, plan
 from anomaly_detection.study.report import Study, Tables, tell_results
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, write_json
@@ -513,6 +514,36 @@ def test_a_model_without_a_config_runs_on_the_common_keys(toy_model, data_root, 
     assert study(data_root, "--regimes", "united") == 0
     assert "| toy | united | " in capsys.readouterr().out
     assert load_experiment(next((data_root.parent / "results" / "toy" / "united").glob("*/seed_0"))).settings.iterations == 20
+
+
+@pytest.mark.parametrize(
+    ("written", "presets", "files", "overrides", "iterations"),
+    [
+        (5000, [], {}, [], 5000),
+        (5000, ["quick"], {}, [], 200),
+        (5000, ["phantom"], {}, [], 800),
+        (5000, ["phantom", "quick"], {}, [], 200),
+        (100, ["phantom", "quick"], {}, [], 100),
+        (5000, ["quick"], {"quick": 700}, [], 700),
+        (5000, ["phantom", "quick"], {"phantom": 150}, [], 150),
+        (5000, ["quick"], {}, ["iterations=900"], 900),
+    ],
+)
+def test_a_model_without_presets_of_its_own_is_cut_short_too(toy_model, data_root, written, presets, files, overrides, iterations):
+    """Unless it says otherwise itself; one that is shorter stays as it is."""
+    configs = toy_model / "configs" / "toy"
+    (configs / "base.yaml").write_text(TOY_BASE.replace("iterations: 20", f"iterations: {written}"), encoding="utf-8")
+    for name, value in files.items():
+        (configs / f"{name}.yaml").write_text(f"iterations: {value}\n", encoding="utf-8")
+    data = StudyData(data_root, read_catalog(data_root / "datasets.yaml"), "phantom" in presets)
+    grid = Grid(["toy"], ["separate", "united"], quick="quick" in presets, overrides=override_layers(overrides))
+    assert {experiment.settings.iterations for experiment in plan(grid, data, toy_model)} == {iterations}
+
+
+@pytest.mark.parametrize("model", ["gaussian", "feature_ae"])
+def test_a_model_that_ships_is_not_cut_short_where_it_has_no_preset(model):
+    """Its own schedule is short, and what was trained by it stays as it is."""
+    assert _preset(model, "phantom", config_layers(model, ["lits"])) == []
 
 
 def test_a_model_that_is_not_known_now_stays_out_of_the_table(toy_model, data_root, monkeypatch, capsys):

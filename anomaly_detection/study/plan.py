@@ -20,6 +20,7 @@ from anomaly_detection.system.errors import UserError
 logger = logging.getLogger(__name__)
 
 SEEDS, PHANTOM_SEEDS = (0, 1, 2), (0,)
+PRESETS = {"phantom": 800, "quick": 200}  # the most iterations of a model that has no file of that name; about those of the models that have one
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,12 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
     experiments = []
     for seed in dict.fromkeys(grid.seeds or (PHANTOM_SEEDS if data.phantom else SEEDS)):
         for model in dict.fromkeys(grid.models):
-            above = [layer for name in presets for layer in _preset(model, name)]
             for regime in dict.fromkeys(regimes):
                 for datasets in [list(data.datasets)] if regime.mixed else [[name] for name in data.datasets]:
-                    layers = [
-                        *config_layers(model, datasets),
-                        *above,
+                    layers = config_layers(model, datasets)
+                    for name in presets:
+                        layers += _preset(model, name, layers)
+                    layers += [
                         *grid.overrides,
                         Layer("the study", {"datasets": datasets, "seed": seed}, override=True),
                         Layer(f"the regime {regime.name}", regime.settings(), override=True),
@@ -154,10 +155,14 @@ def config_layers(model: str, datasets: Sequence[str]) -> list[Layer]:
     return read_layers(path) if path.exists() else [*read_layers(CONFIGS / "common.yaml"), Layer(f"--models {model}", {"model": model})]
 
 
-def _preset(model: str, name: str) -> list[Layer]:
-    """The layers of phantom.yaml or quick.yaml, where the model has one."""
+def _preset(model: str, name: str, below: Sequence[Layer]) -> list[Layer]:
+    """The layers of phantom.yaml or quick.yaml; of one that has none, its iterations where `PRESETS` has fewer."""
     path = configs_of(folder_of(model), CONFIGS) / folder_of(model) / f"{name}.yaml"
-    return read_layers(path) if path.exists() else []
+    if path.exists():
+        return read_layers(path)
+    set_below = [layer.values["iterations"] for layer in below if "iterations" in layer.values]
+    few = bool(set_below) and isinstance(set_below[-1], int) and set_below[-1] <= PRESETS[name]
+    return [] if few else [Layer(f"the study, for want of a {name}.yaml", {"iterations": PRESETS[name]})]
 
 
 def cautions(experiments: Sequence[Experiment]) -> list[str]:
