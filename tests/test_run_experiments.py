@@ -540,6 +540,13 @@ def test_a_model_without_presets_of_its_own_is_cut_short_too(toy_model, data_roo
     assert {experiment.settings.iterations for experiment in plan(grid, data, toy_model)} == {iterations}
 
 
+def test_a_config_that_is_not_read_is_told(toy_model, data_root, monkeypatch, caplog):
+    """The folder of a model is not enough: common.yaml stands beside it where `maddr init` has written."""
+    monkeypatch.chdir(toy_model)
+    assert study(data_root, "--dry-run") == 0
+    assert f"not read, since there is no configs/common.yaml beside: {Path('configs', 'toy', 'base.yaml')}; `maddr init .`" in caplog.text
+
+
 @pytest.mark.parametrize("model", ["gaussian", "feature_ae"])
 def test_a_model_that_ships_is_not_cut_short_where_it_has_no_preset(model):
     """Its own schedule is short, and what was trained by it stays as it is."""

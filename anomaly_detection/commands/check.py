@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: something is wrong with the data; what it is was printed.
     """
-    from anomaly_detection.config.paths import find_catalog, find_folds
+    from anomaly_detection.config.paths import find_catalog, find_folds, warn_of_overlooked
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
     from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     root = arguments.data_root
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data-root names the folder that holds the folders of the datasets")
+    warn_of_overlooked()
     catalog = read_catalog(find_catalog(root))
     splits = Splits(arguments.folds or find_folds(root), catalog)
     for name in arguments.datasets or ():

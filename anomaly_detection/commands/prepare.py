@@ -107,13 +107,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: one line that says what is wrong, where, and how to mend it.
     """
-    from anomaly_detection.config.paths import find_catalog
+    from anomaly_detection.config.paths import find_catalog, warn_of_overlooked
     from anomaly_detection.data.catalog import read_catalog
     from anomaly_detection.data.prepare.dataset import prepare
 
     if arguments.size < 16 or (arguments.train_images or 0) < 0 or getattr(arguments, "max_slices", 1) < 1:
         raise UserError("--size must be 16 or more, --train-images 0 or more, --max-slices 1 or more")
     data_root = arguments.data_root
+    warn_of_overlooked()
     catalog = read_catalog(find_catalog(data_root))
     try:
         shares = Shares(arguments.train, arguments.val, arguments.seed, arguments.train_images or None)

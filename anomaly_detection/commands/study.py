@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers, positive
-from anomaly_detection.registry import BASELINES, place_of
+from anomaly_detection.registry import BASELINES, folder_of, place_of
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.backends import BACKENDS, LOCAL, check_backend
 from anomaly_detection.system.processes import import_ahead
@@ -63,11 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
         import_ahead("anomaly_detection.study.run")
 
     # here, so that --help need not wait for torch
+    from anomaly_detection.config.paths import warn_of_overlooked
     from anomaly_detection.study.plan import Grid, cautions, find_data, plan
     from anomaly_detection.study.report import Study
     from anomaly_detection.study.run import Workers, run_study, state_of
     from anomaly_detection.system.devices import choose_device
 
+    warn_of_overlooked(folder_of(model) for model in dict.fromkeys(arguments.models))
     device = choose_device(arguments.device)
     overrides = override_layers(arguments.set)
     grid = Grid(arguments.models, arguments.regimes, arguments.seeds, arguments.ablation, arguments.quick, overrides)

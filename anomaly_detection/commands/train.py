@@ -27,7 +27,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     """
     from anomaly_detection.build import build_baseline
     from anomaly_detection.config.layers import read_layers
-    from anomaly_detection.config.paths import named_config
+    from anomaly_detection.config.paths import named_config, warn_of_overlooked
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
     from anomaly_detection.study.experiment import Experiment, locked_folder
@@ -37,6 +37,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.system.distributed import process_group, rank
     from anomaly_detection.training.loop import check_constraint
 
+    warn_of_overlooked()
     settings = build_settings([*read_layers(named_config(arguments.config)), *override_layers(arguments.set)])
     device = choose_device(arguments.device)
     source = DataSource(arguments.data_root or Path("data"))

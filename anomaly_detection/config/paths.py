@@ -1,10 +1,13 @@
 """Which of the files that a user edits is read: of catalogs and split files that of the data root first; then that of the working folder, where
 `maddr init` writes them; then the one that came with the package."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anomaly_detection.config.layers import read_layers
+
+logger = logging.getLogger(__name__)
 
 
 def _find_shipped(package: Path) -> Path:
@@ -21,6 +24,22 @@ def _find_project(shipped: Path, folder: Path) -> Path:
 SHIPPED = _find_shipped(Path(__file__).resolve().parents[1])
 PROJECT = _find_project(SHIPPED, Path.cwd())
 CONFIGS = PROJECT / "configs"
+
+
+def warn_of_overlooked(folders: Iterable[str] = (), work: Path | None = None) -> None:
+    """Say which files of a working folder are not read for want of a common.yaml, by which its configs/ is told from that of any other program.
+
+    Args:
+        folders: of the models that a command trains.
+        work: the working folder; None: the current one.
+    """
+    work = work or Path.cwd()
+    configs = work / "configs"
+    own = [configs / "datasets.yaml", *(path for folder in folders for path in sorted((configs / folder).glob("*.yaml")))]
+    found = [str(path.relative_to(work)) for path in own if path.exists()]
+    if found and not (configs / "common.yaml").is_file():
+        advice = "`maddr init .` adds what is missing and keeps what is there"
+        logger.warning("not read, since there is no configs/common.yaml beside: %s; %s", ", ".join(found), advice)
 
 
 def named_config(path: Path) -> Path:

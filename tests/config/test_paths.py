@@ -1,5 +1,6 @@
 """Which file is read."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,26 @@ def test_configs_of_the_working_folder_go_before_those_that_came_along(tmp_path)
     assert paths._find_project(shipped, work) == shipped, "a folder of that name is not enough"
     (work / "configs" / "common.yaml").touch()
     assert paths._find_project(shipped, work) == work
+
+
+def test_configs_that_are_not_read_for_want_of_a_common_file_are_told(tmp_path, caplog):
+    """Not those of other programs, of which nothing is known."""
+    configs = tmp_path / "configs"
+    for path in (configs / "other.yaml", configs / "resnet" / "base.yaml", tmp_path / "folds" / "1.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    paths.warn_of_overlooked(["memae"], tmp_path)
+    assert not caplog.text
+    (configs / "memae").mkdir()
+    for path in (configs / "datasets.yaml", configs / "memae" / "brain_mri.yaml"):
+        path.touch()
+    paths.warn_of_overlooked(["memae"], tmp_path)
+    told = "there is no configs/common.yaml beside: configs/datasets.yaml, configs/memae/brain_mri.yaml; `maddr init .` adds what is missing"
+    assert told.replace("/", os.sep) in caplog.text.replace("/", os.sep)
+    caplog.clear()
+    (configs / "common.yaml").touch()
+    paths.warn_of_overlooked(["memae"], tmp_path)
+    assert not caplog.text
 
 
 def test_a_model_whose_folder_was_deleted_has_the_configs_that_came_along(tmp_path, monkeypatch):
