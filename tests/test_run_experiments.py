@@ -709,6 +709,17 @@ def test_configs_that_differ_between_regimes_are_said(toy_model, data_root, caps
     assert differences.rstrip().endswith(f"|\n\n{told}")
 
 
+def test_regimes_of_a_single_dataset_are_said_to_show_nothing(toy_model, data_root, capsys, caplog):
+    told = "With one dataset, lung_ct, there is no domain to tell apart: `--regimes separate` does all; united, maddr can show nothing of MADDR here."
+    assert study(data_root, "--datasets", "lung_ct", "--regimes", "separate", "united", "maddr", "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == told
+    for arguments in (["--datasets", "lung_ct", "--regimes", "separate"], ["--datasets", "lung_ct", "liver_ct"]):
+        assert study(data_root, *arguments, "--dry-run") == 0
+        assert "no domain to tell apart" not in capsys.readouterr().out
+    assert study(data_root, "--datasets", "lung_ct", "--regimes", "united", "maddr") == 0
+    assert told in caplog.text
+
+
 def test_commands_of_other_settings_are_told_where_their_results_meet(toy_model, data_root, capsys, caplog):
     assert study(data_root, "--regimes", "united") == 0
     assert study(data_root, "--regimes", "maddr", "--set", "lr=0.02") == 0

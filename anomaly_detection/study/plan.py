@@ -14,7 +14,7 @@ from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.registry import build_settings, find_baseline, folder_of
 from anomaly_detection.study.experiment import Experiment
 from anomaly_detection.study.likeness import unlike
-from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.study.regimes import REGIMES, SEPARATE
 from anomaly_detection.system.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -167,5 +167,12 @@ def _preset(model: str, name: str, below: Sequence[Layer]) -> list[Layer]:
 
 def cautions(experiments: Sequence[Experiment]) -> list[str]:
     """What the numbers of planned experiments will not say, in sentences."""
-    text = unlike([(experiment.regime, experiment.settings) for experiment in experiments])
-    return [f"{text} `--set KEY=VALUE` gives a setting one value for all."] if text else []
+    told = []
+    datasets = {name for experiment in experiments for name in experiment.settings.datasets}
+    mixed = list(dict.fromkeys(experiment.regime for experiment in experiments if REGIMES[experiment.regime].mixed))
+    if len(datasets) == 1 and mixed:
+        needless = f"`--regimes {SEPARATE.name}` does all; {', '.join(mixed)} can show nothing of MADDR here"
+        told.append(f"With one dataset, {', '.join(datasets)}, there is no domain to tell apart: {needless}.")
+    if text := unlike([(experiment.regime, experiment.settings) for experiment in experiments]):
+        told.append(f"{text} `--set KEY=VALUE` gives a setting one value for all.")
+    return told
