@@ -213,6 +213,17 @@ def test_evaluating_what_is_not_trained_is_refused(config, data_root, tmp_path):
         main(["evaluate", str(run), "--data-root", str(data_root)])
 
 
+def test_evaluate_changes_no_setting_that_training_depends_on(config, data_root, tmp_path):
+    """Nor tells to delete the network for it."""
+    main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
+    (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
+    free = "of its settings only threshold_quantile and feature_cache_mib can be changed"
+    for override, key in (("lr=1", "lr"), ("maddr.enabled=true", "maddr"), ("threshold_quantil=0.9", "threshold_quantil")):
+        with pytest.raises(UserError, match=f"^--set {override}: the network is trained, and {free}; leave out {key}$"):
+            main(["evaluate", str(run), "--set", override])
+    assert main(["evaluate", str(run), "--set", "threshold_quantile=0.9"]) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [

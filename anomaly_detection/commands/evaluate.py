@@ -19,17 +19,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Score validation and test images and write what an experiment leaves.
 
     Raises:
-        UserError: the experiment is not trained, or was trained on other data.
+        UserError: the experiment is not trained, or was trained on other data, or a setting is to be changed that training depends on.
     """
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.study import provenance
-    from anomaly_detection.study.experiment import load_experiment, locked_folder
+    from anomaly_detection.study.experiment import check_free, load_experiment, locked_folder
     from anomaly_detection.study.report import tell_results
     from anomaly_detection.study.train_and_score import evaluate_experiment
     from anomaly_detection.system.devices import choose_device
 
     device = choose_device(arguments.device)
-    experiment = load_experiment(arguments.folder, override_layers(arguments.set))
+    overrides = override_layers(arguments.set)
+    check_free(overrides)
+    experiment = load_experiment(arguments.folder, overrides)
     data_root = arguments.data_root or Path(provenance.read(arguments.folder)["data_root"])
     source = DataSource(data_root)
     with locked_folder(experiment, source):

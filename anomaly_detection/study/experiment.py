@@ -172,6 +172,19 @@ def check_settings(experiment: Experiment) -> None:
             raise UserError(f"{experiment.folder} was begun with {key}: {was}, now it is {is_now}; {REMEDY}")
 
 
+def check_free(overrides: Sequence[Layer]) -> None:
+    """Refuse to change a setting of a trained network that its training depends on.
+
+    Raises:
+        UserError: which is to be changed, and which may be.
+    """
+    for layer in overrides:
+        for key in layer.values:
+            if key not in FREE_KEYS:
+                free = " and ".join(FREE_KEYS)
+                raise UserError(f"{layer.source}: the network is trained, and of its settings only {free} can be changed; leave out {key}")
+
+
 def check_version(experiment: Experiment) -> None:
     """Refuse a folder that an older version of this package began, and one that holds results of which nobody knows what they are of.
 
