@@ -737,6 +737,27 @@ def test_a_full_disk_ends_the_study_with_one_line(toy_model, data_root, capsys, 
     assert (code, "checkpoint.pt: No space left on device" in error) == (2, True)
 
 
+def test_rows_at_other_thresholds_are_told_below_the_tables_that_depend_on_them(toy_model, data_root):
+    from anomaly_detection.__main__ import main
+
+    assert study(data_root, "--regimes", "united", "maddr") == 0
+    results = data_root.parent / "results"
+    told = "Thresholds were not set for one share of normal images: 10 % for toy (maddr), 5 % for the others."
+    assert "Thresholds were not" not in (results / "table.md").read_text()
+    (run,) = results.glob("toy/maddr/*/seed_0")
+    assert main(["evaluate", str(run), "--set", "threshold_quantile=0.9"]) == 0
+    assert main(["report", str(results)]) == 0
+    sections = (results / "table.md").read_text().split("\n## ")
+    titles = {each.partition("\n")[0] for each in sections if told in each}
+    assert titles == {
+        "False alarms in the true domain, and normals called unknown: promised and observed",
+        "f1",
+        "accuracy",
+        "sensitivity",
+        "specificity",
+    }
+
+
 def test_evaluating_on_other_data_is_refused(toy_model, data_root, capsys):
     from anomaly_detection.__main__ import main
 

@@ -1,4 +1,4 @@
-"""Whether networks whose numbers stand side by side were trained alike: in which settings they differ beside data, seed and constraint."""
+"""Whether networks whose numbers stand side by side were trained and set alike, but for data, seed and constraint; if not, what differs."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -63,6 +63,24 @@ def _differences(values: dict[str, Any], other: dict[str, Any]) -> str:
 
 def _word(value: Any) -> str:
     return "null" if value is None else str(value)
+
+
+def unlike_thresholds(networks: Sequence[tuple[str, Network, float]]) -> str:
+    """Sentences that say which networks were set to other shares of false alarms than the most; "" where all were set to one.
+
+    Args:
+        networks: of each the model, which one it is, and the share of normals below its threshold.
+    """
+    by_share: dict[str, dict[str, list[Network]]] = {}
+    among: dict[str, list[Network]] = {}
+    for model, network, quantile in networks:
+        by_share.setdefault(f"{100 * (1 - quantile):.3g} %", {}).setdefault(model, []).append(network)
+        among.setdefault(model, []).append(network)
+    usual = max(by_share, key=lambda share: sum(map(len, by_share[share].values())), default=None)
+    others = {share: models for share, models in by_share.items() if share != usual}
+    told = [f"{share} for {', '.join(f'{model} ({named(own, among[model])})' for model, own in models.items())}" for share, models in others.items()]
+    advice = "Compare rows of the same; `maddr evaluate RUN --set threshold_quantile=Q` sets another threshold."
+    return f"Thresholds were not set for one share of normal images: {'; '.join(told)}, {usual} for the others. {advice}" if told else ""
 
 
 def named(networks: Sequence[Network], among: Sequence[Network]) -> str:

@@ -11,13 +11,14 @@ from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS
 from anomaly_detection.evaluation.twins import TWIN_METRICS, twin_samples
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored, twin_intervals_over_seeds
-from anomaly_detection.study.likeness import unlike
+from anomaly_detection.study.likeness import Network, unlike, unlike_thresholds
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, TERMS, UNITED
 from anomaly_detection.study.render import Document, Table
 from anomaly_detection.system.lines import Lines
 
 NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 MISSING = "–"
+CALLED = ("f1", "accuracy", "sensitivity", "specificity")  # the metrics that depend on the thresholds
 PATIENT_METRIC = "patient_auroc"
 # all test images with one threshold: the columns of their scores and of what is called abnormal; None: above the threshold of the pool
 POOLED = {
@@ -355,16 +356,17 @@ def study_document(results: Sequence[Result], datasets: Sequence[str], heading: 
     compared = [table for table in (_metric_table(main, datasets, "auroc"), _difference_table(main, datasets)) if table.rows]
     if compared:
         compared[-1] = replace(compared[-1], note=unlike_settings(results))
+    thresholds = unlike_thresholds([(r.model, Network(r.regime, r.datasets, r.seed), q) for r in main if (q := r.metrics.get("threshold_quantile"))])
     tables = [
         *compared,
         _stratum_table(results, datasets),
         component_table(results, datasets),
         domain_table(main, datasets),
         patient_table(main, datasets),
-        _promise_table(main),
+        replace(_promise_table(main), note=thresholds),
         head_table(results),
         _pixel_table(main, datasets),
-        *(_metric_table(main, datasets, metric) for metric in METRICS if metric != "auroc"),
+        *(replace(_metric_table(main, datasets, name), note=thresholds if name in CALLED else "") for name in METRICS if name != "auroc"),
     ]
     return Document(heading, _note(results, datasets), [table for table in tables if table.rows], provenance)
 

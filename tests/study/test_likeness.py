@@ -3,7 +3,7 @@
 import pytest
 
 from anomaly_detection.config.settings import MaddrSettings, MixupSettings, Settings
-from anomaly_detection.study.likeness import Network, named, unlike
+from anomaly_detection.study.likeness import Network, named, unlike, unlike_thresholds
 from tests.helpers import ToySettings
 
 TWO = ["lits", "brain"]
@@ -54,3 +54,10 @@ def test_networks_alike_are_told_together():
 def test_seeds_are_named_where_not_all_are_meant(seeds, words):
     among = [Network("united", tuple(TWO), seed) for seed in (0, 1, 2)]
     assert named([among[seed] for seed in seeds], among) == words
+
+
+def test_thresholds_for_other_shares_are_told_with_those_they_are_of():
+    networks = [(model, Network(regime, tuple(TWO), seed), 0.95) for model in ("memae", "toy") for regime in ("united", "maddr") for seed in (0, 1)]
+    assert unlike_thresholds(networks) == unlike_thresholds([]) == ""
+    changed = [(*each[:2], 0.9 if each[0] == "toy" and each[1][0::2] in (("maddr", 0), ("maddr", 1), ("united", 1)) else 0.95) for each in networks]
+    assert "share of normal images: 10 % for toy (united seed 1, maddr), 5 % for the others. " in unlike_thresholds(changed)
