@@ -234,6 +234,13 @@ def test_an_impossible_division_of_the_work_is_refused(option, value, capsys):
     assert value in capsys.readouterr().err
 
 
+def test_ablation_adds_what_its_table_holds(toy_model, data_root, capsys):
+    """Its rows are those of no term, some and all, whatever regimes are asked for; no probe stands in it."""
+    assert study(data_root, "--ablation", "--regimes", "separate", "--datasets", "lung_ct", "lung_xray", "--dry-run") == 0
+    regimes = [line.split("toy ")[1].split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert regimes == ["separate", "separate", "united", "maddr_organ", "maddr_modality", "maddr_center", "maddr_organ_modality", "maddr"]
+
+
 def test_ablation_adds_the_components(toy_model, data_root, capsys):
     assert study(data_root, "--ablation", "--regimes", "maddr") == 0
     output = capsys.readouterr().out

@@ -27,7 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--regimes", nargs="+", default=regimes, choices=regimes, help="(default: all)")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="of those in datasets.yaml (default: all that lie in the data root)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
-    parser.add_argument("--ablation", action="store_true", help="also each component of MADDR alone, and both heads without the center")
+    text = "also each component of MADDR alone, both heads without the center, beside united and maddr, whatever --regimes says"
+    parser.add_argument("--ablation", action="store_true", help=text)
     parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")

@@ -98,7 +98,7 @@ class Grid:
     Attributes:
         models, regimes: their names.
         seeds: None: `SEEDS`, or `PHANTOM_SEEDS`.
-        ablation: whether the parts of MADDR are measured, too.
+        ablation: whether the parts of MADDR are measured, too, beside none (united) and all (maddr).
         quick: whether it is a smoke run.
         overrides: settings that go before those of the configs.
     """
@@ -130,7 +130,7 @@ def plan(grid: Grid, data: StudyData, results: Path) -> list[Experiment]:
     """
     regimes = [REGIMES[name] for name in grid.regimes]
     if grid.ablation:
-        regimes += [regime for regime in REGIMES.values() if regime.mixed]
+        regimes += [regime for regime in REGIMES.values() if regime.mixed and not regime.probe]  # the rows of the table of components
     presets = [name for name, wanted in (("phantom", data.phantom), ("quick", grid.quick)) if wanted]
     experiments = []
     for seed in dict.fromkeys(grid.seeds or (PHANTOM_SEEDS if data.phantom else SEEDS)):
