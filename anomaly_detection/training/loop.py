@@ -23,6 +23,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar
 from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
+from anomaly_detection.training.contract import ConstraintWatch
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.replay import step_of
@@ -83,7 +84,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         The phase, the number of the step in it, from 1 on, and its losses by name.
 
     Raises:
-        UserError: no optimizer trains the heads of the constraint, or a batch cannot be shared out to the processes.
+        UserError: no optimizer trains the heads of the constraint, no step calls the constraint, or a batch cannot be shared out to the processes.
     """
     check_constraint(baseline)
     phases = baseline.phases()
@@ -100,6 +101,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
             baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
             step = step_of(baseline, phase, images.device)
+            watch = ConstraintWatch(baseline, phase, progress.optimizers)
             progress.began = time.monotonic()
         while progress.iteration < phase.iterations:
             progress.iteration += 1
@@ -112,6 +114,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
                 batch = images.batch(share(indices.take(phase.batch_size)), baseline.looks_at_images)
             losses = step(batch, progress.optimizers)
             losses |= baseline.after_step(losses, progress.optimizers)
+            watch.after_step()
             if not mixes:
                 for scheduler in progress.schedulers.values():
                     scheduler.step()
@@ -151,7 +154,7 @@ def train(
             exists, training goes on from it, and ends with the weights of one that did not; otherwise it is written.
 
     Raises:
-        UserError: no optimizer trains the heads of the constraint, or a loss is no longer a number.
+        UserError: no optimizer trains the heads of the constraint, no step calls the constraint, or a loss is no longer a number.
     """
     path, device = folder / "checkpoint.pt", train_set.device
     phases = baseline.phases()
