@@ -19,6 +19,7 @@ from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, MADDRConstrain
 from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
+from anomaly_detection.training.contract import check_latent_dim
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +115,13 @@ def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None
         images: the training images, for class weights by inverse frequency.
 
     Raises:
-        UserError: settings that no network can have, or a backbone that is not to be had.
+        UserError: settings that no network can have, a backbone that is not to be had, or a baseline without latent_dim.
     """
     try:
         baseline = find_baseline(settings.model)(settings)
         classes = len(domains.organs), len(domains.modalities)
         baseline.expect_domains(*classes)
+        check_latent_dim(baseline)
         if settings.maddr.probe:
             baseline.probe = Probe(baseline.latent_dim, *classes)
         if settings.maddr.enabled:

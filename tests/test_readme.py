@@ -1,11 +1,12 @@
 """What the README is: short, in a settled order, with a picture and results on its first screen; and the page on baselines."""
 
 import re
+from dataclasses import fields
 
 import yaml
 from PIL import Image
 
-from anomaly_detection.baseline import Baseline
+from anomaly_detection.baseline import Assessment, Baseline
 from tests.documents import PAGES, PROJECT
 
 README = PAGES["README.md"]
@@ -59,9 +60,16 @@ def test_the_page_on_baselines_names_the_methods_that_there_are():
         "sample",
         "describe",
         "heads",
+        "constraint",
     ):
         assert f"{method}" in text
         assert hasattr(Baseline, method)
+
+
+def test_the_page_on_baselines_tells_the_parts_of_an_assessment():
+    told = re.findall(r"^\| `(\w+)` \| \((N, .*|N,)\) \|", PAGES["docs/extending.md"], re.MULTILINE)
+    assert {name for name, _ in told} == {each.name for each in fields(Assessment)} - {"by_domain"}
+    assert "`self.latent_dim`" in PAGES["docs/extending.md"]
 
 
 def test_the_config_that_the_page_on_baselines_shows_is_of_the_example():

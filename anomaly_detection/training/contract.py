@@ -1,13 +1,132 @@
 """What training asks of a baseline, and what its author is told who forgot some of it: the class, the method, what came and what is needed."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anomaly_detection.baseline import Baseline, Phase
+from anomaly_detection.baseline import Assessment, Baseline, Phase
+from anomaly_detection.data.dataset import ImageSet
 from anomaly_detection.system.errors import UserError
+from anomaly_detection.training.seed import random_state, set_random_state
+
+# How many images are assessed before training: with one alone a number for each image cannot be told from a mean over them.
+IMAGES = 2
 
 # Steps that may pass before the constraint has a part in one: where networks take turns, the encoder is not trained in each.
 PATIENCE = 25
+
+MENDS = {
+    "latent": "flatten it to one vector for each image, or set latent_dim to its length",
+    "score": "give each image a number of its own, such as error.flatten(1).mean(dim=1)",
+    "map": "make one where with_map is true, of one channel, resized to the height and width of the images by F.interpolate",
+    "reconstruction": "give it the channels of the images, or None where the baseline makes none",
+    "validation_loss": "give each image a loss of its own, such as error.flatten(1).mean(dim=1)",
+}
+
+
+def check_latent_dim(baseline: Baseline) -> None:
+    """See that a baseline says how long its latent is.
+
+    Raises:
+        UserError: it does not.
+    """
+    length = getattr(baseline, "latent_dim", None)
+    if not isinstance(length, Integral) or length < 1:
+        told = "set it in the class or in __init__" if length is None else f"it is {length!r}"
+        raise UserError(
+            f"{_name(baseline)}.latent_dim must be the length of the latent that MADDR splits, a whole number; {told}: set it in __init__"
+        )
+
+
+def check_assessment(baseline: Baseline, images: ImageSet) -> None:
+    """See that what a baseline says of the first images, map included, is what `Assessment` asks for.
+
+    To be called before training, which it leaves as it was: generators, modes and gradients.
+
+    Raises:
+        UserError: it is not; which part of it.
+    """
+    check_latent_dim(baseline)
+    x = images.batch(torch.arange(min(IMAGES, len(images)), device=images.device)).image
+    with _left_as_it_was(baseline), torch.no_grad():  # not inference_mode: what a baseline keeps from here may be trained on
+        baseline.eval()
+        assessment = baseline.assess(x, with_map=True)
+    place = f"{_name(baseline)}.assess"
+    if not isinstance(assessment, Assessment):
+        raise UserError(f"{place} must return an Assessment(latent, score, map, reconstruction), not {_told(assessment)}")
+    count, channels, *size = x.shape
+    shapes = {"latent": (count, baseline.latent_dim), "score": (count,), "map": (count, 1, *size)}
+    if assessment.reconstruction is not None:
+        shapes["reconstruction"] = (count, channels, None, None)
+    for part, shape in shapes.items():
+        value = getattr(assessment, part)
+        _check_shape(f"{place}, called with images {tuple(x.shape)} and with_map=True: {part}", part, value, shape)
+        if not value.isfinite().all() and not (part in ("score", "map") and _concludes(baseline)):
+            raise UserError(f"{place}: {part} holds numbers that are not finite, before any training; images are in [-1, 1]")
+
+
+def check_validation_loss(baseline: Baseline, loss: Any, count: int) -> None:
+    """See that `Baseline.validation_loss` gives each of `count` images a number.
+
+    Raises:
+        UserError: it does not.
+    """
+    _check_shape(f"{_name(baseline)}.validation_loss of {count} images", "validation_loss", loss, (count,))
+
+
+def check_losses(baseline: Baseline, method: str, losses: Any) -> None:
+    """See that what a method returns is losses by name.
+
+    Raises:
+        UserError: it is not.
+    """
+    place = f"{_name(baseline)}.{method}"
+    if not isinstance(losses, dict):
+        raise UserError(f"{place} must return a dict of losses by name, such as {{'rec': loss.detach()}}, not {_told(losses)}")
+    for name, value in losses.items():
+        if not isinstance(value, Tensor) or value.ndim > 0:
+            advice = "give their mean, such as loss.mean().detach()" if isinstance(value, Tensor) else "leave out float() and item(): loss.detach()"
+            raise UserError(f"{place}: the loss {name!r} must be a tensor of no dimensions, not {_told(value)}; {advice}")
+
+
+def _name(baseline: Baseline) -> str:
+    return type(baseline).__name__
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _check_shape(place: str, part: str, value: Any, shape: Sequence[int | None]) -> None:
+    """Raise a UserError unless a value is a tensor of a shape, of which None is any length."""
+    fits = isinstance(value, Tensor) and value.ndim == len(shape)
+    if not fits or any(length not in (None, got) for length, got in zip(shape, value.shape, strict=True)):
+        needed = ", ".join("any" if length is None else str(length) for length in shape) + ("," if len(shape) == 1 else "")
+        raise UserError(f"{place} must be a tensor of shape ({needed}), not {_told(value)}; {MENDS[part]}")
+
+
+def _concludes(baseline: Baseline) -> bool:
+    """Whether its scores may need what is known only when training has ended."""
+    return type(baseline).conclude is not Baseline.conclude
+
+
+@contextmanager
+def _left_as_it_was(baseline: Baseline) -> Iterator[None]:
+    """Inside, a baseline may be used: the generators and the mode of each of its modules are put back."""
+    random, modes = random_state(), [(module, module.training) for module in baseline.modules()]
+    try:
+        yield
+    finally:
+        set_random_state(random)
+        for module, training in modes:
+            module.training = training
 
 
 class ConstraintWatch:
@@ -23,7 +142,7 @@ class ConstraintWatch:
     """
 
     def __init__(self, baseline: Baseline, phase: Phase, optimizers: dict[str, Optimizer]):
-        self._name, self._phase = type(baseline).__name__, phase
+        self._name, self._phase = _name(baseline), phase
         self._called, self._steps, self._hook = False, 0, None
         if _trains_constrained(baseline, phase, optimizers):
             self._missing = {name for name, weight in baseline.maddr.weights.items() if weight > 0}

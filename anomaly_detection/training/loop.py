@@ -23,7 +23,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar
 from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
-from anomaly_detection.training.contract import ConstraintWatch
+from anomaly_detection.training.contract import ConstraintWatch, check_assessment, check_losses, check_validation_loss
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.replay import step_of
@@ -84,7 +84,8 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         The phase, the number of the step in it, from 1 on, and its losses by name.
 
     Raises:
-        UserError: no optimizer trains the heads of the constraint, no step calls the constraint, or a batch cannot be shared out to the processes.
+        UserError: no optimizer trains the heads of the constraint, no step calls the constraint or one returns other than losses, or a batch cannot
+            be shared out to the processes.
     """
     check_constraint(baseline)
     phases = baseline.phases()
@@ -113,7 +114,10 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             else:
                 batch = images.batch(share(indices.take(phase.batch_size)), baseline.looks_at_images)
             losses = step(batch, progress.optimizers)
-            losses |= baseline.after_step(losses, progress.optimizers)
+            check_losses(baseline, "training_step", losses)
+            more = baseline.after_step(losses, progress.optimizers)
+            check_losses(baseline, "after_step", more)
+            losses |= more
             watch.after_step()
             if not mixes:
                 for scheduler in progress.schedulers.values():
@@ -154,7 +158,8 @@ def train(
             exists, training goes on from it, and ends with the weights of one that did not; otherwise it is written.
 
     Raises:
-        UserError: no optimizer trains the heads of the constraint, no step calls the constraint, or a loss is no longer a number.
+        UserError: the baseline is not as its contract asks (no optimizer trains the heads of the constraint, no step calls it, a shape is another
+            one), or a loss is no longer a number.
     """
     path, device = folder / "checkpoint.pt", train_set.device
     phases = baseline.phases()
@@ -174,6 +179,7 @@ def train(
         set_random_state(saved["random"][rank() % len(saved["random"])])
     else:
         baseline.prepare(train_set.batches(EVALUATION_BATCH))
+        check_assessment(baseline, val_set)
         if rank() > 0:  # noise of its own, after the same weights
             torch.manual_seed(settings.seed + 1_000_003 * rank())
 
@@ -263,6 +269,7 @@ def validate(baseline: Baseline, images: ImageSet, with_heads: bool = True) -> d
     for batch in images.batches(EVALUATION_BATCH):
         assessment = baseline.assess(batch.image, with_map=False)
         losses.append(baseline.validation_loss(batch.image, assessment))
+        check_validation_loss(baseline, losses[-1], len(batch.image))
         latents.append(assessment.latent)
     result = {"val_loss": torch.cat(losses).cpu().double().mean().item()}
     if baseline.namer is not None and with_heads:

@@ -1,15 +1,23 @@
 """What the author of a baseline is told who forgot a part of the contract, and that those who forgot none are told nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
-from anomaly_detection.baseline import Phase, minimise
+from anomaly_detection.baseline import Assessment, Phase, minimise
+from anomaly_detection.build import build_baseline
+from anomaly_detection.data.dataset import Domains
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.training.contract import PATIENCE
+from anomaly_detection.training import loop
+from anomaly_detection.training.contract import PATIENCE, check_assessment
 from anomaly_detection.training.loop import Progress, steps, train
+from anomaly_detection.training.seed import random_state, seed_everything
 from tests.helpers import ToyBaseline, toy_images, toy_settings
-from tests.test_baselines import built, settings_of
+from tests.test_baselines import built, same_weights, settings_of
 
 TERMS = ("organ", "modality", "center")
 
@@ -120,7 +128,7 @@ def test_a_run_that_goes_on_for_a_few_steps_is_not_asked_for_what_it_did_before(
     assert count_steps(Unconstrained(toy_settings())) == 12, "without MADDR there is nothing to call"
 
 
-@pytest.mark.parametrize("model", ["f_anogan", "MADDR_dpa", "memae", "ganomaly", "gaussian", "feature_ae"])
+@pytest.mark.parametrize("model", BASELINES)
 @pytest.mark.parametrize("terms", [("center",), ("organ",)], ids=" ".join)
 def test_every_phase_of_the_baselines_passes(model, terms):
     baseline = built(settings_of(model))
@@ -128,3 +136,166 @@ def test_every_phase_of_the_baselines_passes(model, terms):
     images = toy_images(24, side=32)
     baseline.prepare(images.batches(24))
     assert len(list(steps(baseline, images, baseline.settings, Progress()))) == sum(phase.iterations for phase in baseline.phases())
+
+
+# --- what methods return
+
+
+def altered(method, change):
+    """A toy of which what a method returns is changed."""
+
+    def changed(self, *arguments, **options):
+        return change(getattr(super(kind, self), method)(*arguments, **options))
+
+    kind = type("Mine", (ToyBaseline,), {method: changed})
+    return kind
+
+
+def part(**change):
+    """A change of parts of an assessment."""
+    return lambda assessment: replace(assessment, **{name: of(getattr(assessment, name)) for name, of in change.items()})
+
+
+def train_toy(kind, folder, **options):
+    settings = toy_settings(**options)
+    baseline = kind(settings)
+    train(baseline, toy_images(30), toy_images(9, seed=1), settings, folder)
+    return baseline
+
+
+CALLED = r"Mine\.assess, called with images \(2, 1, 8, 8\) and with_map=True: "
+IN_ASSESS = [
+    (part(latent=lambda z: z[:, :5]), rf"{CALLED}latent must be a tensor of shape \(2, 24\), not a tensor of shape \(2, 5\); flatten .* latent_dim"),
+    (part(latent=lambda z: z[:, :, None, None]), r"latent must be .* not a tensor of shape \(2, 24, 1, 1\)"),
+    (part(score=lambda score: score.mean()), rf"{CALLED}score must be a tensor of shape \(2,\), not a tensor of shape \(\); give each image"),
+    (part(score=lambda score: score[:, None]), r"score must be .* not a tensor of shape \(2, 1\)"),
+    (part(score=lambda score: score.tolist()), r"score must be .* not a value of type list"),
+    (part(map=lambda _: None), rf"{CALLED}map must be a tensor of shape \(2, 1, 8, 8\), not None; make one where with_map is true"),
+    (part(map=lambda pixels: pixels[:, :, ::2, ::2]), r"map must be .* not a tensor of shape \(2, 1, 4, 4\); .* F\.interpolate"),
+    (part(map=lambda pixels: pixels[:, 0]), r"map must be .* not a tensor of shape \(2, 8, 8\)"),
+    (part(reconstruction=lambda y: y.expand(-1, 3, -1, -1)), r"reconstruction must be a tensor of shape \(2, 1, any, any\), .*\(2, 3, 8, 8\)"),
+    (part(latent=lambda z: z / 0), r"^Mine\.assess: latent holds numbers that are not finite, before any training; images are in \[-1, 1\]"),
+    (part(score=lambda score: score * float("nan")), r"^Mine\.assess: score holds numbers that are not finite"),
+    (lambda assessment: (assessment.latent, assessment.score), r"^Mine\.assess must return an Assessment\(.*\), not a value of type tuple"),
+]
+IN_STEPS = [
+    (
+        "training_step",
+        lambda losses: {name: value.item() for name, value in losses.items()},
+        r"the loss 'rec' must be .*type float; leave out float",
+    ),
+    ("training_step", lambda losses: {"rec": losses["rec"].expand(3)}, r"the loss 'rec' must be .* not a tensor of shape \(3,\); give their mean"),
+    ("training_step", lambda losses: losses["rec"], r"Mine\.training_step must return a dict of losses by name, .* not a tensor of shape \(\)"),
+    ("training_step", lambda _: None, r"Mine\.training_step must return a dict of losses by name, .* not None"),
+    ("after_step", lambda _: None, r"Mine\.after_step must return a dict"),
+    ("after_step", lambda _: {"resets": 1}, r"Mine\.after_step: the loss 'resets' must be .* not a value of type int"),
+    ("validation_loss", lambda loss: loss.mean(), r"Mine\.validation_loss of 9 images must be a tensor of shape \(9,\), not a tensor of shape \(\);"),
+]
+
+
+@pytest.mark.parametrize(("method", "change", "told"), [*(("assess", *each) for each in IN_ASSESS), *IN_STEPS])
+def test_what_a_method_must_return_is_told_in_one_line(method, change, told, tmp_path):
+    with pytest.raises(UserError, match=told) as caught:
+        train_toy(altered(method, change), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_is_told_before_the_first_step(tmp_path):
+    kind = altered("assess", part(map=lambda _: None))
+    kind.training_step = lambda *_: pytest.fail("trained")
+    with pytest.raises(UserError, match="map must be"):
+        train_toy(kind, tmp_path)
+
+
+@pytest.mark.parametrize("length", [None, 0, 24.0, "24"])
+def test_a_latent_dim_that_is_missing_is_told(length, tmp_path, monkeypatch):
+    """By everything that builds a baseline, and by training of one that was built otherwise."""
+
+    class Endless(ToyBaseline):
+        def __init__(self, settings):
+            super().__init__(settings)
+            if length is None:
+                del self.latent_dim
+            else:
+                self.latent_dim = length
+
+    told = r"^Endless\.latent_dim must be the length of the latent .*; " + ("set it in" if length is None else f"it is {length!r}")
+    with pytest.raises(UserError, match=told):
+        train_toy(Endless, tmp_path)
+    monkeypatch.setattr("anomaly_detection.build.find_baseline", lambda name: lambda settings: Endless(toy_settings()))
+    with pytest.raises(UserError, match=told):
+        build_baseline(settings_of("memae"), Domains(("liver",), ("ct",)))
+
+
+class Late(ToyBaseline):
+    """Its scores are nothing before it concludes, and its maps are bits; it reconstructs at half the size, or nothing."""
+
+    reconstructs = True
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.register_buffer("scale", torch.tensor(float("nan")), persistent=False)
+
+    def assess(self, x, with_map):
+        told = super().assess(x, with_map)
+        y = told.reconstruction[:, :, ::2, ::2] if self.reconstructs else None
+        return Assessment(told.latent, told.score * self.scale, told.map > 0 if with_map else None, y)
+
+    def validation_loss(self, x, assessment):
+        return (x - self._decode(assessment.latent)).abs().mean(dim=(1, 2, 3))
+
+    def conclude(self, batches):
+        self.scale.fill_(1)
+
+
+@pytest.mark.parametrize("reconstructs", [True, False])
+def test_what_the_contract_allows_is_not_refused(reconstructs, tmp_path, monkeypatch):
+    monkeypatch.setattr(Late, "reconstructs", reconstructs)
+    train_toy(Late, tmp_path)
+
+
+class Restless(ToyBaseline):
+    """It draws numbers, has batch norms and dropout, and keeps what it met first."""
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.norm, self.dropout = nn.BatchNorm2d(1), nn.Dropout(0.2)
+        self.still = nn.BatchNorm2d(1).eval()
+        self.first = None
+
+    def training_step(self, batch, optimizers):
+        return super().training_step(replace(batch, image=self.dropout(self.norm(batch.image)) * self.kept(batch.image)), optimizers)
+
+    def assess(self, x, with_map):
+        return super().assess(self.still(self.norm(x)) + 1e-3 * torch.randn_like(x), with_map)
+
+    def kept(self, x):
+        if self.first is None:
+            self.first = torch.ones_like(x[0], requires_grad=True) * 1
+        return self.first.detach()
+
+
+def test_what_is_looked_at_is_left_as_it_was(tmp_path):
+    seed_everything(0)
+    baseline = Restless(toy_settings())
+    weights, modes = {name: value.clone() for name, value in baseline.state_dict().items()}, [module.training for module in baseline.modules()]
+    before = random_state()["cpu"]
+    check_assessment(baseline, toy_images(9))
+    assert torch.equal(before, random_state()["cpu"])
+    assert same_weights(weights, baseline.state_dict())
+    assert modes == [module.training for module in baseline.modules()]
+    assert False in modes
+
+
+@pytest.mark.parametrize("model", [None, *BASELINES])
+def test_training_ends_with_the_weights_of_one_that_nobody_looked_at(model, tmp_path, monkeypatch):
+    looked, weights = [], []
+    for check in (lambda *arguments: looked.append(arguments), check_assessment):
+        monkeypatch.setattr(loop, "check_assessment", check)
+        seed_everything(0)
+        baseline = Restless(toy_settings()) if model is None else built(settings_of(model), maddr=True)
+        side = 8 if model is None else 32
+        train(baseline, toy_images(20, side=side), toy_images(6, seed=1, side=side), baseline.settings, tmp_path / str(len(weights)))
+        weights.append(baseline.state_dict())
+    assert len(looked) == 1, "once for each training"
+    assert same_weights(*weights)

@@ -217,7 +217,7 @@ def test_steps_are_done_in_training_mode_and_images_judged_in_evaluation_mode(tm
 
     train(Watching(toy_settings()), toy_images(30), toy_images(9), toy_settings(), tmp_path)
     assert modes["step"] == [True] * 12
-    assert modes["judge"] == [False] * 5, "three validations and two pictures of samples"
+    assert modes["judge"] == [False] * 6, "once before training, three validations and two pictures of samples"
 
 
 def test_patience_ends_training(tmp_path):
