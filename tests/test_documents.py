@@ -269,11 +269,14 @@ def test_a_block_of_python_runs(block, workplace, monkeypatch):
     monkeypatch.setitem(sys.modules, "rec_losses", rec_losses)
     images = toy_images(24, side=48).images[:, 0].numpy()
     linear = torch.nn.Linear(16, 128)
+    moved = []
+    monkeypatch.setattr(rec_losses.MADDRConstraint, "to", lambda self, device: moved.append(device) or self)
     names = {
         "normal_images": images,
         "new_images": images[:3],
         "patients": [f"P{number // 2}" for number in range(24)],
         "torch": torch,
+        "device": torch.device("cpu"),
         "model": linear,
         "encoder": linear,
         "decoder": torch.nn.Linear(128, 16),
@@ -285,6 +288,8 @@ def test_a_block_of_python_runs(block, workplace, monkeypatch):
     exec(compile(block.text, block.page, "exec"), names)
     if "loss" in names:
         assert names["loss"].item() > 0
+        assert moved == [names["device"]], "a constraint that stays on the CPU fails where the encoder is on a GPU"
+        assert "heads.organ.weight" in torch.load("model.pt", weights_only=True)["maddr"]
 
 
 @pytest.mark.parametrize("block", [block for block in documents.fenced("python") if block.page == PORTING], ids=lambda block: block.text[:40])

@@ -8,10 +8,12 @@ precision is raised to float32 first: scores of many images would tie in it.
 
 MADDR in any training loop::
 
-    maddr = MADDRConstraint(latent_dim=128, num_organs=2, num_modalities=2)
-    optimizer.add_param_group({"params": maddr.parameters()})       # the heads are trained with the encoder
+    maddr = MADDRConstraint(latent_dim=128, num_organs=2, num_modalities=2).to(device)   # where the encoder is
+    optimizer.add_param_group({"params": maddr.parameters()})                            # the heads are trained with the encoder
     ...
-    loss = loss + maddr(z, organ, modality)["total"]                 # or: L1Loss(maddr=maddr)(x, y, z, organ, modality)
+    loss = loss + maddr(z, organ, modality)["total"]                                     # or: L1Loss(maddr=maddr)(x, y, z, organ, modality)
+    ...
+    torch.save({"model": model.state_dict(), "maddr": maddr.state_dict()}, "model.pt")   # with the heads: to go on, or to name organ and modality
 
 torch.compile and torch.export take these modules, torch.jit.script does not. Under nn.DataParallel wrap the networks and call the losses on what it
 gathers: the constraint's center is that of the whole batch, and the frozen backbone stays on one device.

@@ -5,6 +5,7 @@ import builtins
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_the_file_works_alone_in_an_empty_folder(tmp_path):
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.')\n{program}"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_training_loop_that_the_file_shows_runs(tmp_path, monkeypatch):
+    """On the device of the encoder; what is saved holds the heads."""
+    monkeypatch.chdir(tmp_path)
+    moved = []
+    monkeypatch.setattr(MADDRConstraint, "to", lambda self, device: moved.append(device) or self)
+    model = torch.nn.Linear(16, 128)
+    names = {"torch": torch, "MADDRConstraint": MADDRConstraint, "device": torch.device("cpu"), "model": model, "loss": 0.0}
+    names |= {"optimizer": torch.optim.SGD(model.parameters(), 0.1), "z": model(rand(4, 16)), "organ": LABELS, "modality": 1 - LABELS}
+    shown = rec_losses.__doc__.partition("in any training loop::")[2].partition("\n\n")[2].partition("\n\n")[0]
+    exec(textwrap.dedent(shown), names)
+    assert names["loss"].item() > 0
+    assert moved == [names["device"]]
+    assert torch.load("model.pt", weights_only=True)["maddr"].keys() == names["maddr"].state_dict().keys()
 
 
 # --- old versions: what they lack, taken from today's; tests/versions.py runs the real ones
