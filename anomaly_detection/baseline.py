@@ -146,7 +146,10 @@ class Baseline(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has phases, so it needs optimizers")
 
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
-        """Do one step, backward and optimizers included; return the losses by name, detached scalars."""
+        """Do one step, backward and optimizers included; return the losses by name, detached scalars.
+
+        Where an optimizer of the phase holds the `heads`, the loss that trains the encoder includes `constraint`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has phases, so it needs training_step")
 
     def after_step(self, losses: Mapping[str, Tensor], optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
@@ -227,7 +230,8 @@ class Baseline(nn.Module, ABC):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def constraint(self, z: Tensor, batch: Batch) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR."""
+        """What to add to the encoder's loss for the latents z (B, latent_dim) of a batch, not detached, and the terms and head accuracies to log;
+        (0, {}) without MADDR."""
         if self.maddr is None:
             return 0.0, {}
         labels = [(each.organ, each.modality) for each in (batch, batch.partner) if each is not None]

@@ -38,9 +38,7 @@ def check_latent_dim(baseline: Baseline) -> None:
     length = getattr(baseline, "latent_dim", None)
     if not isinstance(length, Integral) or length < 1:
         told = "set it in the class or in __init__" if length is None else f"it is {length!r}"
-        raise UserError(
-            f"{_name(baseline)}.latent_dim must be the length of the latent that MADDR splits, a whole number; {told}: set it in __init__"
-        )
+        raise UserError(f"{_name(baseline)}.latent_dim must be the length of the latent that MADDR splits, a whole number from 1 on; {told}")
 
 
 def check_assessment(baseline: Baseline, images: ImageSet) -> None:

@@ -15,6 +15,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.training import loop
 from anomaly_detection.training.contract import PATIENCE, check_assessment
 from anomaly_detection.training.loop import Progress, steps, train
+from anomaly_detection.training.replay import WARM_UP
 from anomaly_detection.training.seed import random_state, seed_everything
 from tests.helpers import ToyBaseline, toy_images, toy_settings
 from tests.test_baselines import built, same_weights, settings_of
@@ -122,6 +123,29 @@ def test_variants_of_the_constraint_are_in_use_too(constraint):
     assert count_steps(constrained(ToyBaseline, constraint=constraint)) == 12
 
 
+@pytest.mark.parametrize("kind", [ToyBaseline, Unconstrained])
+def test_steps_that_are_replayed_are_seen_before_they_are_captured(kind, monkeypatch):
+    """What a GPU replays runs none of the code of a step."""
+
+    def replayed(baseline, phase, device):
+        done = []
+
+        def step(batch, optimizers):
+            if len(done) < WARM_UP:
+                done.append(baseline.training_step(batch, optimizers))
+            return dict(done[-1])
+
+        return step
+
+    monkeypatch.setattr(loop, "step_of", replayed)
+    baseline = constrained(kind, iterations=40)
+    if kind is ToyBaseline:
+        assert count_steps(baseline) == 40
+    else:
+        with pytest.raises(UserError, match="never called self.constraint"):
+            count_steps(baseline)
+
+
 def test_a_run_that_goes_on_for_a_few_steps_is_not_asked_for_what_it_did_before():
     baseline = constrained(Alternating, iterations=39)
     assert count_steps(baseline, Progress(iteration=31)) == 8, "none of these calls the constraint"
@@ -219,7 +243,9 @@ def test_a_latent_dim_that_is_missing_is_told(length, tmp_path, monkeypatch):
             else:
                 self.latent_dim = length
 
-    told = r"^Endless\.latent_dim must be the length of the latent .*; " + ("set it in" if length is None else f"it is {length!r}")
+    told = r"^Endless\.latent_dim must be the length of the latent .* from 1 on; " + (
+        "set it in the class or in __init__$" if length is None else f"it is {length!r}$"
+    )
     with pytest.raises(UserError, match=told):
         train_toy(Endless, tmp_path)
     monkeypatch.setattr("anomaly_detection.build.find_baseline", lambda name: lambda settings: Endless(toy_settings()))
