@@ -23,14 +23,14 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.study import provenance
-    from anomaly_detection.study.experiment import check_free, load_experiment, locked_folder
+    from anomaly_detection.study.experiment import check_changeable, load_experiment, locked_folder
     from anomaly_detection.study.report import tell_results
     from anomaly_detection.study.train_and_score import evaluate_experiment
     from anomaly_detection.system.devices import choose_device
 
     device = choose_device(arguments.device)
     overrides = override_layers(arguments.set)
-    check_free(overrides)
+    check_changeable(overrides)
     experiment = load_experiment(arguments.folder, overrides)
     data_root = arguments.data_root or Path(provenance.read(arguments.folder)["data_root"])
     source = DataSource(data_root)

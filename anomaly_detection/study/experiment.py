@@ -172,7 +172,7 @@ def check_settings(experiment: Experiment) -> None:
             raise UserError(f"{experiment.folder} was begun with {key}: {was}, now it is {is_now}; {REMEDY}")
 
 
-def check_free(overrides: Sequence[Layer]) -> None:
+def check_changeable(overrides: Sequence[Layer]) -> None:
     """Refuse to change a setting of a trained network that its training depends on.
 
     Raises:
