@@ -230,8 +230,12 @@ class Baseline(nn.Module, ABC):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def constraint(self, z: Tensor, batch: Batch) -> tuple[Tensor | float, dict[str, Tensor]]:
-        """What to add to the encoder's loss for the latents z (B, latent_dim) of a batch, not detached, and the terms and head accuracies to log;
-        (0, {}) without MADDR."""
+        """What to add to the encoder's loss for the latents z of a batch, and the terms and head accuracies to log; (0, {}) without MADDR.
+
+        Args:
+            z: (B, latent_dim) or (B, latent_dim, 1, 1), not detached from the encoder.
+            batch: whose images they are of.
+        """
         if self.maddr is None:
             return 0.0, {}
         labels = [(each.organ, each.modality) for each in (batch, batch.partner) if each is not None]
