@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace) -> None:
         words = Counter(row["verdict"] for row in written.patients)
         counts = ", ".join(f"{words[word]} {word}" for word in ("anomalous", "normal", "unknown") if words[word])
         print(f"{len(written.patients)} patients or series in {arguments.output / 'patients.csv'}: {counts}")
-    if warning := estimate_warning(written.patients, detector.calibration):
+    if warning := estimate_warning(written.patients, detector.calibration, detector.domains):
         print(warning)

@@ -73,7 +73,8 @@ class Reference:
         highest: the highest score of each validation patient, ascending.
         pooled: of each that has a slice which the network knows the mean of the highest of these, likewise, see `pooled`.
         unit: what these patients are, see `Normals.word`.
-        slices: the fewest and the most that one of the pooled patients has of slices that the network knows; None where an older version did not ask.
+        slices: the fewest images that one of the pooled patients has, the median, and the most; None where there is none of these, or an older
+            version did not ask.
     """
 
     center: float
@@ -83,7 +84,7 @@ class Reference:
     highest: tuple[float, ...]
     pooled: tuple[float, ...]
     unit: str = "patients"
-    slices: tuple[int, int] | None = None
+    slices: tuple[int, int, int] | None = None
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Reference":
@@ -235,12 +236,18 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])
-        counts = np.unique(val.unit[val.known], return_counts=True)[1].tolist()
         guaranteed = alike and len(tops) >= needed(alpha)
         threshold = limit(tops, alpha) if guaranteed else center + spread * shared
         ordered = (tuple(np.sort(each).tolist()) for each in (tops, means))
-        references.append(Reference(center, spread, float(threshold), guaranteed, *ordered, slices=(min(counts), max(counts)) if counts else None))
+        references.append(Reference(center, spread, float(threshold), guaranteed, *ordered, slices=_numbers_of_images(val)))
     return references
+
+
+def _numbers_of_images(val: _Sample) -> tuple[int, int, int] | None:
+    """See `Reference.slices`."""
+    units, counts = np.unique(val.unit, return_counts=True)
+    counts = counts[np.isin(units, val.unit[val.known])]
+    return (int(counts.min()), int(np.median(counts)), int(counts.max())) if len(counts) else None
 
 
 @dataclass(frozen=True)

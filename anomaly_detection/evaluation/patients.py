@@ -28,6 +28,13 @@ COLUMNS = (
     "worst_slices",
 )
 BETWEEN = " | "  # the names of slices; no name on Windows has it
+# why a line is not as validation patients are
+UNASKED = "an older version calibrated the network and did not ask for slices, which `maddr evaluate` of its experiment, or fitting it again, mends"
+SEVERAL = "one of several of its patient, each a chance of its own to be called anomalous"
+FEWER = "fewer images than any validation patient of its domain"
+MORE = "more images than any validation patient of its domain, and the highest of more are higher"
+
+Unit = tuple[str, str]  # patient and series, "" where that is not known
 
 
 class Said(NamedTuple):
@@ -54,70 +61,85 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     """Lines of patients.csv, in order of the first image: one for each series, and one for all images of a patient that are of none.
 
     An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest over the
-    images that the network knows, judged (see `judge`) in the domain that the heads name for most of these; without heads as single images are. Of
-    more images than any validation patient of that domain has as many count, spread over them: the highest of 200 are higher than those of 20.
-    Where it knows none the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have no other part. Nothing is
-    guaranteed of a line that is not `_alike` a validation patient.
+    images that count (see `_counted`), judged (see `judge`) in the domain that the heads name for most that the network knows; without heads as
+    single images are. Where it knows none that counts the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have
+    no other part. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
 
     Args:
         images: all that were given.
         calibration: of the network.
         domains: that it was trained on.
     """
-    units: dict[tuple[str, str], list[Said]] = {}
+    units: dict[Unit, list[Said]] = {}
     for image in images:
         if image.patient or image.series:
             units.setdefault((image.patient, image.series), []).append(image)
-    lines = Counter(patient for patient, _ in units if patient)
-    known = {unit: recognised for unit, members in units.items() if (recognised := [image for image in members if image.known])}
-    named = {unit: _domain(images) for unit, images in known.items()}
-    references = [_reference(domain, calibration, domains) for domain in named.values()]
-    counted = [image for images, reference in zip(known.values(), references, strict=True) for image in _counted(images, reference)]
-    owners, scores = [(image.patient, image.series) for image in counted], np.array([image.score for image in counted], float)
-    each = pool_patients(owners, np.zeros(len(counted)), scores, np.ones(len(counted), bool))
-    judged = judge(each.scores, references, calibration)
-    alike = [_alike(len(known[unit]), lines[unit[0]], reference) for unit, reference in zip(each.names, references, strict=True)]
+    named = {unit: _domain(members) for unit, members in units.items() if any(image.known for image in members)}
+    references = {unit: _reference(*named[unit], calibration, domains) for unit in named}
+    counted = {unit: those for unit, reference in references.items() if (those := _counted(_read(units[unit]), reference))}
+    owners = [unit for unit, those in counted.items() for _ in those]
+    scores = np.array([image.score for those in counted.values() for image in those], float)
+    each = pool_patients(owners, np.zeros(len(scores)), scores, np.ones(len(scores), bool))
+    judged = judge(each.scores, [references[unit] for unit in each.names], calibration)
+    lines = Counter(patient for patient, _ in counted)
+    doubts = [_doubt(len(_read(units[unit])), lines[unit[0]] if unit[0] else 1, references[unit]) for unit in each.names]
     said = {
         unit: {
             "score": float(each.scores[i]),
             "p_value": float(judged.p_value[i]),
             "threshold": float(judged.threshold[i]),
             "verdict": "anomalous" if judged.anomalous[i] else "normal",
-            "guaranteed": int(judged.guaranteed[i] and alike[i]),
+            "guaranteed": int(judged.guaranteed[i] and doubts[i] is None),
             "organ": named[unit][0],
             "modality": named[unit][1],
-            "worst_slices": BETWEEN.join(_worst(known[unit])),
+            "worst_slices": BETWEEN.join(_worst(units[unit])),
         }
         for i, unit in enumerate(each.names)
     }
     return [_counts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
 
 
-def _counted(images: Sequence[Said], reference: Reference) -> Sequence[Said]:
-    """Of images that the network knows those that have a part in the score."""
-    return images if reference.slices is None else spread(images, reference.slices[1])
+def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
+    """Of the images of a line that could be read those that have a part in its score: what the network knows.
+
+    Of more images than any validation patient has, as many count as one has usually, as far apart as they go: so `prepare` takes 20 slices of a
+    volume, and the highest of 200 are higher than those of 20. Where these have one or two images, which is no volume, all count.
+    """
+    if reference.unit == "patients" and reference.slices is not None:
+        _, usual, most = reference.slices
+        if len(images) > most and usual >= HIGHEST:
+            images = spread(images, usual)
+    return [image for image in images if image.known]
 
 
-def _alike(known: int, lines: int, reference: Reference) -> bool:
-    """Whether a line is what the validation patients are: all images of a patient, and not fewer than any of them has.
+def _doubt(count: int, lines: int, reference: Reference) -> str | None:
+    """Why a line is not as validation patients are, all of whose images were pooled; None where it is.
 
-    Each series of a patient is a chance of its own to be called anomalous, and the mean of one or two slices is more often a high one.
+    More images than any of them has are as theirs where all have as many: then they were taken in the same way.
 
     Args:
-        known: how many images of the line the network knows.
-        lines: how many the patient has; 0 of a series of which nobody knows whose it is.
+        count: images of the line that could be read.
+        lines: of the patient, each a chance of its own to be called anomalous.
         reference: of its domain.
     """
-    return lines < 2 and reference.slices is not None and known >= reference.slices[0]
+    if reference.slices is None:
+        return UNASKED
+    fewest, usual, most = reference.slices
+    if lines > 1:
+        return SEVERAL
+    if count < fewest:
+        return FEWER
+    return MORE if count > most and (fewest < most or usual < HIGHEST) else None
 
 
-def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -> str | None:
+def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> str | None:
     """What must be known of lines of `verdict_rows` that rest on an estimate; None where each is guaranteed or unknown."""
-    if all(row["guaranteed"] or row["verdict"] == "unknown" for row in rows):
+    unsure = [row for row in rows if not row["guaranteed"] and row["verdict"] != "unknown"]
+    if not unsure:
         return None
-    domains, enough = list(calibration.domains.values()), needed(calibration.alpha)
-    strangers = [each for each in domains if each.unit != "patients"]
-    few = [len(each.pooled) for each in domains if each.unit == "patients" and len(each.pooled) < enough]
+    references, enough = list(calibration.domains.values()), needed(calibration.alpha)
+    strangers = [each for each in references if each.unit != "patients"]
+    few = [len(each.pooled) for each in references if each.unit == "patients" and len(each.pooled) < enough]
     reasons = []
     if not calibration.tells_domains:
         reasons.append("nothing tells the domains apart, so that one threshold is for all")
@@ -125,30 +147,27 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration) -
         counts = " to ".join(map(str, sorted({min(few), max(few)})))
         reasons.append(f"there are {counts} validation patients of a domain, and it takes {enough} of one domain")
     if strangers:
-        where = "" if len(strangers) == len(domains) else f"of {len(strangers)} of {len(domains)} domains "
+        where = "" if len(strangers) == len(references) else f"of {len(strangers)} of {len(references)} domains "
         reasons.append(
             f"{where}it is not known whose the validation images are, so that series were compared with single images, and those of many slices are "
             "called anomalous too often"
         )
-    if unlike := _unlike(rows, domains):
-        reasons.append(unlike)
+    lines = Counter(row["patient"] for row in rows if row["verdict"] != "unknown")
+    doubts: Counter[str | None] = Counter()
+    for row in unsure:
+        reference = _reference(row["organ"], row["modality"], calibration, domains)
+        if reference.unit == "patients" and len(reference.pooled) >= enough:
+            doubts[_doubt(row["slices"], lines[row["patient"]] if row["patient"] else 1, reference)] += 1
+    reasons += [f"{count} {'line' if count == 1 else 'lines'}: {doubt}" for doubt, count in doubts.items() if doubt]
     return f"patients.csv: verdicts that are not guaranteed are estimates: {'; '.join(reasons)}"
 
 
-def _unlike(rows: Sequence[dict[str, Any]], domains: Sequence[Reference]) -> str | None:
-    """What may keep a line from a guarantee that its domain has, see `_alike`."""
-    if any(each.slices is None for each in domains):
-        return "how many slices validation patients have is not known to this network, which `maddr evaluate` of its experiment mends"
-    several = sum(count > 1 for who, count in Counter(row["patient"] for row in rows).items() if who)
-    fewest = max(each.slices[0] for each in domains)
-    few = sum(0 < row["slices"] - row["unknown_slices"] < fewest for row in rows if not row["guaranteed"])
-    told = [f"{several} {'patient has' if several == 1 else 'patients have'} several lines, each a chance of its own"] if several else []
-    told += [f"{few} {'line has' if few == 1 else 'lines have'} fewer known slices than the {fewest} of any validation patient"] if few else []
-    return ", and ".join(told) or None
+def _read(images: Sequence[Said]) -> list[Said]:
+    return [image for image in images if image.score is not None]
 
 
 def _counts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:
-    read = [image for image in images if image.score is not None]
+    read = _read(images)
     unknown = sum(not image.known for image in read)
     return {"patient": patient, "series": series, "slices": len(read), "unknown_slices": unknown, "unreadable": len(images) - len(read)}
 
@@ -158,8 +177,7 @@ def _domain(images: Sequence[Said]) -> tuple[str | None, str | None]:
     return Counter((image.organ, image.modality) for image in images if image.known).most_common(1)[0][0]
 
 
-def _reference(domain: tuple[str | None, str | None], calibration: Calibration, domains: Domains) -> Reference:
-    organ, modality = domain
+def _reference(organ: str | None, modality: str | None, calibration: Calibration, domains: Domains) -> Reference:
     if organ is None:
         return calibration.everything
     return calibration.reference(domains.organs.index(organ), domains.modalities.index(modality))

@@ -1,4 +1,4 @@
-"""Whether networks whose numbers stand side by side were trained and set alike, but for data, seed and constraint; if not, what differs."""
+"""Whether networks whose numbers stand side by side were trained and set alike, but for what a study varies; if not, what differs."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,8 +8,9 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.study.experiment import FREE_KEYS, flat
 from anomaly_detection.study.regimes import REGIMES
 
-# what a study varies, and what changes no weight
-APART = ("model", "datasets", "seed", "maddr", *FREE_KEYS, "log_iter", "sample_iter", "checkpoint_iter", "tensorboard")
+CONSTRAINT = "maddr."  # in which regimes differ, and the seeds of one do not
+# what else a study varies, and what changes no weight
+APART = ("model", "datasets", "seed", *FREE_KEYS, "log_iter", "sample_iter", "checkpoint_iter", "tensorboard")
 SHOWN = 4  # settings that a sentence names one by one
 
 
@@ -24,8 +25,8 @@ class Network(NamedTuple):
 def unlike(networks: Sequence[tuple[str, Settings]]) -> str:
     """A sentence that says which networks were trained otherwise than those they are compared with, and how; "" where all were trained alike.
 
-    Where a model has several regimes they are held against its first network of the most datasets. Networks of one regime are of different datasets
-    and compared with none; their seeds, of which tables show the mean, are held against the first.
+    Where a model has several regimes they are held against its first network of the most datasets, but for the constraint. Networks of one regime are
+    of different datasets and compared with none; their seeds, of which tables show the mean, are held against the first, the constraint, too.
 
     Args:
         networks: their regimes and settings.
@@ -42,11 +43,12 @@ def unlike(networks: Sequence[tuple[str, Settings]]) -> str:
 def _of_model(own: Sequence[tuple[Network, dict[str, Any]]]) -> str:
     several = len({network.regime for network, _ in own}) > 1
     _, widest = max(own, key=lambda each: len(each[0].datasets))
-    first: dict[tuple[str, ...], dict[str, Any]] = {}
+    first: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     otherwise: dict[str, list[Network]] = {}
     for network, values in own:
-        other = widest if several else first.setdefault(network.datasets, values)
-        if text := _differences(values, other):
+        seed = first.setdefault((network.regime, network.datasets), values)
+        other = {key: value for key, value in widest.items() if not key.startswith(CONSTRAINT)} if several else seed
+        if text := _differences(values, other | {key: value for key, value in seed.items() if key.startswith(CONSTRAINT)}):
             otherwise.setdefault(text, []).append(network)
     among = [network for network, _ in own]
     return "; ".join(f"{named(networks, among)}: {text}" for text, networks in otherwise.items())

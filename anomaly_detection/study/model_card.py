@@ -234,7 +234,7 @@ def _as_deployed(pooled: Metrics) -> str:
     told = [f"{_percent(abs(less - pooled[name]))} of {kind}" for name, kind, less in shares if name in pooled]
     return (
         "nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one threshold for all domains, "
-        f"an estimate, above which lie {' and '.join(told)} test images of all datasets together"
+        f"an estimate, above which lie {' and '.join(told)} test images, of all datasets together that have both"
     )
 
 

@@ -9,12 +9,14 @@ from scipy.stats import norm
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
+from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.patients import COLUMNS, Said, estimate_warning, verdict_rows
+from anomaly_detection.evaluation.scores import Scores
 
 DOMAINS = Domains(("liver", "lung"), ("ct", "xray"))
 
 
-def reference(center, spread, pooled, unit="patients", guaranteed=True, slices=(1, 1000)):
+def reference(center, spread, pooled, unit="patients", guaranteed=True, slices=(1, 20, 1000)):
     return Reference(center, spread, center + 2 * spread, guaranteed, tuple(sorted(pooled)), tuple(sorted(pooled)), unit, slices)
 
 
@@ -93,51 +95,93 @@ def line(count: int, slices, patient="P", others=()):
     calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=slices))
     said = [Said(patient, "", f"i{i}", 10.0 + (i % 3 == 1), True, "liver", "ct") for i in range(count)]
     rows = verdict_rows([*said, *others], calibrated, DOMAINS)
-    return rows[0], estimate_warning(rows, calibrated)
+    return rows[0], estimate_warning(rows, calibrated, DOMAINS)
 
 
-def test_of_more_slices_than_validation_patients_have_as_many_count():
-    row, warning = line(160, (5, 20))
+@pytest.mark.parametrize(("slices", "guaranteed"), [((20, 20, 20), 1), ((5, 20, 40), 0)])
+def test_of_more_slices_than_validation_patients_have_as_many_count(slices, guaranteed):
+    row, warning = line(160, slices)
     taken = sorted((10.0 + (round(i * 159 / 19) % 3 == 1) for i in range(20)), reverse=True)[:3]
     assert row["score"] == pytest.approx(sum(taken) / 3)
-    assert (row["slices"], row["guaranteed"], warning) == (160, 1, None)
+    assert (row["slices"], row["guaranteed"]) == (160, guaranteed)
+    assert (warning is None) == bool(guaranteed)
+    assert guaranteed or "1 line: more images than any validation patient of its domain, and the highest of more are higher" in warning
     assert row["worst_slices"] == "i1 | i4 | i7", "to look at, all slices count"
+    everything, _ = line(40, (5, 20, 40))
+    assert (everything["score"], everything["guaranteed"]) == (11.0, 1), "as some of them have: all count"
+
+
+def test_what_counts_is_chosen_before_it_is_asked_what_the_network_knows():
+    """As `prepare` does: a slice that it does not know is not replaced by another."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(4, 4, 4)))
+    said = [Said("P", "", f"i{i}", float(i), i % 10 < 5, "liver", "ct") for i in range(31)]  # 0, 10, 20 and 30 are taken
+    assert verdict_rows(said, calibrated, DOMAINS)[0]["score"] == 20
+    said = [each._replace(known=i % 10 != 0) for i, each in enumerate(said)]
+    (row,) = verdict_rows(said, calibrated, DOMAINS)
+    assert (row["verdict"], row["guaranteed"], row["slices"], row["unknown_slices"]) == ("unknown", 0, 31, 4)
+
+
+@pytest.mark.parametrize("units", [1, 2])
+def test_where_validation_patients_have_one_or_two_images_all_count(units):
+    """Radiographs, or files that count as a patient each: the first or the last slice of a series is no measure of it."""
+    rng = np.random.default_rng(0)
+    scores, unit = rng.normal(size=80), np.arange(80) // units
+    blank, latent = np.zeros(80, bool), rng.normal(size=(80, 2))
+    normals = Normals(Scores(scores, latent, None, None, None, blank), np.zeros(80, int), np.zeros(80, int), unit)
+    calibrated = Calibration.fit(normals, normals, 0.05)
+    said = [Said("P", "", f"i{i}", 50.0 if 10 <= i < 20 else 0.0, True) for i in range(30)]
+    (row,) = rows = verdict_rows(said, calibrated, DOMAINS)
+    assert (row["verdict"], row["score"], row["guaranteed"]) == ("anomalous", 50.0, 0)
+    assert "1 line: more images than any validation patient" in estimate_warning(rows, calibrated, DOMAINS)
+    views = [Said("P", "", "front", 0.0, True), Said("P", "", "side", 50.0, True)][-units:]
+    (row,) = verdict_rows(views, calibrated, DOMAINS)
+    assert (row["verdict"], row["guaranteed"]) == ("anomalous", 1)
 
 
 def test_a_line_of_fewer_slices_is_promised_nothing():
-    few, warning = line(4, (5, 20))
-    enough, _ = line(5, (5, 20))
+    few, warning = line(4, (5, 20, 20))
+    enough, _ = line(5, (5, 20, 20))
     assert [row["guaranteed"] for row in (few, enough)] == [0, 1]
     assert few["verdict"] == enough["verdict"]
     assert few["threshold"] == enough["threshold"], "it is the best there is"
-    assert warning.endswith("estimates: 1 line has fewer known slices than the 5 of any validation patient")
+    assert warning.endswith("estimates: 1 line: fewer images than any validation patient of its domain")
 
 
 def test_several_lines_of_a_patient_are_promised_nothing():
     """Each of them is a chance to be called anomalous, and of patients, not of series, the rate is promised."""
-    another = [Said("P", "1.2", "j", 10.0, True, "liver", "ct")]
-    row, warning = line(5, (1, 20), others=another)
+    another = Said("P", "1.2", "j", 10.0, True, "liver", "ct")
+    row, warning = line(5, (1, 5, 20), others=[another])
     assert row["guaranteed"] == 0
-    assert warning.endswith("estimates: 1 patient has several lines, each a chance of its own")
-    assert line(5, (1, 20), others=[Said("Q", "1.2", "j", 10.0, True, "liver", "ct")])[0]["guaranteed"] == 1
+    assert warning.endswith("estimates: 2 lines: one of several of its patient, each a chance of its own to be called anomalous")
+    for other in (another._replace(patient="Q"), another._replace(known=False), another._replace(score=None, known=False)):
+        assert line(5, (1, 5, 20), others=[other])[0]["guaranteed"] == 1
+
+
+def test_reasons_are_those_of_a_lines_own_domain():
+    few = reference(50, 5, [50.0], slices=(1, 1, 1), guaranteed=False)
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(20, 20, 20)), few)
+    rows = verdict_rows([Said("P", "", "a", 50.0, True, "lung", "ct")], calibrated, DOMAINS)
+    told = estimate_warning(rows, calibrated, DOMAINS)
+    assert told.endswith("estimates: there are 1 validation patients of a domain, and it takes 19 of one domain")
 
 
 def test_a_network_that_was_not_asked_for_slices_promises_nothing():
     row, warning = line(30, None)
     assert row["guaranteed"] == 0
-    assert "`maddr evaluate` of its experiment mends" in warning
+    assert "1 line: an older version calibrated the network" in warning
 
 
-@pytest.mark.parametrize("slices", [20, 160])
-def test_the_promise_holds_for_volumes_with_more_slices(slices):
+@pytest.mark.parametrize(("fewest", "slices"), [(20, 20), (20, 160), (12, 160)])
+def test_the_promise_holds_for_volumes_with_more_slices(fewest, slices):
     """`prepare` takes 20 slices of a volume, `predict` all: of 200 times 39 validation and 20 new patients 5 % are called, not half of them."""
     rng, called = np.random.default_rng(0), 0
     for _ in range(200):
-        means = np.sort((np.sort(rng.normal(size=(39, 20)), axis=1)[:, -3:]).mean(axis=1))
-        calibrated = calibration(reference(0, 1, means, slices=(20, 20)))
+        counts = rng.integers(fewest, 21, size=39)
+        means = np.array([np.sort(rng.normal(size=count))[-3:].mean() for count in counts])
+        calibrated = calibration(reference(0, 1, means, slices=(int(counts.min()), int(np.median(counts)), int(counts.max()))))
         said = [Said(f"P{i}", "", str(j), float(score), True, "liver", "ct") for i in range(20) for j, score in enumerate(rng.normal(size=slices))]
         rows = verdict_rows(said, calibrated, DOMAINS)
-        assert all(row["guaranteed"] for row in rows)
+        assert {row["guaranteed"] for row in rows} == {int(fewest == 20)}
         called += sum(row["verdict"] == "anomalous" for row in rows)
     assert called / 4000 == pytest.approx(0.05, abs=0.02)
 
@@ -174,30 +218,30 @@ def test_series_among_single_images_are_promised_nothing():
     strangers = calibration(reference(10, 2, np.linspace(5, 15, 99), unit="images"))
     (row,) = rows = verdict_rows([Said("", "s", "a", 20.0, True, "liver", "ct")], strangers, DOMAINS)
     assert (row["guaranteed"], row["verdict"]) == (0, "anomalous")
-    assert "called anomalous too often" in estimate_warning(rows, strangers)
+    assert "called anomalous too often" in estimate_warning(rows, strangers, DOMAINS)
 
 
 def test_estimates_are_told_and_guarantees_are_not(many):
     few = calibration(reference(10, 2, [11, 12, 9.0], guaranteed=False), reference(50, 5, range(18), guaranteed=False))
     rows = verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], few, DOMAINS)
-    assert "3 to 18 validation patients of a domain, and it takes 19" in estimate_warning(rows, few)
-    assert estimate_warning(verdict_rows(images(), many, DOMAINS), many) is None
-    assert estimate_warning([], few) is None
+    assert "3 to 18 validation patients of a domain, and it takes 19" in estimate_warning(rows, few, DOMAINS)
+    assert estimate_warning(verdict_rows(images(), many, DOMAINS), many, DOMAINS) is None
+    assert estimate_warning([], few, DOMAINS) is None
 
 
 def test_each_reason_of_estimates_is_told_of_the_domains_that_it_is_true_of():
     sure, few = reference(10, 2, range(39)), reference(50, 5, range(3), guaranteed=False)
     strangers = reference(90, 5, range(9), unit="images", guaranteed=False)
     mixed = calibration(sure, few, strangers, everything=reference(0, 1, range(51), unit="patients and images", guaranteed=False))
-    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "lung", "ct")], mixed, DOMAINS), mixed)
+    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "lung", "ct")], mixed, DOMAINS), mixed, DOMAINS)
     assert "there are 3 validation patients of a domain, and it takes 19 of one domain; of 1 of 3 domains it is not known whose" in told
-    assert estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], mixed, DOMAINS), mixed) is None
+    assert estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], mixed, DOMAINS), mixed, DOMAINS) is None
 
 
 def test_that_nothing_tells_domains_apart_is_the_reason_however_many_patients_there_are():
     everything = reference(30, 9, range(99), guaranteed=False)
     united = calibration(reference(10, 2, range(39)), reference(50, 5, range(60)), everything=everything, sure=None)
-    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True)], united, DOMAINS), united)
+    told = estimate_warning(verdict_rows([Said("P", "", "a", 1.0, True)], united, DOMAINS), united, DOMAINS)
     assert told.endswith("estimates: nothing tells the domains apart, so that one threshold is for all")
 
 

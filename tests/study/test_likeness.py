@@ -1,5 +1,7 @@
 """Networks that were not trained alike are told from those that were."""
 
+from dataclasses import replace
+
 import pytest
 
 from anomaly_detection.config.settings import MaddrSettings, MixupSettings, Settings
@@ -37,6 +39,15 @@ def test_regimes_alone_are_compared():
     separate = [network("separate", ["lits"], lr=0.1), network("separate", ["brain"])]
     assert unlike(separate) == ""
     assert "(separate lits seed 1: lr 0.2 instead of 0.1)" in unlike([*separate, network("separate", ["lits"], lr=0.2, seed=1)])
+
+
+def test_the_constraint_is_compared_among_seeds_alone():
+    regime, settings = network("maddr", seed=1)
+    other = regime, replace(settings, maddr=replace(settings.maddr, center_weight=5.0))
+    assert unlike([network("united"), network("maddr"), (regime, settings)]) == ""
+    told = "(maddr seed 1: maddr.center_weight 5.0 instead of 0.1)"
+    assert told in unlike([network("maddr"), other])
+    assert told in unlike([network("united"), network("maddr"), other])
 
 
 def test_of_many_settings_some_are_told():

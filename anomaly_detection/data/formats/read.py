@@ -108,7 +108,7 @@ def read_images(path: str | Path, window: Sequence[float] | Literal["auto"] | No
     files = list_inputs([Path(path)])
     images = [(name, file) for name, file in files if len(files) == 1 or (kind_of(file) is not None and not is_own(file))]
     if not images:
-        raise UserError(f"{path}: no image is there among {len(files)} files; {FORMATS}")
+        raise UserError(f"{path}: no image is there among {len(files)} files (what `predict` wrote is none); {FORMATS}")
     for name, file in images:
         for image in images_in(file, choice):
             yield name + image.suffix, image.pixels

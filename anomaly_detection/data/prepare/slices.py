@@ -16,7 +16,8 @@ def unmarked_warning(rows: Sequence[Row]) -> str | None:
     if not slices:
         return None
     advice = "with --masks DIR those without are left out"
-    return f"{len(slices)} abnormal volumes have no mask: all {slices.total()} slices taken of them count as abnormal, lesion or not; {advice}"
+    volumes = "1 abnormal volume has" if len(slices) == 1 else f"{len(slices)} abnormal volumes have"
+    return f"{volumes} no mask: all {slices.total()} slices taken of them count as abnormal, lesion or not; {advice}"
 
 
 def unequal_warning(rows: Sequence[Row]) -> str | None:
