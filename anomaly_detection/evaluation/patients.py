@@ -81,8 +81,8 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     scores = np.array([image.score for those in counted.values() for image in those], float)
     each = pool_patients(owners, np.zeros(len(scores)), scores, np.ones(len(scores), bool))
     judged = judge(each.scores, [references[unit] for unit in each.names], calibration)
-    lines = Counter(patient for patient, _ in counted)
-    doubts = [_doubt(len(_read(units[unit])), lines[unit[0]] if unit[0] else 1, references[unit]) for unit in each.names]
+    lines = Counter(patient for patient, _ in counted if patient)
+    doubts = [_doubt(len(_read(units[unit])), lines[unit[0]], references[unit]) for unit in each.names]
     said = {
         unit: {
             "score": float(each.scores[i]),
@@ -119,7 +119,7 @@ def _doubt(count: int, lines: int, reference: Reference) -> str | None:
 
     Args:
         count: images of the line that could be read.
-        lines: of the patient, each a chance of its own to be called anomalous.
+        lines: of the patient, each a chance of its own to be called anomalous; 0 of a series of which nobody knows whose it is.
         reference: of its domain.
     """
     if reference.slices is None:
@@ -152,12 +152,10 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration, d
             f"{where}it is not known whose the validation images are, so that series were compared with single images, and those of many slices are "
             "called anomalous too often"
         )
-    lines = Counter(row["patient"] for row in rows if row["verdict"] != "unknown")
-    doubts: Counter[str | None] = Counter()
-    for row in unsure:
-        reference = _reference(row["organ"], row["modality"], calibration, domains)
-        if reference.unit == "patients" and len(reference.pooled) >= enough:
-            doubts[_doubt(row["slices"], lines[row["patient"]] if row["patient"] else 1, reference)] += 1
+    lines = Counter(row["patient"] for row in rows if row["patient"] and row["verdict"] != "unknown")
+    own = [(row, _reference(row["organ"], row["modality"], calibration, domains)) for row in unsure]
+    asked = [(row, reference) for row, reference in own if reference.unit == "patients" and len(reference.pooled) >= enough]
+    doubts = Counter(_doubt(row["slices"], lines[row["patient"]], reference) for row, reference in asked)
     reasons += [f"{count} {'line' if count == 1 else 'lines'}: {doubt}" for doubt, count in doubts.items() if doubt]
     return f"patients.csv: verdicts that are not guaranteed are estimates: {'; '.join(reasons)}"
 

@@ -19,8 +19,7 @@ WAYS = {MADDR.name: "one network with MADDR", UNITED.name: "one network without 
 
 
 def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = False, quick: bool = False) -> list[str]:
-    """Lines of plain words: what each detector found and at which false-alarm rate, what MADDR added, whether
-    that is a comparison of like with like, and what none of it says.
+    """Lines of plain words: what each detector found and at which false-alarm rate, what MADDR added, and what none of it says.
 
     Args:
         results: as `with_joint_intervals` leaves them.
