@@ -21,8 +21,8 @@ from anomaly_detection.registry import find_baseline
 from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import TERMS
 from anomaly_detection.study.render import Table, to_table
+from anomaly_detection.study.results import MISSING
 from anomaly_detection.study.summary import WAYS, shown
-from anomaly_detection.study.tables import MISSING
 from anomaly_detection.system.files import whole_file
 
 CARD = "model_card.md"

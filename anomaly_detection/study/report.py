@@ -21,8 +21,9 @@ from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document, Table, to_markdown, to_text, write_csv
+from anomaly_detection.study.results import Result, with_joint_intervals
 from anomaly_detection.study.summary import summary
-from anomaly_detection.study.tables import Result, numbers_table, patient_table, short_table, study_document, with_joint_intervals
+from anomaly_detection.study.tables import numbers_table, patient_table, short_table, study_document
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, short_hash, whole_file, write_json
 from anomaly_detection.system.processes import map_jobs

@@ -1,12 +1,12 @@
 """What a study shows, in sentences for who reads images rather than tables."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import mean
 
 from anomaly_detection.data.splits import NO_ABNORMAL
-from anomaly_detection.study.comparison import Difference, differences, scored
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, UNITED
-from anomaly_detection.study.tables import Cell, Result, cells, normal_alone, unlike_settings
+from anomaly_detection.study.results import Cell, Compared, Result, cells, compared, normal_alone
+from anomaly_detection.study.tables import unlike_settings
 
 TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
 AGAINST = {
@@ -37,11 +37,15 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
         lines.append(f"{', '.join(spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
     if len(models) > 1:
         lines += _highest(results, models, datasets)
-    lines += (additions := [line for other in AGAINST if (line := _addition(results, models, other, datasets))])
-    if additions and all(len(compared_seeds(results, model, MADDR.name, other, datasets)) < 2 for model in models for other in AGAINST):
+    against = {other: {model: compared(results, model, MADDR.name, other, datasets) for model in models} for other in AGAINST}
+    lines += (additions := [line for other in AGAINST if (line := _addition(results, against, other, datasets))])
+    if additions and all(len(each.seeds) < 2 for by_model in against.values() for each in by_model.values()):
         lines.append("Each network was trained once: these intervals are over patients alone, and another training may give another difference.")
     if len(additions) * len(models) > 1:
         lines.append("Of twenty such comparisons about one shows a difference by chance alone.")
+    domains = {_domain(results, name) for name in datasets}
+    if additions and len(domains) == 1 and None not in domains:
+        lines.append("All these images are of one organ and one modality: what MADDR does for several together was not asked here.")
     if lines and (unlike := unlike_settings(results)):
         lines.append(unlike)
     if lines and phantom:
@@ -71,8 +75,14 @@ def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -
 
 def spoken(results: Sequence[Result], dataset: str) -> str:
     """A dataset by what it shows, such as "liver CT (lits)"."""
+    domain = _domain(results, dataset)
+    return f"{shown(*domain)} ({dataset})" if domain else dataset
+
+
+def _domain(results: Sequence[Result], dataset: str) -> tuple[str, str] | None:
+    """Organ and modality of a dataset; None where no line says them."""
     row = next((rows[0] for result in results if (rows := result.rows.where(dataset=dataset))), {})
-    return f"{shown(row['organ'], row['modality'])} ({dataset})" if "organ" in row else dataset
+    return (row["organ"], row["modality"]) if "organ" in row else None
 
 
 def shown(organ: str, modality: str) -> str:
@@ -91,32 +101,13 @@ def _highest(results: Sequence[Result], models: Sequence[str], datasets: Sequenc
     return [f"{text} (0.5 is chance); the same images chose it, so on others expect less."]
 
 
-def difference(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> Difference | None:
-    """Mean AUROC of a model in one regime minus that in another, of the seeds that have both on all datasets; None where nothing is compared."""
-    seeds = compared_seeds(results, model, one, other, datasets)
-    if not seeds:
-        return None
-    networks = {}
-    for result in results:
-        if result.model == model and result.regime in (one, other) and result.seed in seeds:
-            networks |= {(result.regime, result.seed, dataset): scored(result.rows, dataset) for dataset in result.datasets}
-    return differences(*({d: [networks[regime, seed, d] for seed in seeds] for d in datasets} for regime in (one, other))).get("mean")
-
-
-def compared_seeds(results: Sequence[Result], model: str, one: str, other: str, datasets: Sequence[str]) -> list[int]:
-    """The seeds of a model that have scores in both regimes on all datasets."""
-    there = {(each.regime, each.seed, dataset) for each in results if each.model == model and each.rows for dataset in each.datasets}
-    seeds = sorted({seed for _, seed, _ in there})
-    return [seed for seed in seeds if all((regime, seed, dataset) in there for regime in (one, other) for dataset in datasets)]
-
-
-def _addition(results: Sequence[Result], models: Sequence[str], other: str, datasets: Sequence[str]) -> str:
+def _addition(results: Sequence[Result], against: Mapping[str, Mapping[str, Compared]], other: str, datasets: Sequence[str]) -> str:
     """What MADDR added to each model, over another regime; nothing where no model has both."""
-    added = {model: each for model in models if (each := difference(results, model, MADDR.name, other, datasets)) is not None}
+    added = {model: each.added["mean"] for model, each in against[other].items() if each.added}
     if other == PROBE.name:  # of most detectors the score does not depend on the domain: for them this was said of the network without a probe
-        added = {model: each for model, each in added.items() if each != difference(results, model, MADDR.name, UNITED.name, datasets)}
+        added = {model: each for model, each in added.items() if each != against[UNITED.name][model].added.get("mean")}
     same = [model for model, each in added.items() if each.low <= 0 <= each.high]
-    trainings = max((len(compared_seeds(results, model, MADDR.name, other, datasets)) for model in same), default=0)
+    trainings = max((len(against[other][model].seeds) for model in same), default=0)
     alone = normal_alone(results, datasets)  # they have no part in what is compared
     tested = counted(results, [name for name in datasets if name not in alone], trainings)
     groups = {

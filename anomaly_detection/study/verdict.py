@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
+from anomaly_detection.study.results import Cell, Result, cells
 from anomaly_detection.study.summary import TOLD, counted
-from anomaly_detection.study.tables import Cell, Result, cells
 
 CHANCE = 0.5
 NAMED = 4  # datasets that a sentence names one by one

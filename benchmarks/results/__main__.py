@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_detection.study.render import Table, to_table
-from anomaly_detection.study.tables import MISSING
+from anomaly_detection.study.results import MISSING
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, whole_file
 from benchmarks.results.gather import Gathered, Source, gather

@@ -10,7 +10,7 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.tables import Result, with_joint_intervals
+from anomaly_detection.study.results import Result, with_joint_intervals
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, short_hash
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.study.comparison import Scored, scored
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.lines import Lines
 from benchmarks.results.gather import Gathered, Run, complete

@@ -6,23 +6,11 @@ from typing import Any
 
 from anomaly_detection.data.phantom.strata import STRATA
 from anomaly_detection.evaluation.bootstrap import OUTSIDE
-from anomaly_detection.study.comparison import Difference, differences, mean_auroc_interval, raised, twin_rate_difference
+from anomaly_detection.study.comparison import Difference, mean_auroc_interval, raised, twin_rate_difference
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, UNITED
 from anomaly_detection.study.render import Table
-from anomaly_detection.study.summary import difference
-from anomaly_detection.study.tables import (
-    MISSING,
-    Cell,
-    Result,
-    cells,
-    component_table,
-    domain_table,
-    head_table,
-    patient_table,
-    scores_by_seed,
-    seeds_of,
-    with_joint_intervals,
-)
+from anomaly_detection.study.results import MISSING, Cell, Result, cells, compared, scores_by_seed, seeds_of, with_joint_intervals
+from anomaly_detection.study.tables import component_table, domain_table, head_table, patient_table
 from benchmarks.results.gather import Gathered
 
 DETECTORS = 6  # of which each is asked, so that the level of an interval that convinces of one is 1 - 0.05 / 6
@@ -52,7 +40,7 @@ def auroc(gathered: Gathered) -> Table:
     joint, datasets, rows = gathered.joint, gathered.datasets, []
     for name in networks(gathered):
         row = cells(joint, *name, datasets, "auroc")
-        by_seed = scores_by_seed([result for result in gathered.results if (result.model, result.regime) == name], datasets)
+        by_seed = scores_by_seed(gathered.results, *name, datasets)
         together = mean_auroc_interval({dataset: [scores[dataset] for scores in by_seed.values()] for dataset in datasets})
         mean_cell = Cell(row["mean"].values, together)
         rows.append([*name, *(row[dataset] for dataset in datasets), mean_cell, len(by_seed), gathered.origins(*name)])
@@ -83,19 +71,13 @@ def operating(gathered: Gathered) -> Table:
     return _as_shown(Table("operating", ["detector", "regime", "share", *datasets], rows))
 
 
-def compared(gathered: Gathered, outside: float = OUTSIDE) -> Iterator[tuple[str, str, int, dict[str, Difference]]]:
+def claims(gathered: Gathered, outside: float = OUTSIDE) -> Iterator[tuple[str, str, int, dict[str, Difference]]]:
     """Model, other regime, number of seeds, and maddr minus it by dataset and in the mean, over the seeds that both have."""
-    by_name = {name: _by_seed(gathered, *name) for name in networks(gathered)}
-    for model in dict.fromkeys(model for model, _ in by_name):
+    for model in dict.fromkeys(model for model, _ in networks(gathered)):
         for other in MARGINS:
-            one, two = (by_name.get((model, regime), {}) for regime in (MADDR.name, other))
-            if seeds := sorted(set(one) & set(two)):
-                sides = ({dataset: [side[seed][dataset] for seed in seeds] for dataset in gathered.datasets} for side in (one, two))
-                yield model, other, len(seeds), differences(*sides, outside)
-
-
-def _by_seed(gathered: Gathered, model: str, regime: str) -> dict[int, dict]:
-    return scores_by_seed([result for result in gathered.results if (result.model, result.regime) == (model, regime)], gathered.datasets)
+            seeds, added = compared(gathered.results, model, MADDR.name, other, gathered.datasets, outside)
+            if seeds:
+                yield model, other, len(seeds), added
 
 
 def verdict(found: Difference, margin: float) -> str:
@@ -106,8 +88,8 @@ def verdict(found: Difference, margin: float) -> str:
 def difference_rows(gathered: Gathered) -> Table:
     """maddr minus the others, paired, with the verdict of the protocol, and whether that stays at the level of one claim of six."""
     datasets, rows = gathered.datasets, []
-    strict = {(model, other): found["mean"] for model, other, _, found in compared(gathered, OUTSIDE / DETECTORS)}
-    for model, other, seeds, found in compared(gathered):
+    strict = {(model, other): found["mean"] for model, other, _, found in claims(gathered, OUTSIDE / DETECTORS)}
+    for model, other, seeds, found in claims(gathered):
         stricter, margin = strict[model, other], MARGINS[other]
         words = [WORDS[verdict(each, margin)] for each in (found["mean"], stricter)]
         interval = f"[{stricter.low:+.3f}, {stricter.high:+.3f}]"
@@ -132,7 +114,7 @@ def components(gathered: Gathered) -> Table:
 
 
 def _minus_united(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> Any:
-    return MISSING if regime == UNITED.name else difference(results, model, regime, UNITED.name, datasets) or MISSING
+    return MISSING if regime == UNITED.name else compared(results, model, regime, UNITED.name, datasets).added.get("mean", MISSING)
 
 
 def heads(gathered: Gathered) -> Table:

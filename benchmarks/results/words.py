@@ -6,9 +6,9 @@ from textwrap import fill
 
 from anomaly_detection.evaluation.bootstrap import OUTSIDE
 from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
-from anomaly_detection.study.tables import Cell, cells
+from anomaly_detection.study.results import Cell, cells
 from benchmarks.results.gather import Gathered
-from benchmarks.results.tables import DETECTORS, MARGINS, compared, verdict
+from benchmarks.results.tables import DETECTORS, MARGINS, claims, verdict
 
 CLAIMS = {
     UNITED.name: "One network with MADDR detects better than the same network without it",
@@ -21,15 +21,15 @@ ENDS = {"holds": "the data bear it out", "fails": "the data speak against it", "
 
 def words(gathered: Gathered) -> str:
     """A list of what came of each claim, and a paragraph on what the detectors find."""
-    asked = [other for other in MARGINS if any(name == other for _, name, _, _ in compared(gathered))]
+    asked = [other for other in MARGINS if any(name == other for _, name, _, _ in claims(gathered))]
     claims = (fill(_claim(gathered, other), WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False) for other in asked)
     return "\n".join([*claims, "", fill(_detection(gathered), WIDTH, break_on_hyphens=False)])
 
 
 def _claim(gathered: Gathered, other: str) -> str:
     """For which detectors it holds, by the mean of the datasets."""
-    found = {model: each["mean"] for model, name, _, each in compared(gathered) if name == other}
-    strict = {model: each["mean"] for model, name, _, each in compared(gathered, OUTSIDE / DETECTORS) if name == other}
+    found = {model: each["mean"] for model, name, _, each in claims(gathered) if name == other}
+    strict = {model: each["mean"] for model, name, _, each in claims(gathered, OUTSIDE / DETECTORS) if name == other}
     groups = {end: [model for model, each in found.items() if verdict(each, MARGINS[other]) == kind] for kind, end in ENDS.items()}
     told = "; ".join(f"for {_listed(named)} {end}" for end, named in groups.items() if named)
     sure = [model for model, each in strict.items() if verdict(each, MARGINS[other]) == "holds"]

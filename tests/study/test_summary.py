@@ -7,19 +7,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
-from anomaly_detection.study.summary import counted, difference, summary
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result, compared
+from anomaly_detection.study.summary import counted, summary
 from anomaly_detection.system.lines import Lines
 
 DATASETS = ("lits", "covid_xray")
-DOMAINS = {"lits": ("liver", "ct"), "covid_xray": ("lung", "xray")}
+DOMAINS = {"lits": ("liver", "ct"), "covid_xray": ("lung", "xray"), "lits_2": ("liver", "ct")}
 
 
 def result(model: str, regime: str, shift: float, seed: int = 0, datasets=DATASETS, guaranteed: bool = True, patients: bool = True) -> Result:
     """Of 40 patients of each dataset with one image each, half of them abnormal, whose scores the shift raises."""
     rows, metrics = [], {}
     for name in datasets:
-        noise = np.random.default_rng([seed, DATASETS.index(name)]).normal(size=40)
+        noise = np.random.default_rng([seed, list(DOMAINS).index(name)]).normal(size=40)
         for i in range(40):
             score = float(noise[i] + shift * (i % 2))
             facts = dict(zip(("organ", "modality"), DOMAINS[name], strict=True))
@@ -89,7 +89,7 @@ def test_what_maddr_added_is_claimed_only_where_the_interval_tells_it(united, ma
 def test_the_difference_is_that_of_the_means_over_datasets_and_seeds():
     results = [result("memae", regime, shift + seed, seed) for regime, shift in ((MADDR.name, 1.0), (UNITED.name, 0.5)) for seed in (0, 1)]
     results.append(result("memae", MADDR.name, 9.0, seed=2))  # without its like
-    told = difference(results, "memae", MADDR.name, UNITED.name, DATASETS)
+    told = compared(results, "memae", MADDR.name, UNITED.name, DATASETS).added["mean"]
     values = []
     for seed in (0, 1):
         one, other = (next(r for r in results if (r.regime, r.seed) == (regime, seed)) for regime in (MADDR.name, UNITED.name))
@@ -101,7 +101,7 @@ def test_the_difference_is_that_of_the_means_over_datasets_and_seeds():
             values.append(aurocs[0] - aurocs[1])
     assert told.value == pytest.approx(np.mean(values))
     assert told.low < told.value < told.high
-    assert difference(results, "memae", MADDR.name, SEPARATE.name, DATASETS) is None
+    assert compared(results, "memae", MADDR.name, SEPARATE.name, DATASETS).added == {}
 
 
 def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_counted():
@@ -155,6 +155,12 @@ def test_a_difference_of_one_training_is_said_to_be_of_one(seeds, once, maddr):
     assert not [line for line in summary(results[: len(seeds)], DATASETS) if "trained once" in line], "nothing is compared"
 
 
+@pytest.mark.parametrize(("datasets", "said"), [(DATASETS, False), (("lits",), True), (("lits", "lits_2"), True)])
+def test_where_there_is_one_domain_alone_it_is_said_that_maddr_had_nothing_to_unite(datasets, said):
+    results = [result("memae", regime.name, 1.0, datasets=datasets) for regime in (UNITED, MADDR)]
+    assert any("of one organ and one modality" in line for line in summary(results, datasets)) == said
+
+
 def test_one_network_per_dataset_is_compared_with_and_images_of_nobody_are_images():
     results = [result("memae", SEPARATE.name, 0.5, datasets=(name,), patients=False) for name in DATASETS]
     results.append(result("memae", MADDR.name, 0.5, patients=False))
@@ -197,9 +203,9 @@ def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
         roc_auc_score([row["label"] for row in rows], [row["score"] for row in rows])
         for rows in ([row for row in each.rows if row["dataset"] == "lits"] for each in results)
     ]
-    assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS).value == pytest.approx(aurocs[1] - aurocs[0])
+    assert compared(results, "memae", MADDR.name, UNITED.name, DATASETS).added["mean"].value == pytest.approx(aurocs[1] - aurocs[0])
     results = [replace(each, rows=each.rows.where(label=0)) for each in results]
-    assert difference(results, "memae", MADDR.name, UNITED.name, DATASETS) is None
+    assert compared(results, "memae", MADDR.name, UNITED.name, DATASETS).added == {}
 
 
 @pytest.mark.parametrize("regime", ["united_probe", "maddr_organ"])

@@ -9,7 +9,8 @@ from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
-from anomaly_detection.study.tables import Result, cells, numbers_table, short_table, study_document, with_joint_intervals
+from anomaly_detection.study.results import Result, cells, with_joint_intervals
+from anomaly_detection.study.tables import numbers_table, short_table, study_document
 from anomaly_detection.system.lines import Lines
 
 DATASETS = ("liver", "lung")

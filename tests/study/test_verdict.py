@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result
 from anomaly_detection.study.verdict import certainty, false_alarms, verdicts
 from anomaly_detection.system.lines import Lines
 

@@ -9,8 +9,8 @@ from anomaly_detection.study.page.charts import Mark, Panel, Scale, chart, legen
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.pictures import shown, worst
 from anomaly_detection.study.page.terms import term
+from anomaly_detection.study.results import Cell, cells
 from anomaly_detection.study.summary import spoken
-from anomaly_detection.study.tables import Cell, cells
 from anomaly_detection.study.verdict import CHANCE, certainty, false_alarms, verdicts
 
 Rows = Mapping[tuple[str, str], Mapping[str, Cell]]  # by model and regime the cells of each dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 from anomaly_detection.study.experiment import Experiment
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result
 from anomaly_detection.study.verdict import told_regime
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_detection.evaluation.normals import highest, numbered
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result
 
 MILLI = 1000
 FARTHEST = 2**15 - 1

@@ -21,8 +21,9 @@ from anomaly_detection.study.page.operating import operating_points
 from anomaly_detection.study.page.pictures import jpeg
 from anomaly_detection.study.page.terms import MEASURES, definitions, term
 from anomaly_detection.study.render import to_html
+from anomaly_detection.study.results import Result
 from anomaly_detection.study.summary import summary
-from anomaly_detection.study.tables import Result, metric_tables
+from anomaly_detection.study.tables import metric_tables
 
 SMOKE = "A smoke run (--quick): it shows that everything runs, and its numbers mean nothing."
 PHANTOMS = "The images are phantoms, rendered by a computer: this says nothing about patients."

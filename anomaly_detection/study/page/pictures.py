@@ -18,7 +18,7 @@ from anomaly_detection.evaluation.gallery import EXTREMES
 from anomaly_detection.evaluation.overlay import overlay
 from anomaly_detection.study.page.operating import spread
 from anomaly_detection.study.page.terms import shortened
-from anomaly_detection.study.tables import Result
+from anomaly_detection.study.results import Result
 
 logger = logging.getLogger(__name__)
 

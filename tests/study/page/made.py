@@ -12,7 +12,8 @@ from anomaly_detection.evaluation.metrics import image_metrics
 from anomaly_detection.evaluation.rows import COLUMNS, read_scores
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.regimes import REGIMES
-from anomaly_detection.study.tables import Result, study_document, with_joint_intervals
+from anomaly_detection.study.results import Result, with_joint_intervals
+from anomaly_detection.study.tables import study_document
 from anomaly_detection.system.files import fitting_name, write_table
 
 HEADING = "Made up <b>of</b> \"numbers\" & 'names'"
