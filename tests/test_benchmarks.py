@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import statistics
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomaly_detection.config.layers import Layer, overriding, read_layers
 from anomaly_detection.config.paths import CONFIGS
@@ -20,7 +22,7 @@ from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from anomaly_detection.system.lines import Lines
-from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, variants
+from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, trivial, variants
 from benchmarks.cases import ON_FEATURES, Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import in_turns, operations
 
@@ -308,3 +310,21 @@ def test_pictures_to_prepare_are_all_different_and_every_fifth_patient_is_ill(tm
     assert {path.relative_to(tmp_path / "masks") for path in (tmp_path / "masks").rglob("*.png")} == {
         path.relative_to(tmp_path / "abnormal") for path in paths if path.parent.parent.name == "abnormal"
     }
+
+
+def test_trivial_properties_are_those_of_the_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    border = [float(value) for (row, column), value in np.ndenumerate(pixels) if row < 4 or row >= 36 or column < 4 or column >= 56]
+    expected = [statistics.mean(pixels.ravel().tolist()), statistics.pstdev(pixels.ravel().tolist()), 1.5]
+    assert trivial.properties(tmp_path / "a.png") == pytest.approx([*expected, statistics.mean(border), statistics.pstdev(border)])
+
+
+def test_a_regression_never_saw_the_patient_whom_it_judges():
+    """Each patient has a property of their own and nothing that tells illness: who is known can be judged, who is new cannot."""
+    patients = np.repeat(np.arange(40), 5)
+    features, labels = np.eye(40)[patients], np.arange(40)[patients] % 2
+    assert np.mean(trivial.auroc(features, labels, [str(who) for who in patients], 3)) < 0.6
+    assert np.mean(trivial.auroc(features, labels, [str(image) for image in range(200)], 3)) > 0.9
+    with pytest.raises(ValueError, match="1 abnormal"):
+        trivial.auroc(features[:10], labels[:10], [str(who) for who in patients[:10]], 1)
