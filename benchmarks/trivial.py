@@ -59,12 +59,12 @@ def auroc(features: np.ndarray, labels: np.ndarray, patients: Sequence[str], see
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trivial", description=__doc__)
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the folder of the datasets")
-    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="names in its datasets.yaml")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="the folder of the datasets (default: data)")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="names in its datasets.yaml (default: all that are there)")
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="ways to share patients out over the folds (default: 20)")
     arguments = parser.parse_args(argv)
     source = DataSource(arguments.data_root)
-    show((_row(source, name, arguments.seeds) for name in arguments.datasets), None)
+    show((_row(source, name, arguments.seeds) for name in arguments.datasets or source.available()), None)
 
 
 def _row(source: DataSource, name: str, seeds: int) -> dict[str, str | float]:

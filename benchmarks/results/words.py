@@ -22,8 +22,8 @@ ENDS = {"holds": "the data bear it out", "fails": "the data speak against it", "
 def words(gathered: Gathered) -> str:
     """A list of what came of each claim, and a paragraph on what the detectors find."""
     asked = [other for other in MARGINS if any(name == other for _, name, _, _ in claims(gathered))]
-    claims = (fill(_claim(gathered, other), WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False) for other in asked)
-    return "\n".join([*claims, "", fill(_detection(gathered), WIDTH, break_on_hyphens=False)])
+    said = (fill(_claim(gathered, other), WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False) for other in asked)
+    return "\n".join([*said, "", fill(_detection(gathered), WIDTH, break_on_hyphens=False)])
 
 
 def _claim(gathered: Gathered, other: str) -> str:
