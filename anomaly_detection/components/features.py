@@ -10,6 +10,7 @@ from anomaly_detection.components.backbones import default_layers, find_backbone
 from anomaly_detection.components.feature_store import FeatureStore
 from anomaly_detection.components.fused import fuse
 from anomaly_detection.MADDR_dpa.rec_losses import SMALLEST_DEVIATION, BackboneError, FrozenBackbone
+from anomaly_detection.system.precision import true_float32
 
 # What passes through the backbone at a time. On a CPU images: the first layers of more leave the caches (6 MB for each of 224 pixels a side). On a
 # GPU pixels: kernels of a few images take as long to launch as to run, and what images take in memory grows with their pixels.
@@ -117,8 +118,7 @@ class FrozenFeatures(nn.Module):
         if torch.compiler.is_compiling():
             return self.backbone(x, self.layers)
         network = self._on_cpu() if x.device.type == "cpu" else self.backbone
-        # TensorFloat-32, which GPUs have by default in convolutions, would tell images of another machine apart
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with true_float32(x.device):  # TensorFloat-32 would tell images of another machine apart
             parts = [network(part, self.layers) for part in x.split(chunk_of(x))]
         return {layer: torch.cat([part[layer] for part in parts]).float() for layer in self.layers}
 

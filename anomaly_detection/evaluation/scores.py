@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anomaly_detection.baseline import Assessment, Baseline
 from anomaly_detection.data.dataset import Batch, ImageSet
+from anomaly_detection.system.precision import true_float32
 
 BATCH = 256
 
@@ -90,15 +91,14 @@ class Scores:
 def assess(baseline: Baseline, x: Tensor, with_map: bool) -> Assessment:
     """What a trained baseline says of images (B, C, H, W) in [-1, 1], in float32 on every machine.
 
-    Scores are compared with a calibration that another machine may have made: neither bfloat16 nor TensorFloat-32, which GPUs have by default in
-    convolutions, may move them.
+    Scores are compared with a calibration that another machine may have made: neither bfloat16 nor TensorFloat-32 may move them.
     """
-    before, tf32 = baseline.bf16, torch.backends.cudnn.allow_tf32
-    baseline.bf16, torch.backends.cudnn.allow_tf32 = False, False
+    before, baseline.bf16 = baseline.bf16, False
     try:
-        return baseline.assess(x, with_map)
+        with true_float32(x.device):
+            return baseline.assess(x, with_map)
     finally:
-        baseline.bf16, torch.backends.cudnn.allow_tf32 = before, tf32
+        baseline.bf16 = before
 
 
 @torch.inference_mode()

@@ -9,6 +9,8 @@ from torchvision.models import resnet18
 from anomaly_detection.components.backbones import find_backbone, fold_batch_norms
 from anomaly_detection.components.features import ChannelSums, FrozenFeatures, chunk_of
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, FrozenBackbone
+from anomaly_detection.system.precision import true_float32
+from tests.system.test_precision import everything, exact
 
 
 def images(count: int = 3, side: int = 64, seed: int = 0) -> torch.Tensor:
@@ -102,6 +104,22 @@ def test_packed_and_unpacked_are_the_same_and_chunks_do_not_matter():
 def test_on_a_gpu_fewer_images_pass_at_a_time_the_larger_they_are():
     sizes = {224: 64, 448: 16, 64: 784, 5000: 1}
     assert {side: chunk_of(torch.empty(1000, 3, side, side, device="meta")) for side in sizes} == sizes
+
+
+def test_features_are_computed_in_float32_and_by_cudnn(monkeypatch):
+    """As for images on a GPU; on a CPU nothing is touched."""
+    frozen, seen, devices = features(), [], []
+    frozen._on_cpu().register_forward_hook(lambda *_: seen.append(everything()))
+    before = everything()
+    frozen.compute(images())
+    assert seen == [before]
+    as_there = "anomaly_detection.components.features.true_float32"
+    monkeypatch.setattr(as_there, lambda device: devices.append(device.type) or true_float32(torch.device("cuda")))
+    frozen._on_cpu().register_forward_hook(lambda *_: seen.append((exact(), torch.backends.cudnn.enabled)))
+    frozen.compute(images())
+    assert devices == ["cpu"]
+    assert seen[-1] == (True, before["enabled"])
+    assert everything() == before
 
 
 def test_the_backbone_is_in_no_checkpoint_and_other_weights_are_refused():

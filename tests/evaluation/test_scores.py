@@ -12,8 +12,10 @@ from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.normals import Normals
 from anomaly_detection.evaluation.scores import Scores, assess, score_images
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.system.precision import true_float32
 from anomaly_detection.training.loop import validate
 from tests.helpers import toy_images
+from tests.system.test_precision import everything, exact
 from tests.test_baselines import built, settings_of
 
 
@@ -49,14 +51,21 @@ def test_dpa_would_score_otherwise_in_bfloat16():
         assert not torch.equal(baseline.assess(x, False).score, assess(baseline, x, False).score)
 
 
-def test_tensorfloat_is_off_while_scoring_and_back_afterwards():
+def test_tensorfloat_is_off_while_scoring_and_back_afterwards(monkeypatch):
+    """As for images on a GPU; on a CPU nothing is touched."""
     baseline, x = built(settings_of("memae")).eval(), toy_images(2, side=32).batch(torch.arange(2)).image
-    seen = []
-    baseline.encoder.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
-    before = torch.backends.cudnn.allow_tf32
+    seen, devices = [], []
+    baseline.encoder.register_forward_hook(lambda *_: seen.append(everything()))
+    before = everything()
     assess(baseline, x, with_map=True)
-    assert seen == [False]
-    assert torch.backends.cudnn.allow_tf32 == before
+    assert seen == [before]
+    as_there = "anomaly_detection.evaluation.scores.true_float32"
+    monkeypatch.setattr(as_there, lambda device: devices.append(device.type) or true_float32(torch.device("cuda")))
+    baseline.encoder.register_forward_hook(lambda *_: seen.append(exact()))
+    assess(baseline, x, with_map=True)
+    assert devices == ["cpu"]
+    assert seen[-1] is True
+    assert everything() == before
 
 
 @pytest.mark.parametrize("entry", ["evaluate", "predict"])
