@@ -7,6 +7,7 @@ EfficientNet. Nothing is compiled: this costs milliseconds at the start, and nee
 import copy
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,6 +90,26 @@ class _Convolution(nn.Module):
 
 
 class _Tracer(fx.Tracer):
+    """Records what a module does with an image, without `fx.Tracer.trace`: that exchanges the call of every module of the process while it looks, so
+    that networks which other threads run meanwhile fail, and two traces at once leave it exchanged for good. Here the leaves tell of their own."""
+
+    def record(self, root: nn.Module) -> fx.Graph:
+        """What a forward pass of one argument does; a leaf that it calls is a node of the graph."""
+        self.root, self.graph, self.tensor_attrs = root, fx.Graph(), {}
+        leaves = {name: module for name, module in root.named_modules() if self.is_leaf_module(module, name)}
+        try:
+            for name, leaf in leaves.items():
+                leaf.forward = partial(self._called, name)
+            result = root.forward(self.create_proxy("placeholder", "x", (), {}))
+        finally:
+            for leaf in leaves.values():
+                vars(leaf).pop("forward", None)
+        self.create_node("output", "output", (self.create_arg(result),), {})
+        return self.graph
+
+    def _called(self, name: str, *args: Any, **kwargs: Any) -> fx.Proxy:
+        return self.create_proxy("call_module", name, args, kwargs)
+
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return isinstance(module, (nn.Conv2d, FoldedConv)) or super().is_leaf_module(module, qualified_name)
 
@@ -108,7 +129,7 @@ def _fused(module: nn.Module, image_channels: int) -> nn.Module:
     """The module with fused convolutions; itself where it has none, or where its code takes branches that depend on what it is given."""
     alone = _Alone(module)
     try:
-        graph = _Tracer().trace(alone)
+        graph = _Tracer().record(alone)
     except FAILURES as error:
         logger.debug("%s is not fused: %s", type(module).__name__, error)
         return module

@@ -1,18 +1,21 @@
 """A fused network gives the features of the plain one in float64, whatever stands around its convolutions, or it is not taken."""
 
 import copy
+import threading
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from anomaly_detection.components import fused
-from anomaly_detection.components.backbones import find_backbone
+from anomaly_detection.components.backbones import default_layers, find_backbone, fold_batch_norms
 from anomaly_detection.components.features import FrozenFeatures
 from anomaly_detection.components.fused import _Convolution, fuse
+from anomaly_detection.MADDR_dpa.rec_losses import FoldedConv
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
 
@@ -57,6 +60,92 @@ def test_a_convolution_is_the_loop_in_float64(padding, stride, dilation, groups,
         patch = padded[b, group, y : y + 2 * dilation[0] + 1 : dilation[0], z : z + 2 * dilation[1] + 1 : dilation[1]]
         value = (patch * weight[out].double().numpy()).sum() + float(bias[out])
         assert found[b, out, i, j].item() == pytest.approx(expected(value), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "activated"),
+    [
+        ("efficientnet_lite0", 1 + 2 + 15 * 3, {"hardtanh": 1 + 1 + 15 * 2}),  # the stem, a block that widens nothing, and those that do
+        ("vgg19", 16, {}),  # whose activations are layers of their own
+        ("resnet18", 1 + 16 + 3, {"relu": 1 + 8}),  # the stem, two in each of eight blocks, three beside a block; the second is added first
+        ("wide_resnet50_2", 1 + 48 + 4, {"relu": 1 + 32}),
+        ("efficientnet_b4", 1 + 2 * 4 + 30 * 5 + 1, {"swish": 1 + 2 * 2 + 30 * 3 + 1}),  # two and three of each block are of its gate
+    ],
+)
+def test_every_convolution_is_fused(name, convolutions, activated):
+    network = find_backbone(name, "random:0")
+    fold_batch_norms(network)
+    fast = fuse(network, default_layers(network), drawn(1, 1, 64, 64).clamp(-1, 1))
+    found = [module for module in fast.modules() if isinstance(module, _Convolution)]
+    assert len(found) == convolutions
+    assert not [module for module in fast.modules() if isinstance(module, (nn.Conv2d, FoldedConv, nn.BatchNorm2d))]
+    assert Counter(module.activation[0] for module in found if module.activation[0] != "none") == activated
+
+
+class Looks(nn.Module):
+    """Does, in its forward pass, something beside, each time that it is looked at and each time that it runs."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.conv, self.beside = nn.Conv2d(2, 2, 1), beside
+
+    def forward(self, x):
+        self.beside(x)
+        return self.conv(x)
+
+
+def test_other_threads_run_their_networks_while_one_is_fused(monkeypatch):
+    monkeypatch.setattr(nn.Module, "__call__", nn.Module.__call__)  # put back, whatever happens
+    theirs, found = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), []
+    expected = theirs(torch.ones(1, 3))
+
+    def run_theirs(x):
+        if isinstance(x, fx.Proxy):
+            thread = threading.Thread(target=lambda: found.append(theirs(torch.ones(1, 3))))
+            thread.start()
+            thread.join()
+
+    chain = Chain(Looks(run_theirs)).eval().requires_grad_(False)
+    assert fuse(chain, ["one"], drawn(1, 2, 4, 4)) is not chain
+    assert [torch.equal(each, expected) for each in found] == [True]
+
+
+def test_two_threads_that_fuse_at_once_leave_every_network_whole(monkeypatch):
+    before = nn.Module.__call__
+    monkeypatch.setattr(nn.Module, "__call__", before)
+    monkeypatch.setattr(nn.Module, "__getattr__", nn.Module.__getattr__)
+    both = threading.Barrier(2, timeout=20)
+
+    def meet(x):
+        if isinstance(x, fx.Proxy):
+            both.wait()
+
+    chains = [Chain(Looks(meet)).eval().requires_grad_(False) for _ in range(2)]
+    x, fused_ones = drawn(1, 2, 4, 4), {}
+
+    def fuse_one(number):
+        fused_ones[number] = fuse(chains[number], ["one"], x)
+
+    threads = [threading.Thread(target=fuse_one, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert nn.Module.__call__ is before
+    for number, chain in enumerate(chains):
+        assert fused_ones[number] is not chain
+        torch.testing.assert_close(fused_ones[number](x, ["one"])["one"], chain(x, ["one"])["one"])
+
+
+def test_many_threads_may_predict_first():
+    frozen, x = FrozenFeatures("efficientnet_lite0", "random:1", ["b2"], 4, 32, 1), drawn(2, 1, 32, 32).clamp(-1, 1)
+    expected, found = copy.deepcopy(frozen).compute(x)["b2"], []
+    threads = [threading.Thread(target=lambda: found.append(frozen.compute(x)["b2"])) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [torch.equal(each, expected) for each in found] == [True] * 6
 
 
 class Skips(nn.Module):
