@@ -19,7 +19,7 @@ from anomaly_detection.config.layers import Layer, overriding, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.data.formats.window import plain_window, window_from
-from anomaly_detection.data.in_memory import Groups, Labels, Side, Words, split
+from anomaly_detection.data.in_memory import Groups, Labels, Side, Words, dataset_of, split
 from anomaly_detection.data.inputs import images_of, pixels_of, preprocessed
 from anomaly_detection.data.preprocessing import TINT, Preprocessing, colourfulness
 from anomaly_detection.data.splits import Part
@@ -183,7 +183,8 @@ class AnomalyDetector(BaseEstimator):
     def load(cls, path: str | Path, device: str = "auto") -> "AnomalyDetector":
         """The fitted detector of a checkpoint, also of one that the commands have trained.
 
-        Its parameters are those of training as far as a checkpoint holds them: all but validation_share, and what `prepare` has done to images.
+        Its parameters are those of training as far as a checkpoint holds them: all but validation_share, and what `prepare` has done to images. A
+        `clone` that is fitted trains the same network, also where a config of the dataset has changed settings that no `fit` would.
 
         Args:
             path: the checkpoint.pt, or the folder that holds it.
@@ -197,7 +198,8 @@ class AnomalyDetector(BaseEstimator):
         settings, window = detector.detector_.baseline.settings, plain_window(detector.detector_.preprocessing.window)
         arguments = {"model": settings.model, "maddr": settings.maddr.enabled, "seed": settings.seed}
         detector.set_params(**arguments, window=tuple(window) if isinstance(window, list) else window)
-        return detector.set_params(settings=_differing(to_plain(settings), to_plain(detector._settings(settings.datasets))) or None)
+        base = detector._settings(_datasets(detector.detector_))  # what fit begins with, not what the command did: a dataset may have a config
+        return detector.set_params(settings=_differing(to_plain(settings), to_plain(base)) or None)
 
     def _take(self, path: Path) -> "AnomalyDetector":
         """Be the detector of a checkpoint.pt."""
@@ -258,6 +260,12 @@ class AnomalyDetector(BaseEstimator):
         tags.estimator_type = self._estimator_type
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         return tags
+
+
+def _datasets(detector: Detector) -> list[str]:
+    """The domains of a detector, as `AnomalyDetector.fit` names them."""
+    organs, modalities = detector.domains.organs, detector.domains.modalities
+    return [dataset_of(organs[organ], modalities[modality]) for organ, modality in detector.calibration.domains]
 
 
 def _differing(settings: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,9 +20,12 @@ from sklearn.utils import estimator_checks
 import anomaly_detection
 from anomaly_detection import AnomalyDetector, UserError, load
 from anomaly_detection.__main__ import main
+from anomaly_detection.config.layers import Layer, read_layers, to_plain
+from anomaly_detection.config.paths import CONFIGS, find_config
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.data.prepare.assign import order_patients
-from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.registry import build_settings
+from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers import toy_images
 
 SETTINGS = {"image_size": 16, "iterations": 20, "val_iter": 10, "batch_size": 8, "bf16": False, "baseline.width": 4}
@@ -196,6 +199,20 @@ def test_what_is_saved_is_a_checkpoint_like_any_other(fitted, tmp_path, capsys):
         (row,) = csv.DictReader(file)
     assert float(row["calibrated_score"]) == pytest.approx(expected[0], rel=1e-4)
     assert row["anomalous"] == "1"
+
+
+@pytest.mark.parametrize(("kind", "datasets"), [("fitted", ["lits"]), ("universal", ["lits", "covid_ct", "covid_xray"])])
+def test_a_clone_of_what_a_command_has_trained_fits_with_the_settings_of_that_training(kind, datasets, request, tmp_path):
+    """Those of paper.yaml, by the config of the dataset: 16,000 iterations, which no base.yaml has."""
+    narrow = {"image_size": 16, "baseline": {"width": 4}, "maddr": {"enabled": kind == "universal"}}
+    trained = build_settings([*read_layers(find_config(CONFIGS, "memae", datasets)), Layer("the test", narrow)])
+    assert (trained.iterations, trained.lr) == (16000, 0.0001)
+    request.getfixturevalue(kind).save(tmp_path / "checkpoint.pt")
+    content = load_checkpoint(tmp_path / "checkpoint.pt")
+    save_checkpoint(tmp_path / "checkpoint.pt", {**content, "settings": to_plain(trained)})
+    again = clone(AnomalyDetector.load(tmp_path, "cpu"))
+    would_fit = again._settings(["body image"])
+    assert {**to_plain(would_fit), "datasets": datasets} == to_plain(trained)
 
 
 @pytest.mark.parametrize("content", [b"junk", {"a": 1}, {"a": 1, "version": 2}, [1]], ids=str)

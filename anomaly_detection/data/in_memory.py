@@ -56,7 +56,12 @@ class Labels:
     @property
     def datasets(self) -> list[str]:
         """The domain of each image, as the name of a dataset."""
-        return [f"{organ} {modality}" for organ, modality in zip(self.organ, self.modality, strict=True)]
+        return [dataset_of(*domain) for domain in zip(self.organ, self.modality, strict=True)]
+
+
+def dataset_of(organ: str, modality: str) -> str:
+    """The name of the dataset that a domain of images in memory is."""
+    return f"{organ} {modality}"
 
 
 class Side(NamedTuple):
