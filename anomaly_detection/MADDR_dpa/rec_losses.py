@@ -804,7 +804,7 @@ class FeatureStatistics(nn.Module):
         features = backbone(backbone.mean.new_zeros(1, 3, 64, 64), new) if new else {}
         for layer in new:
             for kind in ("mean", "divisor"):
-                self.register_buffer(f"{kind}_{layer}", backbone.mean.new_zeros(1, features[layer].shape[1], 1, 1))
+                self.register_buffer(_buffer(kind, layer), backbone.mean.new_zeros(1, features[layer].shape[1], 1, 1))
         self.layers += new
         self.unknown |= set(new)
 
@@ -814,7 +814,7 @@ class FeatureStatistics(nn.Module):
         Raises:
             BackboneError: they are not known, or a divisor is not above 0.
         """
-        mean, divisor = getattr(self, f"mean_{layer}"), getattr(self, f"divisor_{layer}")
+        mean, divisor = self._buffers_of(layer)
         if layer in self.unknown and bool((divisor != 0).any()):
             bad = int((~_usable(divisor)).sum())
             raise BackboneError(
@@ -839,9 +839,10 @@ class FeatureStatistics(nn.Module):
         for layer in self.layers:
             mean = total[layer] / count[layer]
             deviation = (square[layer] / count[layer] - mean**2).clamp(min=0).sqrt()
-            getattr(self, f"mean_{layer}").copy_(mean)
+            of_mean, of_divisor = self._buffers_of(layer)
+            of_mean.copy_(mean)
             # A channel that hardly varies in training would outweigh all others wherever it does vary.
-            getattr(self, f"divisor_{layer}").copy_(deviation.clamp(min=SMALLEST_DEVIATION * deviation.mean().item()))
+            of_divisor.copy_(deviation.clamp(min=SMALLEST_DEVIATION * deviation.mean().item()))
         self._find_unknown()
 
     def read(self, path: Path, backbone: FrozenBackbone) -> None:
@@ -852,7 +853,7 @@ class FeatureStatistics(nn.Module):
             raise BackboneError(f"{path}: holds no feature statistics of this backbone; its layers are {', '.join(backbone.layers)}")
         self.add_layers(layers, backbone)
         for layer in layers:
-            buffers = getattr(self, f"mean_{layer}"), getattr(self, f"divisor_{layer}")
+            buffers = self._buffers_of(layer)
             try:
                 mean, divisor = values[layer]
                 for buffer, value in zip(buffers, (mean, divisor)):
@@ -866,7 +867,15 @@ class FeatureStatistics(nn.Module):
         self._find_unknown()
 
     def _find_unknown(self) -> None:
-        self.unknown = {layer for layer in self.layers if not bool(_usable(getattr(self, f"divisor_{layer}")).all())}
+        self.unknown = {layer for layer in self.layers if not bool(_usable(self._buffers_of(layer)[1]).all())}
+
+    def _buffers_of(self, layer: str) -> Tuple[Tensor, Tensor]:
+        return getattr(self, _buffer("mean", layer)), getattr(self, _buffer("divisor", layer))
+
+
+def _buffer(kind: str, layer: str) -> str:
+    """The name of a buffer; torch takes none with a dot, which layers of timm have."""
+    return f"{kind}_{layer.replace('.', '-')}"
 
 
 def _usable(divisor: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torchvision import models
 
 from anomaly_detection.components.backbones import default_layers, find_backbone, told, weights_hash
 from anomaly_detection.MADDR_dpa.rec_losses import BackboneError, PerceptualLoss
+from tests.helpers import toy_images
+from tests.test_baselines import built, settings_of
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -129,12 +131,12 @@ def test_one_other_number_anywhere_in_the_weights_changes_their_hash(key, tmp_pa
 
 
 class Patches(nn.Module):
-    """Gives each pixel of a standardised image, doubled, at the layer "two", and innermost channels where it is told to."""
+    """Gives each pixel of a standardised image, doubled, at the second layer, and innermost channels where it is told to."""
 
-    def __init__(self, output_fmt="NCHW"):
+    def __init__(self, output_fmt="NCHW", layers=("one", "two")):
         super().__init__()
         self.pretrained_cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1.0)}
-        self.feature_info = SimpleNamespace(module_name=lambda: ["one", "two"])
+        self.feature_info = SimpleNamespace(module_name=lambda: list(layers))
         self.output_fmt = output_fmt
         self.scale = nn.Parameter(torch.rand(1))
 
@@ -146,7 +148,7 @@ class Patches(nn.Module):
 @pytest.fixture
 def timm(monkeypatch):
     module = ModuleType("timm")
-    module.is_model = lambda name: name in ("plain", "inner", "hub")
+    module.is_model = lambda name: name in ("plain", "inner", "dotted", "hub")
     module.list_models = lambda pattern: ["plain"] if pattern == "*plane*" else []
 
     def create_model(name, features_only, pretrained, **options):
@@ -155,7 +157,8 @@ def timm(monkeypatch):
             raise TypeError("unexpected keyword")
         if name == "hub":
             raise RuntimeError("the hub\nis not there")
-        network = Patches("NHWC" if name == "inner" else "NCHW")
+        layers = ("blocks.1", "blocks.3") if name == "dotted" else ("one", "two")
+        network = Patches("NHWC" if name == "inner" else "NCHW", layers)
         if pretrained:  # as timm does: whatever the file does not hold stays as it was drawn
             network.load_state_dict(torch.load(options["pretrained_cfg_overlay"]["file"]), strict=False)
         return network
@@ -174,6 +177,27 @@ def test_a_network_of_timm_sees_its_own_normalisation(name, timm):
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     with pytest.raises(BackboneError, match="no layer 'three'; the layers are one, two"):
         backbone.check_layers(["three"])
+
+
+@pytest.mark.parametrize(("name", "layer"), [("plain", "two"), ("dotted", "blocks.3")])
+def test_dpa_takes_a_network_of_timm_whatever_its_layers_are_called(name, layer, timm, tmp_path):
+    """Its features are a line through the pixels here, so that normalised they are the normalised pixels."""
+    own = {"rec_loss": {"relative_perceptual_L1": 1.0}, "backbone": f"timm:{name}", "backbone_weights": "random:1"}
+    baseline, images = built(settings_of("MADDR_dpa", own=own)).eval(), toy_images(12, side=32)
+    assert baseline.describe()["features"].split()[2].rstrip(",") == layer
+    baseline.prepare(images.batches(5))
+    x = images.batch(torch.arange(12)).image
+    with torch.no_grad():
+        score, y = baseline.anomaly_score(x), baseline.reconstruct(x).double()
+    pixels, center = x.double(), x.double().mean()
+    expected = (pixels - y).abs().mean(dim=(1, 2, 3)) / (pixels - center).abs().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(score.double(), expected, rtol=1e-4, atol=0)
+    other = built(settings_of("MADDR_dpa", own=own, seed=1)).eval()
+    other.load_state_dict(baseline.state_dict())
+    assert torch.equal(other.anomaly_score(x), score)
+    torch.save({layer: (torch.zeros(3), torch.full((3,), 2.0))}, tmp_path / "statistics.pt")
+    of_file = built(settings_of("MADDR_dpa", own={**own, "feature_statistics": str(tmp_path / "statistics.pt")}))
+    assert [value.flatten().tolist() for value in of_file.rec_loss.losses[0].loss.statistics.of(layer)] == [[0.0] * 3, [2.0] * 3]
 
 
 @pytest.mark.parametrize(
