@@ -30,6 +30,7 @@ from anomaly_detection.registry import build_settings
 from anomaly_detection.study.plan import config_layers
 from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.devices import choose_device
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.loop import train
 from anomaly_detection.training.seed import seed_everything
@@ -144,7 +145,7 @@ class AnomalyDetector(BaseEstimator):
             train(baseline, train_set, val_set, quiet, folder, facts)
             seen = look_at_normals(baseline, train_set, val_set, patients, round(1 - settings.threshold_quantile, 9))
             add_calibration(folder, seen.calibration, seen.map_scale)
-            self._take(folder / "checkpoint.pt")
+            self._take(folder / "checkpoint.pt", self.device)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """(N,) how abnormal images are, higher is more abnormal: the score's distance from the center of normals of the image's domain, in units of
@@ -194,16 +195,16 @@ class AnomalyDetector(BaseEstimator):
             UserError: there is none, or its training has not ended.
         """
         path = Path(path) / "checkpoint.pt" if Path(path).is_dir() else Path(path)
-        detector = cls(device=device)._take(path)
+        detector = cls(device=device)._take(path, device)
         settings, window = detector.detector_.baseline.settings, plain_window(detector.detector_.preprocessing.window)
         arguments = {"model": settings.model, "maddr": settings.maddr.enabled, "seed": settings.seed}
         detector.set_params(**arguments, window=tuple(window) if isinstance(window, list) else window)
         base = detector._settings(_datasets(detector.detector_))  # what fit begins with, not what the command did: a dataset may have a config
         return detector.set_params(settings=_differing(to_plain(settings), to_plain(base)) or None)
 
-    def _take(self, path: Path) -> "AnomalyDetector":
-        """Be the detector of a checkpoint.pt."""
-        self.detector_: Detector = load(path, self.device)
+    def _take(self, path: Path, device: str) -> "AnomalyDetector":
+        """Be the detector of a checkpoint.pt, on a device."""
+        self.detector_: Detector = load(path, device)
         self.checkpoint_ = path.read_bytes()
         return self
 
@@ -244,22 +245,34 @@ class AnomalyDetector(BaseEstimator):
             logger.warning("each of %d images counts as a patient of its own: %s", len(patients), advice)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the networks, which the checkpoint holds: one of a GPU is read on any machine."""
+        """Without the networks, which the checkpoint holds."""
         return {key: value for key, value in super().__getstate__().items() if key != "detector_"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """On the device that is named; where this machine has none of that name on the one that "auto" takes, which a warning says."""
         super().__setstate__(state)
         if "checkpoint_" in state:
             with tempfile.TemporaryDirectory() as name:
                 path = Path(name) / "checkpoint.pt"
                 path.write_bytes(state["checkpoint_"])
-                self._take(path)
+                self._take(path, _device_here(self.device))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.estimator_type = self._estimator_type
         tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
         return tags
+
+
+def _device_here(device: str) -> str:
+    """A device by its name, "auto" where this machine has none of that name."""
+    try:
+        choose_device(device)
+    except UserError:
+        here = choose_device("auto")
+        logger.warning("this machine has no device %s: the detector is on %s here; set_params(device=...) before fit", device, here)
+        return "auto"
+    return device
 
 
 def _datasets(detector: Detector) -> list[str]:

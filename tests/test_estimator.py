@@ -232,6 +232,17 @@ def test_it_is_pickled_as_joblib_does_between_processes(fitted):
     assert not hasattr(pickle.loads(pickle.dumps(detector())), "detector_")
 
 
+def test_one_of_a_gpu_that_is_not_there_is_unpickled_where_it_can_be(fitted, caplog):
+    elsewhere = pickle.loads(pickle.dumps(fitted)).set_params(device="cuda:99")
+    again = pickle.loads(pickle.dumps(elsewhere))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("this machine has no device cuda:99: the detector is on c")
+    assert again.decision_function(ILL).tolist() == pytest.approx(fitted.decision_function(ILL).tolist(), rel=1e-3)
+    assert again.get_params() == elsewhere.get_params(), "where it is fitted again is said in one line"
+    with pytest.raises(UserError, match="cuda:99"):
+        again.fit(X)
+
+
 def test_parameters_are_those_of_scikit_learn():
     estimator = detector(window=(40, 400), maddr=True)
     assert clone(estimator).get_params() == estimator.get_params()
