@@ -2,7 +2,7 @@
 
 Steps of adversarial baselines go through several networks and optimizers, each with a backward pass of its own, so there is no one forward pass
 for DistributedDataParallel to wrap: `minimise` averages the gradients of the optimizer's parameters instead, in one reduction.
-Without `torchrun` there is one process, and everything here does nothing.
+Without `torchrun` there is one process, and everything here does nothing; nor does it in a program that has formed a group for work of its own.
 """
 
 import os
@@ -17,15 +17,17 @@ from torch.distributed.nn.functional import all_gather as gather_with_gradients
 
 from anomaly_detection.system.errors import UserError
 
+_joined = False  # whether `process_group` has; a group that a program of the user's has formed is for work of its own
+
 
 def processes() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _joined else 1
 
 
 def rank() -> int:
     """The number of this one; only number 0 validates, and writes files."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _joined else 0
 
 
 @contextmanager
@@ -44,10 +46,13 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             raise UserError(f"--nproc-per-node is more than the {torch.cuda.device_count()} GPUs of this machine")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    global _joined
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _joined = True
     try:
         yield device
     finally:
+        _joined = False
         dist.destroy_process_group()
 
 

@@ -460,6 +460,18 @@ def test_what_cannot_be_shared_out_is_refused_before_the_first_step(batch_size, 
             next(stream)
 
 
+def test_a_group_of_processes_that_others_have_formed_is_not_joined(tmp_path, monkeypatch):
+    """As in a program of the user's own, one process of which trains here."""
+    alone = run(tmp_path / "alone")
+    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 1}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    for name in ("all_reduce", "broadcast", "broadcast_object_list", "all_gather_object"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: pytest.fail("the other processes are waited for"))
+    within = run(tmp_path / "within")
+    assert_same_weights(alone, within)
+    assert log_of(tmp_path / "within") == log_of(tmp_path / "alone")
+
+
 def test_preparing_a_phase_is_no_time_of_its_steps(tmp_path):
     class Slow(ToyBaseline):
         def begin_phase(self, phase, batches, count):
