@@ -33,7 +33,7 @@ from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.loop import train
-from anomaly_detection.training.seed import seed_everything
+from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -136,9 +136,9 @@ class AnomalyDetector(BaseEstimator):
         patients = {part: side.patients for part, side in sides.items()}
         regime = regime_of(len(settings.datasets), settings.maddr).name
         facts = checkpoint_facts(settings, regime, domains, dict.fromkeys(settings.datasets, preprocessing))
-        with tempfile.TemporaryDirectory() as name, _restored_randomness():
+        with tempfile.TemporaryDirectory() as name, _restored_randomness(device):
             folder = Path(name)
-            seed_everything(settings.seed)
+            seed_everything(settings.seed, device)
             baseline = build_baseline(settings, domains, train_set).to(device)
             # nobody could look at what training writes on its way
             quiet = replace(settings, checkpoint_iter=sys.maxsize, sample_iter=sys.maxsize, tensorboard=False)
@@ -301,11 +301,11 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _restored_randomness() -> Iterator[None]:
-    """What the block seeds is nobody else's: generators and cuDNN are afterwards what they were."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+def _restored_randomness(device: torch.device) -> Iterator[None]:
+    """What the block seeds is nobody else's: the generators of a device and cuDNN are afterwards what they were."""
+    random, before = random_state(device), (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
+        yield
     finally:
+        set_random_state(random, device)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

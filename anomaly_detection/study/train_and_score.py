@@ -67,7 +67,7 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     preprocessing = preprocessing_of(settings, source)
     _tell_grey(preprocessing)
     train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
-    seed_everything(settings.seed)
+    seed_everything(settings.seed, device)
     baseline = build_baseline(settings, domains, train_set).to(device)
     if baseline.maddr is not None:
         weights = ", ".join(f"{weight:g} {name}" for name, weight in baseline.maddr.weights.items())

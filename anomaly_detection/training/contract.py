@@ -51,7 +51,7 @@ def check_assessment(baseline: Baseline, images: ImageSet) -> None:
     """
     check_latent_dim(baseline)
     x = images.batch(torch.arange(min(IMAGES, len(images)), device=images.device)).image
-    with _left_as_it_was(baseline), torch.no_grad():  # not inference_mode: what a baseline keeps from here may be trained on
+    with _left_as_it_was(baseline, x.device), torch.no_grad():  # not inference_mode: what a baseline keeps from here may be trained on
         baseline.eval()
         assessment = baseline.assess(x, with_map=True)
     place = f"{_name(baseline)}.assess"
@@ -116,13 +116,13 @@ def _concludes(baseline: Baseline) -> bool:
 
 
 @contextmanager
-def _left_as_it_was(baseline: Baseline) -> Iterator[None]:
-    """Inside, a baseline may be used: the generators and the mode of each of its modules are put back."""
-    random, modes = random_state(), [(module, module.training) for module in baseline.modules()]
+def _left_as_it_was(baseline: Baseline, device: torch.device) -> Iterator[None]:
+    """Inside, a baseline may be used: the generators of its device and the mode of each of its modules are put back."""
+    random, modes = random_state(device), [(module, module.training) for module in baseline.modules()]
     try:
         yield
     finally:
-        set_random_state(random)
+        set_random_state(random, device)
         for module, training in modes:
             module.training = training
 

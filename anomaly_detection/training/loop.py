@@ -176,7 +176,7 @@ def train(
         if saved["finished"]:
             return
         progress, best, rows = Progress.from_plain(saved["progress"]), saved["best"], saved["rows"]
-        set_random_state(saved["random"][rank() % len(saved["random"])])
+        set_random_state(saved["random"][rank() % len(saved["random"])], device)
     else:
         baseline.prepare(train_set.batches(EVALUATION_BATCH))
         check_assessment(baseline, val_set)
@@ -213,7 +213,7 @@ def train(
             logger.info("stopped early at iteration %d: best validation loss at %d", iteration, best["iteration"])
             break
         if saves and not (last and ends):
-            random = list(all_gather_object(random_state()))
+            random = list(all_gather_object(random_state(device)))
             training = {"finished": False, "progress": progress.to_plain(), "best": best, "rows": rows, "random": random}
             _save(path, baseline, training, facts)
             if ends and shared is not None and all(each.shared for each in phases[: progress.phase + 1]):

@@ -1,44 +1,63 @@
 """Same seed, same machine, same result."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
+KEPT = ("cuda", "mps")  # kinds of devices whose generators' states are kept beside the CPU's
 
-def seed_everything(seed: int) -> None:
-    """Seed every generator that training draws from, and let cuDNN choose deterministic algorithms."""
-    torch.manual_seed(seed)
+
+def seed_everything(seed: int, device: torch.device | None = None) -> None:
+    """Seed every generator that training on a device draws from, and no other GPU's (None: those of all devices), and let cuDNN choose deterministic
+    algorithms."""
+    if device is None or device.type not in ("cpu", "cuda"):
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
 
 
-def random_state() -> dict[str, Any]:
-    """The state of the generators, for a checkpoint."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else [],
-    }
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of the generators that training on a device draws from, for a checkpoint: "cpu", and the kind of the device where it is another.
+
+    No other device is looked at: to ask a GPU for its state takes memory on it, and fails in a process that was forked from one that uses it.
+    """
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back where `random_state` found them; the state may lie on any device.
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put the generators of a device back where `random_state` found them.
 
-    Those of GPUs can only be put back where there are as many as there were: a warning says so where there are not.
+    Those of a GPU can only be put back on one: a warning says so where training goes on on a device of another kind.
     """
     torch.set_rng_state(state["cpu"].cpu())
-    _restore("CUDA", [each.cpu() for each in state["cuda"]], torch.cuda.device_count(), torch.cuda.set_rng_state_all)
-    mps = state.get("mps", [])
-    _restore("MPS", [each.cpu() for each in mps], int(torch.backends.mps.is_available()), lambda states: torch.mps.set_rng_state(*states))
+    own = _of_device(state, device)
+    if own is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(own.cpu(), device)
+    elif own is not None:
+        torch.mps.set_rng_state(own.cpu())
+    elif device.type in KEPT or any(isinstance(state.get(kind), Tensor) for kind in KEPT):
+        before = next((kind for kind in KEPT if len(state.get(kind, ()))), "cpu")
+        told = f"this run was saved on {before} and continues on {device.type}"
+        logger.warning("%s: its random numbers are others from here on, so it will not end exactly as an uninterrupted run", told)
 
 
-def _restore(kind: str, states: list[torch.Tensor], devices: int, put_back: Callable[[list[torch.Tensor]], None]) -> None:
-    if len(states) != devices:
-        told = f"this run was saved with {len(states)} {kind} devices and goes on with {devices}"
-        logger.warning("%s: their random numbers are others from here on, so it will not end exactly as an uninterrupted run", told)
-    elif states:
-        put_back(states)
+def _of_device(state: dict[str, Any], device: torch.device) -> Tensor | None:
+    """What a state holds of a device beside the CPU; older versions kept a list of all GPUs, whatever was trained on."""
+    own = state.get(device.type) if device.type in KEPT else None
+    if isinstance(own, list):
+        return own[(device.index or 0) % len(own)] if own else None
+    return own

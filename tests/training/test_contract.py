@@ -305,9 +305,9 @@ def test_what_is_looked_at_is_left_as_it_was(tmp_path):
     seed_everything(0)
     baseline = Restless(toy_settings())
     weights, modes = {name: value.clone() for name, value in baseline.state_dict().items()}, [module.training for module in baseline.modules()]
-    before = random_state()["cpu"]
+    before = random_state(torch.device("cpu"))["cpu"]
     check_assessment(baseline, toy_images(9))
-    assert torch.equal(before, random_state()["cpu"])
+    assert torch.equal(before, random_state(torch.device("cpu"))["cpu"])
     assert same_weights(weights, baseline.state_dict())
     assert modes == [module.training for module in baseline.modules()]
     assert False in modes

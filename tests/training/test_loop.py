@@ -380,10 +380,10 @@ def test_steps_are_the_steps_of_training_and_go_on_from_where_they_stood(tmp_pat
         stream = steps(cut, toy_images(30), settings, progress)
         for _ in range(count):
             next(stream)
-        saved, random = progress.to_plain(), random_state()
+        saved, random = progress.to_plain(), random_state(torch.device("cpu"))
         resumed = toy_baseline(settings)
         resumed.load_state_dict(cut.state_dict())
-        set_random_state(random)
+        set_random_state(random, torch.device("cpu"))
         rest = [(phase.name, iteration) for phase, iteration, _ in steps(resumed, toy_images(30), settings, Progress.from_plain(saved))]
         assert rest == told[count:]
         assert_same_weights(whole, resumed)
