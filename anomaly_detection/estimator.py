@@ -94,6 +94,8 @@ class AnomalyDetector(BaseEstimator):
         self.seed = seed
         self.device = device
 
+    @torch.inference_mode(False)  # whatever surrounds it: training needs gradients
+    @torch.enable_grad()
     def fit(
         self,
         X: Any,

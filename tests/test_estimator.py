@@ -1,6 +1,7 @@
 """AnomalyDetector, as users of scikit-learn and PyOD expect it: what it says agrees with loops over its network, and with the commands."""
 
 import csv
+import inspect
 import logging
 import pickle
 import subprocess
@@ -181,6 +182,16 @@ def test_a_seed_decides_and_nobody_elses_random_numbers_change(fitted):
     assert again.checkpoint_ == fitted.checkpoint_ or again.decision_function(X).tolist() == fitted.decision_function(X).tolist()
     other = detector(seed=1).fit(X, organ="liver", modality="ct", groups=GROUPS)
     assert other.decision_function(X).tolist() != fitted.decision_function(X).tolist()
+
+
+@pytest.mark.parametrize("surrounding", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)])
+def test_it_is_fitted_alike_where_gradients_are_switched_off(surrounding, fitted):
+    with surrounding():
+        inference = torch.is_inference_mode_enabled()
+        again = detector().fit(X, organ="liver", modality="ct", groups=GROUPS)
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == (False, inference)
+    assert again.decision_function(ILL).tolist() == fitted.decision_function(ILL).tolist()
+    assert list(inspect.signature(AnomalyDetector.fit).parameters) == ["self", "X", "y", "organ", "modality", "groups"]
 
 
 def test_what_is_saved_is_a_checkpoint_like_any_other(fitted, tmp_path, capsys):

@@ -92,6 +92,17 @@ def test_the_study_ends_with_a_table_of_three_regimes(toy_model, data_root, caps
     assert not [name for name in load_checkpoint(separate / "checkpoint.pt")["model"] if "maddr" in name]
 
 
+@pytest.mark.parametrize("surrounding", [torch.no_grad, torch.inference_mode])
+def test_a_study_trains_alike_where_gradients_are_switched_off(surrounding, toy_model, data_root, tmp_path):
+    alone = ["--regimes", "separate", "--datasets", "lung_ct"]
+    with surrounding():
+        assert study(data_root, *alone) == 0
+    assert study(data_root, *alone, "--results", str(tmp_path / "again")) == 0
+    place = Path("toy", "separate", "lung_ct", "seed_0", "checkpoint.pt")
+    one, other = (load_checkpoint(folder / place)["model"] for folder in (data_root.parent / "results", tmp_path / "again"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
 def leave_normal_alone(data_root: Path, *datasets: str) -> None:
     """Take the abnormal images of some datasets out of the lists."""
     file = data_root / "folds" / "train_test_split" / "anomaly" / "test"

@@ -55,6 +55,8 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
         return evaluate_experiment(experiment, source, device)
 
 
+@torch.inference_mode(False)  # whatever surrounds it: training needs gradients
+@torch.enable_grad()
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
     """Train the baseline from the start or from its checkpoint; to be called in `locked_folder`."""
     settings = experiment.settings
