@@ -63,10 +63,10 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         path: the checkpoint.pt, or the folder that holds it.
 
     Raises:
-        UserError: there is none, it is damaged or of another version, training has not ended, or its baseline is not to be had.
+        UserError: there is none, it cannot be read or is of another version, training has not ended, or its baseline is not to be had.
     """
     path = checkpoint_path(path)
-    content = load_checkpoint(path, device)
+    content = load_checkpoint(path)
     if "training" not in content:
         raise UserError(f"{path}: not the checkpoint of an experiment; name a checkpoint.pt, or the folder that holds it")
     if not content["training"]["finished"]:

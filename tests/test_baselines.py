@@ -205,7 +205,7 @@ def test_a_killed_run_ends_with_the_weights_of_a_whole_one(model, call, mixup, t
                 train(baseline, images, held_out, settings, tmp_path / folder)
             baseline = built(replace(settings, seed=5), maddr=True)
         train(baseline, images, held_out, settings, tmp_path / folder)
-        weights.append(load_checkpoint(tmp_path / folder / "checkpoint.pt", torch.device("cpu"))["model"])
+        weights.append(load_checkpoint(tmp_path / folder / "checkpoint.pt")["model"])
     assert same_weights(*weights)
 
 
@@ -234,7 +234,7 @@ def test_features_taken_once_train_as_features_taken_in_every_step(model, mixup,
         baseline = built(settings, maddr=True)
         train(baseline, images, held_out, settings, tmp_path / str(budget))
         used.append(baseline.targets is not None)
-        rows.append(load_checkpoint(tmp_path / str(budget) / "checkpoint.pt", torch.device("cpu"))["training"]["rows"])
+        rows.append(load_checkpoint(tmp_path / str(budget) / "checkpoint.pt")["training"]["rows"])
     assert used == [False, True]
     for row, other in zip(*rows, strict=True):
         name = "loss" if "loss" in row else "critic_gap"

@@ -92,7 +92,7 @@ def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.
         train_experiment(plain, source, device)
     if rank() > 0:
         return
-    network = load_checkpoint(plain.folder / "checkpoint.pt", device)
+    network = load_checkpoint(plain.folder / "checkpoint.pt")
     domains, preprocessing = source.domains(settings.datasets), preprocessing_of(settings, source)
     baseline = build_baseline(settings, domains).to(device)
     baseline.load_state_dict({**baseline.state_dict(), **network["model"]})

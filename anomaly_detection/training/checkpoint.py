@@ -1,5 +1,6 @@
 """Checkpoints: all that training needs to go on as if it had not stopped, and all that scoring needs."""
 
+import errno
 import logging
 from io import BytesIO
 from pathlib import Path
@@ -58,20 +59,29 @@ class FirstPhases:
         self._lock.release()
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save_checkpoint` wrote; only tensors and plain values are unpickled.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU: networks and optimizers copy it to where they are. Only tensors and plain values are unpickled.
 
     Raises:
-        UserError: the file is missing or damaged, or of another version.
+        UserError: the file is missing, cannot be read, is larger than the memory that is left, is damaged, or is of another version.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; train first") from None
     except Exception as error:  # whatever a damaged file makes of the unpickler
-        raise UserError(f"{path}: damaged checkpoint ({type(error).__name__}); delete it to train again from the start") from None
+        raise UserError(f"{path}: {_reason(error)}") from None
     version = content.get("version", 1) if isinstance(content, dict) else None
     if version != VERSION:
         remedy = "train again into another --results, or use the version of this package that wrote it"
         raise UserError(f"{path}: a checkpoint of layout {version}, where {VERSION} is read; {remedy}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint that is there was not read, and what to do: the file is whole unless it is damaged."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # with that ends the search for a place that a file cut short does not have
+        return f"cannot be read ({error.strerror or error}); it is left as it is: allow it or look to the disk, and try again"
+    if isinstance(error, MemoryError) or "you tried to allocate" in str(error):  # torch has no error of its own for a CPU's memory
+        return "does not fit into the memory that is left; end other programs or use a machine with more, and try again"
+    return f"damaged checkpoint ({type(error).__name__}); delete it to train again from the start"

@@ -167,7 +167,7 @@ def train(
     progress, best, rows = Progress(), None, []
     start = path if path.exists() or shared is None or not shared.path.exists() else shared.path
     if start.exists():
-        checkpoint = load_checkpoint(start, device)
+        checkpoint = load_checkpoint(start)
         saved, weights = checkpoint["training"], checkpoint["model"]
         if start != path:
             logger.info("the first phases are those of %s", start)

@@ -1,11 +1,15 @@
-"""First phases that experiments share are trained by one of those that begin together."""
+"""First phases that experiments share are trained by one of those that begin together; a file that is not read is told for what it is."""
 
+import errno
+import os
 import threading
 import time
 
 import pytest
+import torch
 
-from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint
+from anomaly_detection.system.errors import UserError
+from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
 
 
 def test_others_wait_for_the_one_that_trains(tmp_path):
@@ -45,3 +49,48 @@ def test_where_the_file_is_nobody_waits(tmp_path):
         one.save({"model": {}})
         with FirstPhases(tmp_path / "shared.pt") as other, FirstPhases(tmp_path / "shared.pt"):
             assert other.path.exists()
+
+
+def test_a_folder_in_place_of_a_checkpoint_is_not_called_damaged(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \((Is a directory|Permission denied)\); it is left as it is"):
+        load_checkpoint(tmp_path)
+
+
+NO_MEMORY = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes. Error code 12"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a.pt"), r"a\.pt: cannot be read \(Permission denied\); it is left as it is"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), r"a\.pt: cannot be read \(Input/output error\); it is left as it is"),
+        (MemoryError(), r"a\.pt: does not fit into the memory that is left"),
+        (RuntimeError(NO_MEMORY), r"a\.pt: does not fit into the memory that is left"),
+    ],
+)
+def test_what_keeps_a_whole_file_from_being_read_is_told_for_what_it_is(error, told, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    save_checkpoint(tmp_path / "a.pt", {"model": {}})
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", refuse)
+        with pytest.raises(UserError, match=told) as caught:
+            load_checkpoint(tmp_path / "a.pt")
+    assert "delete" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(tmp_path / "a.pt")["model"] == {}
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 100, 1000, -1000, -100, -1])
+def test_a_file_that_was_cut_short_is_damaged(length, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"model": {"weight": torch.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged checkpoint \(\w+\); delete it"):
+        load_checkpoint(path)
+
+
+def test_of_a_machine_that_cannot_allocate_as_much_torch_says_what_is_looked_for():
+    with pytest.raises(RuntimeError, match="you tried to allocate"):
+        torch.empty(2**58, dtype=torch.uint8)
