@@ -12,6 +12,8 @@ from anomaly_detection.system.distributed import averaged
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 
+SHORTEST = time.get_clock_info("monotonic").resolution  # seconds; a coarse clock may stand still during a few quick steps
+
 
 class Means:
     """Of the losses since the last row: sums, which stay on their device."""
@@ -35,7 +37,8 @@ class Means:
         What was before `since` (of `time.monotonic`), such as the preparation of a phase, is no time of the steps.
         """
         means = averaged({name: value / self._steps for name, value in self._sums.items()})
-        means["images_per_second"] = self._steps * images / (time.monotonic() - max(since, self._started))
+        seconds = time.monotonic() - max(since, self._started)
+        means["images_per_second"] = self._steps * images / max(seconds, SHORTEST)
         self._restart()
         return means
 
