@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -650,7 +651,7 @@ def test_by_other_patients_images_are_scored_anew_by_the_same_network(toy_model,
         entry["patient"] = r"_(\d+)"
     (data_root / "datasets.yaml").write_text(yaml.safe_dump(catalog))
     assert study(data_root, "--regimes", "maddr") == 0
-    assert "other twins or patients" in caplog.text
+    assert "other twins, masks or patients" in caplog.text
     assert "| toy | united | " not in capsys.readouterr().out.rpartition("tables in")[0].rpartition("# Anomaly")[2]
     assert study(data_root, "--regimes", "united") == 0
     assert [(run / name).read_bytes() == before[name] for name in before] == [True, True, False], "not trained again"
@@ -660,6 +661,47 @@ def test_by_other_patients_images_are_scored_anew_by_the_same_network(toy_model,
     stamp = (run / "metrics.json").stat().st_mtime_ns
     assert study(data_root, "--regimes", "united") == 0
     assert (run / "metrics.json").stat().st_mtime_ns == stamp
+
+
+def write_masks(data_root: Path, top: int) -> None:
+    """Of the abnormal images of a dataset, whose lesion begins in row 4: nine rows from `top` on."""
+    for number in range(4):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[top : top + 9] = 255
+        (data_root / "lung_ct" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(data_root / "lung_ct" / "masks" / f"test_{number}.png")
+
+
+def test_by_other_masks_maps_are_measured_anew_by_the_same_network(toy_model, data_root, caplog):
+    """Where they appear, change and go; those that are saved again as they were change nothing, and an older version knew of none."""
+    assert study(data_root, "--regimes", "united") == 0
+    run = named(data_root.parent / "results", "united")
+    metrics, before = read_json(run / "metrics.json"), {name: (run / name).read_bytes() for name in ("log.csv", "provenance.json", "scores.csv")}
+    del metrics["masks"]
+    write_json(run / "metrics.json", metrics)
+    measured, stamps = [], []
+
+    def again() -> None:
+        assert study(data_root, "--regimes", "united") == 0
+        measured.append(read_json(run / "metrics.json")["datasets"]["lung_ct"].get("pixel_auroc"))
+        stamps.append((run / "metrics.json").stat().st_mtime_ns)
+
+    again()
+    write_masks(data_root, top=4)
+    tell_results(data_root.parent / "results")
+    assert "other twins, masks or patients" in caplog.text, "what was measured by others stays out of the tables"
+    again()
+    write_masks(data_root, top=4)
+    again()
+    write_masks(data_root, top=7)
+    again()
+    shutil.rmtree(data_root / "lung_ct" / "masks")
+    again()
+    assert measured[0] is measured[4] is None
+    assert measured[1] == measured[2] > measured[3], "the map is higher where the square is"
+    assert stamps[1] == stamps[2]
+    assert len(set(stamps)) == 4
+    assert {name: (run / name).read_bytes() for name in before} == before, "not trained again"
 
 
 def test_intervals_of_an_older_version_are_computed_anew(toy_model, data_root):

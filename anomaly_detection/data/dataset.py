@@ -17,6 +17,7 @@ from anomaly_detection.config.paths import PROJECT, find_catalog, find_folds
 from anomaly_detection.data.arrays import KeptImages, load_images
 from anomaly_detection.data.catalog import DatasetSpec, read_catalog, unknown_dataset
 from anomaly_detection.data.mapped import MappedImages
+from anomaly_detection.data.masks import LesionMasks, load_masks
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, aliases, linked_outside
@@ -167,6 +168,7 @@ class DataSource:
         self._fingerprints: dict[tuple, str] = {}
         self._digests: dict[tuple, str] = {}
         self._patients_digests: dict[str, str] = {}
+        self._masks_digests: dict[tuple[str, Preprocessing], str | None] = {}
         self._files_checked = False
 
     def available(self) -> list[str]:
@@ -292,6 +294,36 @@ class DataSource:
                 content = sorted((entry.image, who or "") for entry, who in self._whose(name))
                 self._patients_digests[name] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return hashlib.sha256(json.dumps([[name, self._patients_digests[name]] for name in names]).encode()).hexdigest()[:16]
+
+    def masks(self, dataset: str, preprocessing: Preprocessing) -> LesionMasks | None:
+        """Those of the test images of a dataset, in the order of `load`; None where no lesion is in any, see `load_masks`.
+
+        Raises:
+            UserError: as `load_masks` does, or they are not those that were met before, of which fingerprints were taken.
+        """
+        groups = self._groups(self._specs([dataset]), "test")
+        images = [entry.image for _, _, entries in groups for entry in entries]
+        labels = [int(kind == "anomaly") for _, kind, entries in groups for _ in entries]
+        masks = load_masks(images, labels, self.catalog[dataset], self.data_root, preprocessing)
+        digest = None if masks is None else masks.digest
+        if self._masks_digests.setdefault((dataset, preprocessing), digest) != digest:
+            raise UserError(f"{self.data_root / self.catalog[dataset].root}: masks changed while this command ran; run the same command again")
+        return masks
+
+    def masks_fingerprint(self, datasets: Sequence[str], preprocessing: Mapping[str, Preprocessing]) -> str | None:
+        """A short hash of the masks of the test images of some datasets, as networks see them, taken once; None where there are none.
+
+        As `fingerprint` it depends on no folder and no file time.
+
+        Raises:
+            UserError: as `masks` does.
+        """
+        keys = [(spec.name, preprocessing[spec.name]) for spec in self._specs(datasets)]
+        for key in keys:
+            if key not in self._masks_digests:
+                self.masks(*key)
+        content = [[name, digest] for name, each in keys if (digest := self._masks_digests[name, each])]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16] if content else None
 
     def _groups(self, specs: Sequence[DatasetSpec], part: Part) -> list[tuple[DatasetSpec, Kind, list[SplitEntry]]]:
         """The lines of each dataset in the split files of a part."""

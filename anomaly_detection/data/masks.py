@@ -20,13 +20,14 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar
 
+MASKS = "masks"  # the folder of a dataset's masks
 REDRAW = "save it as PNG, black where there is no lesion"
 
 
 def mask_path(image: str) -> str:
     """Where in the dataset's folder the mask of an image would be: of `abnormal/a/1.jpg` it is `masks/a/1.png`."""
     path = PurePosixPath(image)
-    return str(PurePosixPath("masks", *path.parts[1:] or path.parts).with_suffix(".png"))
+    return str(PurePosixPath(MASKS, *path.parts[1:] or path.parts).with_suffix(".png"))
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -82,11 +83,13 @@ class LesionMasks(Sequence[np.ndarray]):
         places: (M,) of the images in their set.
         packed: (M, bytes) uint8, the bits of each mask.
         size: H and W.
+        digest: a hash of the bits and of the images that have a file, by which the same masks are known on any machine.
     """
 
     places: np.ndarray
     packed: np.ndarray
     size: int
+    digest: str
 
     def __len__(self) -> int:
         return len(self.places)
@@ -114,16 +117,26 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
         UserError: a mask cannot be read, or is of another size than its image; or the bits cannot be written.
     """
     folder = Path(data_root) / spec.root
+    if not (folder / MASKS).is_dir():  # one look instead of one for each image
+        return None
     marked = [place for place, (image, label) in enumerate(zip(images, labels, strict=True)) if label and (folder / mask_path(image)).is_file()]
     if not marked:
         return None
-    lesions = _kept([images[place] for place in marked], spec, Path(data_root), preprocessing)
+    named = [images[place] for place in marked]
+    lesions = _kept(named, spec, Path(data_root), preprocessing)
     if not lesions.any():
         return None
     places = np.array(sorted([*marked, *(place for place, label in enumerate(labels) if not label)]))
     packed = np.zeros((len(places), lesions.shape[1]), np.uint8)
     packed[np.searchsorted(places, marked)] = lesions
-    return LesionMasks(places, packed, preprocessing.image_size)
+    return LesionMasks(places, packed, preprocessing.image_size, _digest(named, lesions))
+
+
+def _digest(images: Sequence[str], lesions: np.ndarray) -> str:
+    """Of images that have a mask, and its bits (N, bytes)."""
+    digest = hashlib.sha256(json.dumps(images).encode())
+    digest.update(lesions.ravel())
+    return digest.hexdigest()
 
 
 def _kept(images: Sequence[str], spec: DatasetSpec, data_root: Path, preprocessing: Preprocessing) -> np.ndarray:

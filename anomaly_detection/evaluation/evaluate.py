@@ -12,7 +12,7 @@ import torch
 from anomaly_detection.baseline import Baseline
 from anomaly_detection.data.arrays import cache_folder
 from anomaly_detection.data.dataset import DataSource, ImageSet, to_bytes
-from anomaly_detection.data.masks import LesionMasks, load_masks
+from anomaly_detection.data.masks import LesionMasks
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import NO_ABNORMAL, Part
 from anomaly_detection.data.twins import load_twins
@@ -216,13 +216,11 @@ def _warn_of_normals_alone(metrics: Mapping[str, Any]) -> None:
 def _known_masks(source: DataSource, preprocessing: Mapping[str, Preprocessing], images: ImageSet) -> Masks:
     """Of each dataset that has masks."""
     known: Masks = {}
-    names, labels, datasets = np.array(images.names), images.label.cpu().numpy(), np.array(images.datasets)
+    datasets = np.array(images.datasets)
     for dataset in dict.fromkeys(images.datasets):
-        places = np.flatnonzero(datasets == dataset)
-        spec = source.catalog[dataset]
-        masks = load_masks(names[places].tolist(), labels[places].tolist(), spec, source.data_root, preprocessing[dataset])
+        masks = source.masks(dataset, preprocessing[dataset])
         if masks is not None:
-            known[dataset] = replace(masks, places=places[masks.places])
+            known[dataset] = replace(masks, places=np.flatnonzero(datasets == dataset)[masks.places])
     return known
 
 

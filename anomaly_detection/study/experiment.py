@@ -127,27 +127,33 @@ def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
     return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None
 
 
-def judged_by(source: DataSource, datasets: Sequence[str]) -> dict[str, str | int | None]:
-    """What metrics.json says of how a network was judged: hashes of what the source says of images that trains nothing, "twins", None where there are
-    none, and "patients"; "intervals", the version of `bootstrap`.
+def judged_by(experiment: Experiment, source: DataSource) -> dict[str, str | int | None]:
+    """What metrics.json says of how a network was judged: hashes of what the source says of images that trains nothing, "patients", and "twins" and
+    "masks", None where there are none; "intervals", the version of `bootstrap`.
 
     Where it is something else, the network is scored anew.
 
     Raises:
-        UserError: as `twins_fingerprint` does; or a manifest is damaged.
+        UserError: as `twins_fingerprint` and `DataSource.masks` do; or a manifest is damaged.
     """
-    return {"twins": twins_fingerprint(source, datasets), "patients": source.patients_fingerprint(datasets), "intervals": bootstrap.VERSION}
+    datasets = experiment.settings.datasets
+    return {
+        "twins": twins_fingerprint(source, datasets),
+        "masks": source.masks_fingerprint(datasets, preprocessing_of(experiment.settings, source)),
+        "patients": source.patients_fingerprint(datasets),
+        "intervals": bootstrap.VERSION,
+    }
 
 
-def judged_alike(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> bool:
-    """Whether metrics tell of the twins and patients that the source names now, by the intervals of now; those of an older version do not."""
-    return all(metrics.get(key) == value for key, value in judged_by(source, experiment.settings.datasets).items())
+def judged_otherwise(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> list[str]:
+    """Of what `judged_by` says now metrics say something else, by its keys; what an older version did not know of counts as none."""
+    return [key for key, value in judged_by(experiment, source).items() if metrics.get(key) != value]
 
 
 def is_finished(experiment: Experiment, source: DataSource) -> bool:
     """Whether nothing of an experiment is left to do on the data that lie in the source."""
     metrics = finished_metrics(experiment)
-    return metrics is not None and judged_alike(metrics, experiment, source)
+    return metrics is not None and not judged_otherwise(metrics, experiment, source)
 
 
 def check_settings(experiment: Experiment) -> None:

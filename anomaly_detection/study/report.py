@@ -16,7 +16,7 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import Experiment, finished_metrics, judged_alike, load_experiment, same_data
+from anomaly_detection.study.experiment import Experiment, finished_metrics, judged_otherwise, load_experiment, same_data
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
@@ -257,8 +257,8 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
     elif (metrics := finished_metrics(experiment)) is None:
         logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
-    elif source is not None and not judged_alike(metrics, experiment, source):
-        text = "left out of the tables: %s: scored by an older version, or with other twins or patients than %s names; `evaluate` does it anew"
+    elif source is not None and judged_otherwise(metrics, experiment, source):
+        text = "left out of the tables: %s: scored by an older version, or with other twins, masks or patients than %s names; `evaluate` does it anew"
         logger.warning(text, folder, source.data_root)
     else:
         return experiment

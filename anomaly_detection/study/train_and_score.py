@@ -162,7 +162,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "validation": trained.validation,
         "best_iteration": trained.best_iteration,
         "baseline": trained.baseline.describe(),
-        **judged_by(source, settings.datasets),
+        **judged_by(experiment, source),
     }
     write_table(folder / "scores.csv", outcome.rows, COLUMNS)
     write_table(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)

@@ -1,11 +1,14 @@
 """Lesion masks: where they lie, what in them is lesion, and which say nothing."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from anomaly_detection.data import masks as masks_module
 from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.masks import load_masks, mask_path, read_mask
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
@@ -213,3 +216,51 @@ def test_masks_are_read_once_until_one_changes(folder, monkeypatch):
     Image.new("L", (64, 32)).save(folder / "abnormal" / "2.png")
     with pytest.raises(UserError, match="is a mask of"):
         again()
+
+
+def masked_root(data_root, mask=LESION[24:40, 24:40]):
+    """Masks of the abnormal images of lung_ct."""
+    (data_root / "lung_ct" / "masks").mkdir()
+    for number in range(4):
+        Image.fromarray(mask).save(data_root / "lung_ct" / "masks" / f"test_{number}.png")
+    return DataSource(data_root)
+
+
+def test_a_fingerprint_of_masks_depends_on_no_folder_no_time_and_no_format(data_root, tmp_path):
+    source = masked_root(data_root)
+    preprocessing = source.preprocessing(["liver_ct", "lung_ct", "lung_xray"], 16, 1)
+    first = source.masks_fingerprint(["liver_ct", "lung_ct"], preprocessing)
+    assert first == source.masks_fingerprint(["lung_ct"], preprocessing), "of one dataset that has any"
+    assert source.masks_fingerprint(["liver_ct", "lung_xray"], preprocessing) is None
+    copy = DataSource(shutil.copytree(data_root, tmp_path / "copy", copy_function=shutil.copyfile))
+    assert copy.masks_fingerprint(["lung_ct"], preprocessing) == first
+    path = data_root / "lung_ct" / "masks" / "test_3.png"
+    fingerprints = {first}
+    for change in (
+        lambda: Image.fromarray(LESION[24:40, 24:40].astype(np.uint8) * 9).save(path),  # the same lesion, stored otherwise
+        lambda: Image.fromarray(~LESION[24:40, 24:40]).save(path),
+        path.unlink,
+        lambda: path.with_name("test_2.png").rename(path),  # the same bits for another image
+    ):
+        change()
+        fingerprints.add(DataSource(data_root).masks_fingerprint(["lung_ct"], preprocessing))
+    assert len(fingerprints) == 4, "of the first change nobody sees anything"
+
+
+def test_masks_are_looked_for_once(data_root, monkeypatch):
+    source = masked_root(data_root)
+    preprocessing = source.preprocessing(["liver_ct", "lung_ct"], 16, 1)
+    first = source.masks_fingerprint(["liver_ct", "lung_ct"], preprocessing)
+    monkeypatch.setattr("anomaly_detection.data.dataset.load_masks", lambda *_: pytest.fail("again"))
+    assert source.masks_fingerprint(["liver_ct", "lung_ct"], preprocessing) == first
+
+
+def test_masks_that_change_while_a_command_runs_are_told(data_root):
+    """What was measured with them would be recorded as measured with those of before."""
+    source = masked_root(data_root)
+    preprocessing = source.preprocessing(["lung_ct"], 16, 1)
+    source.masks_fingerprint(["lung_ct"], preprocessing)
+    assert len(source.masks("lung_ct", preprocessing["lung_ct"])) == 8, "four normal images have none"
+    (data_root / "lung_ct" / "masks" / "test_3.png").unlink()
+    with pytest.raises(UserError, match="lung_ct: masks changed while this command ran; run the same command again"):
+        source.masks("lung_ct", preprocessing["lung_ct"])
