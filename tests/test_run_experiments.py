@@ -745,6 +745,19 @@ def test_damaged_twins_are_met_before_the_first_training(toy_model, twinned, dam
     assert not list((twinned.parent / "results").rglob("checkpoint.pt"))
 
 
+@pytest.mark.parametrize("command", ["study", "train_eval"])
+def test_a_mask_that_does_not_fit_is_met_before_the_first_training(toy_model, data_root, command):
+    from anomaly_detection.__main__ import main
+
+    write_masks(data_root, top=4)
+    Image.new("L", (16, 15), 255).save(data_root / "lung_ct" / "masks" / "test_2.png")
+    config = str(toy_model / "configs" / "toy" / "base.yaml")
+    words = ["--models", "toy", "--regimes", "united"] if command == "study" else [config, "--set", "datasets=[lung_ct]"]
+    with pytest.raises(UserError, match=r"lung_ct.masks.test_2\.png: is a mask of \(15, 16\) pixels for an image of \(16, 16\); make them the same"):
+        main([command, *words, "--data-root", str(data_root), "--results", str(data_root.parent / "results")])
+    assert not list((data_root.parent / "results").rglob("checkpoint.pt"))
+
+
 def test_what_the_study_sets_itself_cannot_be_overridden(toy_model, data_root, capsys, monkeypatch):
     for override, instead in (("seed=7", "--seeds"), ("datasets=[lung_ct]", "--datasets"), ("maddr.enabled=true", "--regimes")):
         code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--set", override)

@@ -30,7 +30,7 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     from anomaly_detection.config.paths import named_config, warn_of_overlooked
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.registry import build_settings
-    from anomaly_detection.study.experiment import Experiment, locked_folder
+    from anomaly_detection.study.experiment import Experiment, locked_folder, preprocessing_of
     from anomaly_detection.study.report import tell_results
     from anomaly_detection.study.train_and_score import evaluate_experiment, train_experiment
     from anomaly_detection.system.devices import choose_device
@@ -43,6 +43,8 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     source = DataSource(arguments.data_root or Path("data"))
     experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
     check_constraint(build_baseline(settings, source.domains(settings.datasets)))  # before the folder is this experiment's
+    if then_evaluate:
+        source.masks_fingerprint(settings.datasets, preprocessing_of(settings, source))  # masks that do not fit are not for after the training
     with process_group(device) as device_here, locked_folder(experiment, source):
         train_experiment(experiment, source, device_here)
         if rank() > 0:

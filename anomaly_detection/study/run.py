@@ -156,7 +156,7 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
     """Meet every mistake in the data before the first hour of training.
 
     Raises:
-        UserError: images are missing or damaged, or an experiment was begun with others.
+        UserError: images are missing or damaged, a mask does not fit, or an experiment was begun with others.
     """
     read = []
     for experiment in experiments:
@@ -164,6 +164,7 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
         for each in experiment.begun():
             check_data(each, source)
         source.fingerprint(settings.datasets, preprocessing)  # meets images that are in two parts
+        source.masks_fingerprint(settings.datasets, preprocessing)  # reads the masks, which are kept for the evaluation
         for part in ("train", "val", "test"):
             for dataset in settings.datasets:
                 if (preprocessing[dataset], dataset, part) not in read:
