@@ -831,6 +831,33 @@ def test_rows_at_other_thresholds_are_told_below_the_tables_that_depend_on_them(
     }
 
 
+def test_a_study_judges_by_the_threshold_of_its_settings(toy_model, data_root, capsys, caplog):
+    """Of what is finished, too, whether --set, a config or `maddr evaluate` changed it; nothing is trained for it."""
+    from anomaly_detection.__main__ import main
+
+    caplog.set_level("INFO")
+    assert study(data_root, "--regimes", "united") == 0
+    run = named(data_root.parent / "results", "united")
+    first, log = read_json(run / "metrics.json"), (run / "log.csv").read_bytes()
+    with (toy_model / "configs" / "toy" / "base.yaml").open("a") as config:
+        config.write("threshold_quantile: 0.9\n")
+    for change, was, now in (([], 0.95, 0.9), (["--set", "threshold_quantile=0.5"], 0.9, 0.5)):
+        capsys.readouterr()
+        assert study(data_root, "--regimes", "united", *change, "--dry-run") == 0
+        assert capsys.readouterr().out.startswith("to score ")
+        assert study(data_root, "--regimes", "united", *change) == 0
+        assert f"seed 0 is scored anew: threshold_quantile was {was}, now it is {now}" in caplog.text
+        (rate,) = {values["false_alarms"]["promised"] for values in read_json(run / "metrics.json")["datasets"].values()}
+        assert rate == pytest.approx(1 - now)
+    assert main(["evaluate", str(run), "--set", "threshold_quantile=0.8"]) == 0
+    assert study(data_root, "--regimes", "united", "--set", "threshold_quantile=0.95") == 0
+    assert "seed 0 is scored anew: threshold_quantile was 0.8, now it is 0.95" in caplog.text
+    assert read_json(run / "metrics.json") == first
+    stamp = (run / "metrics.json").stat().st_mtime_ns
+    assert study(data_root, "--regimes", "united", "--set", "threshold_quantile=0.95") == 0
+    assert ((run / "metrics.json").stat().st_mtime_ns, (run / "log.csv").read_bytes()) == (stamp, log)
+
+
 def test_evaluating_on_other_data_is_refused(toy_model, data_root, capsys):
     from anomaly_detection.__main__ import main
 

@@ -10,7 +10,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `evaluate`."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="the folder of an experiment: .../seed_0")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder of the datasets (default: where they were in training)")
-    add_set(parser, "threshold_quantile=Q: another threshold")
+    add_set(parser, "threshold_quantile=Q: another threshold, until a study of other settings is run again")
     add_device(parser)
     parser.set_defaults(run=run)
 

@@ -150,10 +150,22 @@ def judged_otherwise(metrics: Mapping[str, Any], experiment: Experiment, source:
     return [key for key, value in judged_by(experiment, source).items() if metrics.get(key) != value]
 
 
+def same_threshold(metrics: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Whether metrics are at the threshold that the experiment's settings say, and not at one that `maddr evaluate` or other settings set since."""
+    return metrics.get("threshold_quantile") == experiment.settings.threshold_quantile
+
+
+def why_anew(metrics: Mapping[str, Any], experiment: Experiment, source: DataSource) -> list[str]:
+    """Why a network is to be scored again, by the metrics that it has; nothing where it need not be."""
+    was, now = metrics.get("threshold_quantile"), experiment.settings.threshold_quantile
+    threshold = [] if same_threshold(metrics, experiment) else [f"threshold_quantile was {was}, now it is {now}"]
+    return [*threshold, *(f"other {key}" for key in judged_otherwise(metrics, experiment, source))]
+
+
 def is_finished(experiment: Experiment, source: DataSource) -> bool:
     """Whether nothing of an experiment is left to do on the data that lie in the source."""
     metrics = finished_metrics(experiment)
-    return metrics is not None and not judged_otherwise(metrics, experiment, source)
+    return metrics is not None and not why_anew(metrics, experiment, source)
 
 
 def check_settings(experiment: Experiment) -> None:

@@ -25,6 +25,7 @@ from anomaly_detection.study.experiment import (
     finished_metrics,
     is_finished,
     preprocessing_of,
+    same_threshold,
 )
 from anomaly_detection.study.plan import StudyData, cautions
 from anomaly_detection.study.render import to_markdown, to_text
@@ -64,8 +65,9 @@ def state_of(experiment: Experiment) -> str:
             check_settings(each)
     except UserError:
         return "refused"
-    if finished_metrics(experiment) is not None:
-        return "finished"
+    metrics = finished_metrics(experiment)
+    if metrics is not None:
+        return "finished" if same_threshold(metrics, experiment) else "to score"
     return "interrupted" if (experiment.folder / "checkpoint.pt").exists() else "to do"
 
 

@@ -28,7 +28,7 @@ from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import FREE_KEYS, Experiment, finished_metrics, is_finished, judged_by, locked_folder, preprocessing_of
+from anomaly_detection.study.experiment import FREE_KEYS, Experiment, finished_metrics, judged_by, locked_folder, preprocessing_of, why_anew
 from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE
 from anomaly_detection.system.distributed import processes, rank
@@ -49,8 +49,12 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
         UserError: the folder holds another experiment, or anything in the settings or the data is wrong.
     """
     with locked_folder(experiment, source, wait=True):
-        if is_finished(experiment, source):
-            return finished_metrics(experiment)
+        metrics = finished_metrics(experiment)
+        reasons = [] if metrics is None else why_anew(metrics, experiment, source)
+        if metrics is not None and not reasons:
+            return metrics
+        if reasons:
+            logger.info("%s is scored anew: %s", experiment.name, ", ".join(reasons))
         train_experiment(experiment, source, device)
         return evaluate_experiment(experiment, source, device)
 
