@@ -457,11 +457,21 @@ def test_shards_that_start_together_render_phantoms_once(stand_in, tmp_path, mon
     assert find_data(None, False, None).there
 
 
+def test_phantoms_of_a_folder_that_is_named_are_those_of_the_study(data_root, tmp_path):
+    """And not others that are rendered into it; of a folder without any they are."""
+    (data_root / "PHANTOM").write_text("phantoms")
+    data = find_data(data_root, True, ["lung_ct"])
+    assert (data.root, list(data.datasets), data.phantom, data.there) == (data_root, ["lung_ct"], True, True)
+    data = find_data(tmp_path, True, None)
+    assert (data.root, data.phantom, data.there) == (tmp_path / "phantom", True, False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--models", "no_such_model"], ["no_such_model", "MADDR_dpa"]),
-        (["--datasets", "lost"], ["lost", "liver_ct"]),
+        (["--datasets", "lung_ct"], ["data: no such folder, and so no images of lung_ct; ", "--phantom takes phantoms"]),
+        (["--phantom", "--datasets", "lost"], ["no phantoms of lost", "liver_ct"]),
         (["--set", "lr=abc"], ["--set lr=abc", "a number"]),
         (["--set", "seed=1"], ["--seeds"]),
         (["--set", "maddr.organ_dim=30"], ["organ_dim 30", "latent of 24"]),

@@ -29,7 +29,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="(default: 0 1 2; phantoms: 0)")
     text = "also each component of MADDR alone, both heads without the center, beside united and maddr, whatever --regimes says"
     parser.add_argument("--ablation", action="store_true", help=text)
-    parser.add_argument("--phantom", action="store_true", help="the study on phantoms, whatever lies in ./data")
+    text = "the study on phantoms, whatever lies in ./data: in data/phantom, or in the folder of --data-root where that holds phantoms"
+    parser.add_argument("--phantom", action="store_true", help=text)
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
     text = f"what runs the jobs: processes of this machine, dask or ray (default: {LOCAL})"

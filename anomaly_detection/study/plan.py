@@ -45,7 +45,8 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
 
     Args:
         data_root: None: ./data.
-        phantom: whether it is to be phantoms, whatever lies there.
+        phantom: whether it is to be phantoms, whatever lies there: those of a data root that was given and holds phantoms, else those in its folder
+            phantom/, into which they are rendered.
         names: of the datasets; None: all.
 
     Raises:
@@ -53,6 +54,7 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
             that were not named are of another version than those that would be rendered.
     """
     root = data_root or Path("data")
+    phantom = phantom and (data_root is None or not is_phantom(data_root))
     if not phantom and (data_root is not None or root.is_dir()):
         source = DataSource(root)
         available = {name: source.catalog[name] for name in source.available()}
@@ -69,6 +71,9 @@ def find_data(data_root: Path | None, phantom: bool, names: Sequence[str] | None
             raise UserError(f"{root}: no split file lists images of {', '.join(unlisted)}; write {root / 'folds'} as {page} says")
         if data_root is not None:
             raise UserError(f"{root}: none of the datasets of datasets.yaml lies there; `maddr prepare` makes them (maddr prepare --help)")
+    if names and not phantom:
+        advice = "`maddr prepare` makes a dataset, --data-root says where one lies, --phantom takes phantoms"
+        raise UserError(f"{root}: no such folder, and so no images of {', '.join(names)}; {advice}")
     if not phantom:
         downloads = "; ".join(f"{name}: {text}" for name, text in DOWNLOADS.items())
         logger.info("no dataset under %s: the study runs on phantoms. The real ones, for `prepare`: %s", root, downloads)
