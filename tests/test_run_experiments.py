@@ -868,6 +868,59 @@ def test_a_study_judges_by_the_threshold_of_its_settings(toy_model, data_root, c
     assert ((run / "metrics.json").stat().st_mtime_ns, (run / "log.csv").read_bytes()) == (stamp, log)
 
 
+def test_what_is_half_written_is_not_finished(toy_model, data_root, monkeypatch, capsys, caplog):
+    """The scores are of one threshold then, and the metrics of another; nor is anything left that tells of the old ones."""
+    from anomaly_detection.__main__ import main
+
+    assert study(data_root, "--regimes", "united") == 0
+    run = named(data_root.parent / "results", "united")
+    assert main(["report", str(run)]) == 0
+    (run / "report.html").write_text("drawn")
+    whole, files = read_json(run / "metrics.json"), [run / name for name in ("metrics.json", "table.md", "table.csv", "report.html")]
+    assert all(path.exists() for path in files)
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly_detection.study.train_and_score.add_calibration", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(["evaluate", str(run), "--set", "threshold_quantile=0.5"])
+    assert not any(path.exists() for path in files)
+    with pytest.raises(UserError, match="nothing to report: not evaluated yet"):
+        main(["report", str(run)])
+    assert study(data_root, "--regimes", "united", "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("interrupted ")
+    assert study(data_root, "--regimes", "united") == 0
+    assert read_json(run / "metrics.json") == whole
+
+
+def test_an_error_before_anything_is_written_costs_no_results(toy_model, data_root, monkeypatch):
+    assert study(data_root, "--regimes", "united") == 0
+    run = named(data_root.parent / "results", "united")
+    before = (run / "metrics.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly_detection.study.train_and_score.evaluate", lambda *_: 1 / 0)
+        assert study(data_root, "--regimes", "united", "--set", "threshold_quantile=0.5") == 1
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_tables_are_written_while_another_process_scores_anew(toy_model, data_root, monkeypatch, caplog):
+    """Its metrics go at any moment: before they are looked for, while they are read, and after that."""
+    assert study(data_root, "--regimes", "united", "maddr") == 0
+    results = data_root.parent / "results"
+    path = named(results, "united") / "metrics.json"
+    content = path.read_bytes()
+    tables = Tables(results, Study.read(results), DataSource(data_root))
+    gather = Tables._with_joint_intervals
+    monkeypatch.setattr(Tables, "_with_joint_intervals", lambda self, rows: path.unlink(missing_ok=True) or gather(self, rows))
+    tables.write()
+    assert [row.regime for row in tables.rows] == ["united", "maddr"]
+    tables.write()
+    assert [row.regime for row in tables.rows] == ["maddr"]
+    path.write_bytes(content)
+    monkeypatch.setattr("anomaly_detection.study.report.same_data", lambda *_: path.unlink(missing_ok=True) or True)
+    tables.write()
+    assert [row.regime for row in tables.rows] == ["maddr"]
+    assert "left out" not in caplog.text
+
+
 def test_evaluating_on_other_data_is_refused(toy_model, data_root, capsys):
     from anomaly_detection.__main__ import main
 

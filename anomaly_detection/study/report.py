@@ -149,7 +149,7 @@ class Tables:
                 return None
             study = self._study
             self.rows = self._with_joint_intervals([self._result(each) for each in finished])
-            document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self._counts()))
+            document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self.rows, self._counts()))
             with whole_file(self._results / "table.md") as partial:
                 partial.write_text(to_markdown(document), encoding="utf-8")
             write_csv(numbers_table(self.rows, study.datasets, study.heading), self._results / "table.csv")
@@ -175,12 +175,12 @@ class Tables:
         They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
         with a version of this package that is not to be had now, stays out, and is told once.
         """
-        paths = [path for folder in experiment_folders(self._results) if (path := folder / "metrics.json").exists()]
-        for path in paths:
-            written = path.stat().st_mtime_ns
+        times = {folder / "metrics.json": _written_at(folder / "metrics.json") for folder in experiment_folders(self._results)}
+        times = {path: written for path, written in times.items() if written is not None}
+        for path, written in times.items():
             if path not in self._finished or self._finished[path][0] != written:
                 self._finished[path] = written, _belonging(path.parent, self._study.datasets, self._source)
-        experiments = [each for path in paths if (each := self._finished[path][1]) is not None]
+        experiments = [each for path in times if (each := self._finished[path][1]) is not None]
         models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
 
         def place(experiment: Experiment) -> tuple[int, ...]:
@@ -256,7 +256,8 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
     elif source is not None and not same_data(experiment, source):
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
     elif (metrics := finished_metrics(experiment)) is None:
-        logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
+        if _written_at(folder / "metrics.json") is not None:
+            logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
     elif source is not None and judged_otherwise(metrics, experiment, source):
         text = "left out of the tables: %s: scored by an older version, or with other twins, masks or patients than %s names; `evaluate` does it anew"
         logger.warning(text, folder, source.data_root)
@@ -265,12 +266,20 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
     return None
 
 
-def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Mapping[tuple[str, str], int]]) -> list[str]:
-    """What the table's numbers come from: how many images of each dataset, by kind and part, and which experiments."""
+def _written_at(path: Path) -> int | None:
+    """When a file was last written, in ns; None where there is none, as of metrics while another process scores an experiment anew."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def provenance_lines(experiments: Sequence[Experiment], results: Sequence[Result], counts: Mapping[str, Mapping[tuple[str, str], int]]) -> list[str]:
+    """What the table's numbers come from: how many images of each dataset, by kind and part, and which experiments, whose results they are."""
     lines = [f"{name}: " + ", ".join(f"{count} {' '.join(split)}" for split, count in by_split.items()) for name, by_split in counts.items()]
     described: dict[str, list[str]] = {}
-    for experiment in experiments:
-        settings, metrics, origin = experiment.settings, finished_metrics(experiment), provenance.read(experiment.folder)
+    for experiment, result in zip(experiments, results, strict=True):
+        settings, metrics, origin = experiment.settings, result.metrics, provenance.read(experiment.folder)
         facts = [f"{key}: {value}" for key, value in metrics["baseline"].items()]
         facts.append(f"at most {settings.iterations} iterations of batch {settings.batch_size}, {settings.image_size} px")
         facts.append(f"thresholds for a false-alarm rate of {1 - metrics['threshold_quantile']:.3g}")
@@ -283,6 +292,8 @@ def provenance_lines(experiments: Sequence[Experiment], counts: Mapping[str, Map
 
 def _result(experiment: Experiment) -> Result:
     settings, metrics, path = experiment.settings, finished_metrics(experiment), experiment.folder / "scores.csv"
+    if metrics is None:
+        raise UserError(f"{experiment.folder}: is being scored anew; run the same command again when that has ended")
     rows, pairs = read_scores(path), read_twin_rows(experiment.folder / "twins.csv")
     scored = Counter(zip(rows.column("dataset"), rows.column("label"), rows.column("part"), strict=True))
     for (name, measured), (label, kind) in product(metrics["datasets"].items(), enumerate(("normal", "abnormal"))):

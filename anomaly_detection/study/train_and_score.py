@@ -41,6 +41,9 @@ from anomaly_detection.training.seed import seed_everything
 
 logger = logging.getLogger(__name__)
 
+# files that tell of scores.csv and the others: they go before these are written, so that what ends halfway is not taken for finished
+TELLING = ("metrics.json", "table.md", "table.csv", "report.html")
+
 
 def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Train (or continue), score and write the results; return the metrics. What is finished is not done again, also where another process does it.
@@ -150,7 +153,10 @@ def _shared_file(experiment: Experiment, device: torch.device) -> Path | None:
 
 
 def evaluate_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
-    """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `locked_folder`."""
+    """Score validation and test images with the trained baseline, write what they tell, metrics.json last; to be called in `locked_folder`.
+
+    What told of earlier scores is gone then, also where an error ends it: without metrics.json the experiment is one that was not scored.
+    """
     settings, folder = experiment.settings, experiment.folder
     provenance.add_run(folder, device)
     trained = load_trained(folder, device)
@@ -168,6 +174,8 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "baseline": trained.baseline.describe(),
         **judged_by(experiment, source),
     }
+    for name in TELLING:
+        (folder / name).unlink(missing_ok=True)
     write_table(folder / "scores.csv", outcome.rows, COLUMNS)
     write_table(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
     if outcome.twins:
