@@ -9,6 +9,9 @@ from anomaly_detection.config.layers import read_layers
 
 logger = logging.getLogger(__name__)
 
+# configs in the folder of a model that are not those of the dataset of their name
+OF_NO_DATASET = ("base", "universal", "paper", "as_released", "phantom", "quick")
+
 
 def _find_shipped(package: Path) -> Path:
     """Where configs/, folds/, examples/ and docs/ lie as they came: in an installed package, into which setup.py maps them, or beside it."""

@@ -8,12 +8,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from anomaly_detection.config.layers import Layer, build, read_yaml
+from anomaly_detection.config.paths import OF_NO_DATASET
 from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.data.formats.window import window_from
 from anomaly_detection.data.preprocessing import Aspect, Preprocessing
 from anomaly_detection.system.errors import UserError
 
 PHANTOM = "PHANTOM"  # the file that marks phantoms
+OVER_DATASETS = ("mean", "pooled", "pooled_calibrated", "pooled_label_calibrated")  # what stands beside datasets in tables and among intervals
+OWN_WORDS = (*OVER_DATASETS, *OF_NO_DATASET)
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,12 @@ def read_catalog(path: Path) -> dict[str, DatasetSpec]:
 
 
 def check_name(where: str, name: object) -> None:
-    """Split files name a dataset after a space, by name or number, and the name stands in paths: raises UserError if it will not do."""
+    """Split files name a dataset after a space, by name or number, and the name stands in paths, in tables and in the names of configs: raises
+    UserError if it will not do."""
     if not isinstance(name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", name):
         raise UserError(f"{where}: {name}: a dataset's name begins with a letter and goes on with letters, digits, '_', '-' or '.'")
+    if same_name(name) in OWN_WORDS:
+        raise UserError(f"{where}: {name}: is a word of tables or of configs, as are {', '.join(OWN_WORDS)}; give the dataset another name")
 
 
 def check_distinct(where: str, name: str, others: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_detection.config.layers import Layer, read_layers, read_yaml, to_plain
+from anomaly_detection.config.paths import OF_NO_DATASET
 from anomaly_detection.registry import BASELINES, build_settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -54,6 +55,11 @@ def test_every_key_is_explained(model):
     explained |= {word for match in commented if match and not (match[2] or "").strip() for word in re.findall(r"\w+", match[3])}
     defaults = keys_of(model)[2]
     assert not {key for key in keys(defaults) if key.rpartition(".")[2] not in explained}
+
+
+def test_a_file_is_of_a_dataset_or_of_a_name_that_none_may_have():
+    """A dataset of that name would be trained by it."""
+    assert {path.stem for path in CONFIGS.glob("*/*.yaml")} == {*read_yaml(CONFIGS / "datasets.yaml"), *OF_NO_DATASET}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")

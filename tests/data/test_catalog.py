@@ -74,6 +74,10 @@ def test_the_catalog_of_the_project():
         ("'12': {label: 0, organ: liver, modality: ct, root: lits}", ["12", "begins with a letter"]),
         ("my set: {label: 0, organ: liver, modality: ct, root: lits}", ["my set", "begins with a letter"]),
         ("a/b: {label: 0, organ: liver, modality: ct, root: lits}", ["a/b", "begins with a letter"]),
+        *(
+            (f"{name}: {{label: 0, organ: liver, modality: ct, root: lits}}", [f"{name}: is a word of tables or of configs", "another name"])
+            for name in ("mean", "pooled", "pooled_calibrated", "base", "universal", "Universal", "paper", "as_released", "phantom", "quick")
+        ),
         ("# nothing", ["no dataset in it", "label, organ, modality and root"]),
     ],
 )

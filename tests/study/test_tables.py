@@ -5,11 +5,12 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
+from anomaly_detection.data.catalog import OVER_DATASETS
 from anomaly_detection.evaluation.localisation import PIXEL_METRICS
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
-from anomaly_detection.study.results import Result, cells, with_joint_intervals
+from anomaly_detection.study.results import POOLED, Result, cells, with_joint_intervals
 from anomaly_detection.study.tables import numbers_table, short_table, study_document
 from anomaly_detection.system.lines import Lines
 
@@ -390,3 +391,7 @@ def test_an_ablation_alone_has_its_tables():
     both = study_document([result("maddr_organ", 0, liver=0.9, lung=0.7), result("maddr", 0, liver=0.8, lung=0.6)], DATASETS, "study", [])
     (auroc,) = (table for table in both.tables if table.title == "auroc")
     assert [row[1] for row in auroc.rows] == ["maddr"], "beside others it has its own table"
+
+
+def test_no_dataset_has_the_name_of_a_column_over_all():
+    assert {*cells([], "dpa", "united", [], "auroc"), *POOLED} == set(OVER_DATASETS)

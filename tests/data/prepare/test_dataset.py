@@ -49,14 +49,14 @@ def while_images_are_made(monkeypatch, act):
 
 
 def test_what_another_process_has_listed_meanwhile_stays(tmp_path, catalog, monkeypatch):
-    slow, quick = work(tmp_path, "slow", catalog), work(tmp_path, "quick", catalog)
+    slow, quick = work(tmp_path, "slow", catalog), work(tmp_path, "fast", catalog)
     assert slow.spec.label == quick.spec.label == 5
     while_images_are_made(monkeypatch, lambda: prepare(quick, tmp_path / "data", None, Shares(), workers=1))
     done = prepare(slow, tmp_path / "data", None, Shares(), workers=1)
     listed = read_catalog(tmp_path / "data" / "datasets.yaml")
-    assert {name: spec.label for name, spec in listed.items()} == {"one": 4, "quick": 5, "slow": 6}
+    assert {name: spec.label for name, spec in listed.items()} == {"one": 4, "fast": 5, "slow": 6}
     entries = Splits(tmp_path / "data" / "folds", listed).entries
-    for name in ("quick", "slow"):
+    for name in ("fast", "slow"):
         assert sorted(entry.image for entry in entries if entry.dataset == name) == [f"normal/{number}.png" for number in range(10)]
     assert sum(done.counts.values()) == 10
 
