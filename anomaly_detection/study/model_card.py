@@ -99,20 +99,37 @@ def _model(subject: Subject, source: DataSource) -> Iterator[str]:
     yield f"trained in the regime `{subject.regime}`: {WAYS.get(subject.regime, 'one network for all datasets')}"
     if settings.maddr.enabled:
         terms = ", ".join(f"{getattr(settings.maddr, f'{term}_weight'):g} {name}" for term, name in TERMS.items())
-        yield f"MADDR terms: {terms}; {settings.maddr.organ_dim} numbers of the latent tell the organ, {settings.maddr.modality_dim} the modality"
+        yield f"MADDR terms: {terms}; {_told_of_domains(settings.maddr)}"
         yield from _unpublished(settings.maddr)
-    if settings.maddr.enabled or settings.maddr.probe:
+    if settings.maddr.probe or len(_heads(settings.maddr)) == 2:
         yield f"it names organ ({', '.join(domains.organs)}) and modality ({', '.join(domains.modalities)}) of an image"
+    elif settings.maddr.enabled:
+        yield "it names neither organ nor modality of an image, which takes both heads"
+
+
+def _heads(maddr: MaddrSettings) -> dict[str, int]:
+    """What the heads of the constraint tell of an image, and from how many numbers of the latent; a term of weight 0 has no head."""
+    names = [name for name in ("organ", "modality") if maddr.enabled and getattr(maddr, f"{name}_weight") > 0]
+    return {name: getattr(maddr, f"{name}_dim") for name in names}
+
+
+def _told_of_domains(maddr: MaddrSettings) -> str:
+    """What the parts of the latent tell that heads read."""
+    heads = list(_heads(maddr).items())
+    if not heads:
+        return "no head reads the latent"
+    (name, size), *others = heads
+    return ", ".join([f"{size} numbers of the latent tell the {name}", *(f"{size} the {name}" for name, size in others)])
 
 
 def _unpublished(maddr: MaddrSettings) -> Iterator[str]:
-    """In what the constraint is another than the published one."""
+    """In what the constraint is another than the published one, of the terms that it has."""
     center = ["one of each pair of organ and modality"] if maddr.center_of == "domain" else []
     if maddr.center_momentum is not None:
         center.append(f"a moving average, of which each step keeps {maddr.center_momentum:g}")
-    if center:
+    if center and maddr.center_weight > 0:
         yield f"the center of MADDR: {', '.join(center)}"
-    if not maddr.heads_train_encoder:
+    if _heads(maddr) and not maddr.heads_train_encoder:
         yield "the heads of MADDR only watch: their losses do not train the encoder"
 
 

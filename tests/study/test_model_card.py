@@ -15,6 +15,7 @@ from anomaly_detection.config.settings import MaddrSettings
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import load
+from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.study.model_card import Subject, card
 from anomaly_detection.study.regimes import SEPARATE
 
@@ -176,6 +177,29 @@ def test_what_no_paper_has_is_told(data_root):
         "- the heads of MADDR only watch: their losses do not train the encoder",
         "- on normal images alone: at most 9 iterations of batch 3, as many images of each dataset, seed 7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("weights", "told", "names"),
+    [
+        ({}, "0.1 organ head, 0.1 modality head, 0.1 center; 7 numbers of the latent tell the organ, 5 the modality", True),
+        ({"organ_weight": 0.0}, "0 organ head, 0.1 modality head, 0.1 center; 5 numbers of the latent tell the modality", False),
+        ({"modality_weight": 0.0}, "0.1 organ head, 0 modality head, 0.1 center; 7 numbers of the latent tell the organ", False),
+        (
+            {"organ_weight": 0.0, "modality_weight": 0.0, "heads_train_encoder": False},
+            "0 organ head, 0 modality head, 0.1 center; no head reads the latent",
+            False,
+        ),
+    ],
+)
+def test_a_card_speaks_of_the_heads_that_there_are(data_root, weights, told, names):
+    lines = card_of(data_root, maddr=MaddrSettings(enabled=True, organ_dim=7, modality_dim=5, **weights)).splitlines()
+    heads = set(MADDRConstraint(24, **{key: value for key, value in weights.items() if key != "heads_train_encoder"}).heads)
+    assert f"- MADDR terms: {told}" in lines
+    assert {name for name in ("organ", "modality") if f"the {name}" in told} == heads
+    assert ("- it names organ (liver) and modality (ct) of an image" in lines) == names == (len(heads) == 2)
+    assert ("- it names neither organ nor modality of an image, which takes both heads" in lines) != names
+    assert not [line for line in lines if "only watch" in line], "which there are not"
 
 
 def test_what_is_always_a_limit(data_root):
