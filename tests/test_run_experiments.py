@@ -217,9 +217,11 @@ def test_code_that_ends_the_program_costs_its_experiment_alone(toy_model, data_r
 def test_shards_are_the_whole_study_and_tables_hold_what_is_finished(toy_model, data_root, capsys):
     table = data_root.parent / "results" / "table.md"
     assert study(data_root, "--shard", "2/2") == 0
-    assert "other shards have 3 experiments to do" in capsys.readouterr().out
+    lacking = "toy separate liver_ct seed 0, toy separate lung_xray seed 0, toy united_probe liver_ct+lung_ct+lung_xray seed 0"
+    assert f"without what other shards have not finished, or failed at: {lacking}; each writes" in capsys.readouterr().out
     assert "| toy | united_probe | " not in table.read_text(), "of what is finished"
     assert study(data_root, "--shard", "1/2") == 0
+    assert "other shards" not in capsys.readouterr().out
     text = table.read_text()
     assert all(f"| toy | {regime} | " in text for regime in ("separate", "united", "united_probe", "maddr"))
 
@@ -236,6 +238,25 @@ def test_jobs_run_side_by_side_and_one_that_fails_is_named(data_root, capsys):
     assert "failed: memae united" in capsys.readouterr().out
     assert len(list(results.glob("memae/separate/*/seed_0/metrics.json"))) == 3
     assert "| memae | separate | " in (results / "table.md").read_text()
+
+
+def test_a_failure_in_another_shard_costs_the_others_no_report(toy_model, data_root, monkeypatch, capsys):
+    run, drawn = study_run.run_experiment, []
+
+    def failing(experiment, *rest):
+        if experiment.regime == "united":
+            raise RuntimeError("the roof fell in")
+        return run(experiment, *rest)
+
+    monkeypatch.setattr(study_run, "run_experiment", failing)
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda results, finished, *_: drawn.append([each.regime for each in finished]))
+    common = ("--regimes", "united", "maddr")
+    assert study(data_root, *common, "--shard", "1/2") == 1
+    assert study(data_root, *common, "--shard", "2/2") == 0
+    assert drawn == [["maddr"]]
+    told = capsys.readouterr().out
+    assert "without what other shards have not finished, or failed at: toy united liver_ct+lung_ct+lung_xray seed 0; " in told
+    assert "toy (one network with MADDR) called abnormal: " in told
 
 
 @pytest.mark.parametrize(("option", "value"), [("--shard", "3/2"), ("--shard", "2"), ("--jobs", "0")])

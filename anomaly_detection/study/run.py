@@ -41,6 +41,8 @@ from anomaly_detection.training.loop import check_constraint
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 4  # experiments that a sentence names one by one
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -74,7 +76,7 @@ def state_of(experiment: Experiment) -> str:
 def run_study(
     study: Study, results: Path, planned: Sequence[Experiment], experiments: Sequence[Experiment], data: StudyData, workers: Workers
 ) -> int:
-    """Run experiments that are not finished, and write the tables when nothing of the study is left to do.
+    """Run experiments that are not finished, and write tables and report of all of the study that is; say what is not, where others run it.
 
     Args:
         study: what its tables are about.
@@ -100,19 +102,24 @@ def run_study(
 
     tables = Tables(results, study, source)
     failed = run_all(experiments, source, workers, lambda: show(tables))
-    elsewhere = [experiment for experiment in planned if experiment not in experiments and not is_finished(experiment, source)]
-    document = tables.write(figures=not elsewhere)
-    if elsewhere:
-        print(f"other shards have {len(elsewhere)} experiments to do; the last to end draws the figures")
-    elif document is not None:
+    document = tables.write(figures=True)
+    if document is not None:
         if not is_quiet():
             print(to_markdown(document))
         print(f"tables in {results / 'table.md'} and {results / 'table.csv'}, with figures in {results / 'report.html'}")
     for line in failed:
         print(f"failed: {line}")
-    if document is not None and not elsewhere:
+    if elsewhere := [each.name for each in planned if each not in experiments and not is_finished(each, source)]:
+        print(f"without what other shards have not finished, or failed at: {_some(elsewhere)}; each writes all this anew when it ends")
+    if document is not None:
         print("", *tables.words(), sep="\n")
     return 1 if failed else 0
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are more."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def show(tables: Tables) -> None:
