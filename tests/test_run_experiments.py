@@ -20,6 +20,7 @@ from PIL import Image
 
 import run_experiments
 from anomaly_detection import registry
+from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
 from anomaly_detection.commands.arguments import override_layers
 from anomaly_detection.data.catalog import read_catalog
@@ -435,6 +436,25 @@ def test_a_backbone_that_cannot_be_had_is_said_at_the_start(data_root, capsys, m
     assert not (tmp_path / "results").exists()
 
 
+def test_folders_whose_names_are_no_text_are_written_of(toy_model, data_root, tmp_path):
+    """In the model card, which names the folder before the network is scored, and in the heading of the tables."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        data_root.rename(place)
+    except OSError:
+        pytest.skip("file names are text here")
+    with pytest.raises(SystemExit) as ended:
+        exit_codes.run(lambda _: study(place, "--regimes", "united", "--results", str(place / "results")))
+    assert ended.value.code == 0
+    assert (place / "results" / "table.md").read_text(encoding="utf-8").startswith("# Anomaly detection on caf%E9\n")
+    assert Study.read(place / "results").data_root == place
+    folder = named(place / "results", "united")
+    with pytest.raises(SystemExit) as ended:
+        exit_codes.run(lambda _: main(["evaluate", str(folder)]))
+    assert ended.value.code == 0
+    assert (folder / "table.csv").read_text(encoding="utf-8").splitlines()[1].startswith("Anomaly detection on caf%E9,toy,united,")
+
+
 @pytest.fixture
 def stand_in(data_root, monkeypatch):
     """The small images of the tests in place of phantoms, whose rendering has tests of its own; gives the list of what was rendered."""
@@ -778,8 +798,6 @@ def test_damaged_twins_are_met_before_the_first_training(toy_model, twinned, dam
 
 @pytest.mark.parametrize("command", ["study", "train_eval"])
 def test_a_mask_that_does_not_fit_is_met_before_the_first_training(toy_model, data_root, command):
-    from anomaly_detection.__main__ import main
-
     write_masks(data_root, top=4)
     Image.new("L", (16, 15), 255).save(data_root / "lung_ct" / "masks" / "test_2.png")
     config = str(toy_model / "configs" / "toy" / "base.yaml")
@@ -842,8 +860,6 @@ def test_a_full_disk_ends_the_study_with_one_line(toy_model, data_root, capsys, 
 
 
 def test_rows_at_other_thresholds_are_told_below_the_tables_that_depend_on_them(toy_model, data_root):
-    from anomaly_detection.__main__ import main
-
     assert study(data_root, "--regimes", "united", "maddr") == 0
     results = data_root.parent / "results"
     told = "Thresholds were not set for one share of normal images: 10 % for toy (maddr), 5 % for the others."
@@ -864,8 +880,6 @@ def test_rows_at_other_thresholds_are_told_below_the_tables_that_depend_on_them(
 
 def test_a_study_judges_by_the_threshold_of_its_settings(toy_model, data_root, capsys, caplog):
     """Of what is finished, too, whether --set, a config or `maddr evaluate` changed it; nothing is trained for it."""
-    from anomaly_detection.__main__ import main
-
     caplog.set_level("INFO")
     assert study(data_root, "--regimes", "united") == 0
     run = named(data_root.parent / "results", "united")
@@ -891,8 +905,6 @@ def test_a_study_judges_by_the_threshold_of_its_settings(toy_model, data_root, c
 
 def test_what_is_half_written_is_not_finished(toy_model, data_root, monkeypatch, capsys, caplog):
     """The scores are of one threshold then, and the metrics of another; nor is anything left that tells of the old ones."""
-    from anomaly_detection.__main__ import main
-
     assert study(data_root, "--regimes", "united") == 0
     run = named(data_root.parent / "results", "united")
     assert main(["report", str(run)]) == 0
@@ -943,8 +955,6 @@ def test_tables_are_written_while_another_process_scores_anew(toy_model, data_ro
 
 
 def test_evaluating_on_other_data_is_refused(toy_model, data_root, capsys):
-    from anomaly_detection.__main__ import main
-
     assert study(data_root, "--regimes", "united") == 0
     (run,) = (data_root.parent / "results" / "toy" / "united").glob("*/seed_0")
     before = (run / "metrics.json").read_text()
@@ -973,8 +983,6 @@ def test_dpa_runs_through_the_study_and_evaluates_to_the_same_scores(data_root, 
     arguments += ["--regimes", "maddr", *overrides]
     assert run_experiments.main(arguments) == 0
     assert "efficientnet_lite0 (pretrained) b2 b4" in capsys.readouterr().out
-    from anomaly_detection.__main__ import main
-
     (run,) = (tmp_path / "results" / "MADDR_dpa" / "maddr").glob("*/seed_0")
     before = (run / "scores.csv").read_text()
     (run / "scores.csv").unlink()

@@ -17,6 +17,7 @@ from anomaly_detection.data.patients import counts_files
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import NO_ABNORMAL, SPLITS
 from anomaly_detection.evaluation.normals import needed
+from anomaly_detection.evaluation.outputs import printable
 from anomaly_detection.registry import find_baseline
 from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import TERMS
@@ -59,7 +60,7 @@ class Subject:
 def write_card(folder: Path, subject: Subject, source: DataSource) -> None:
     """Write model_card.md into the folder of an experiment, whole or not at all."""
     with whole_file(folder / CARD) as partial:
-        partial.write_text(card(folder, subject, source), encoding="utf-8")
+        partial.write_text(printable(card(folder, subject, source)), encoding="utf-8")
 
 
 def card(folder: Path, subject: Subject, source: DataSource) -> str:

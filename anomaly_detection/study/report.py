@@ -12,6 +12,7 @@ from filelock import FileLock
 from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.evaluation.outputs import printable
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
@@ -61,7 +62,7 @@ class Study:
         """Of some datasets, under the heading that says what they are."""
         data = "phantom: rendered bodies, not patients; short training of narrow networks" if phantom else data_root.resolve().name
         heading = f"Anomaly detection on {data}" + (" (quick: a smoke run, not a result)" if quick else "")
-        return cls(heading, tuple(datasets), data_root, quick, phantom)
+        return cls(printable(heading), tuple(datasets), data_root, quick, phantom)
 
     @classmethod
     def read(cls, results: Path, data_root: Path | None = None) -> "Study":
@@ -99,7 +100,7 @@ class Study:
         values = read_json(results / "study.json", {"heading": str, "datasets": list, "data_root": str})
         root = data_root or Path(values["data_root"])
         phantom = values.get("phantom", False) or is_phantom(root)
-        return cls(values["heading"], tuple(values["datasets"]), root, values.get("quick", False), phantom)
+        return cls(printable(values["heading"]), tuple(values["datasets"]), root, values.get("quick", False), phantom)
 
 
 def _study_around(results: Path) -> Path | None:
