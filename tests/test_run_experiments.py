@@ -383,6 +383,8 @@ def misspell(root: Path) -> None:
         (None, ["--set", "lr=abc"], ["--set lr=abc", "lr: expected a number, got 'abc'"]),
         (None, ["--set", "bach_size=8"], ["bach_size", "did you mean batch_size?"]),
         (None, ["--set", "maddr.organ_wieght=1"], ["maddr.organ_wieght", "did you mean organ_weight?"]),
+        (None, ["--set", "maddr=true"], ["--set maddr=true: maddr: expected a group of keys (enabled, probe, ", ", got True"]),
+        (None, ["--set", "maddr=null"], ["--set maddr=null: maddr: expected a group of keys (enabled, probe, ", ", got None"]),
         (None, ["--set", "lr"], ["expected key=value"]),
         (None, ["--datasets", "lung_tc"], ["lung_tc", "lung_ct"]),
         (None, ["--device", "cuda:77"], ["--device cuda:77", "--device cpu"]),
@@ -527,6 +529,16 @@ def test_a_mistake_is_told_before_phantoms_are_rendered(toy_model, stand_in, tmp
     assert code == 2
     assert all(part in error for part in parts), error
     assert not stand_in
+
+
+@pytest.mark.parametrize("arguments", [[], ["--jobs", "1"], ["--dry-run"]])
+def test_a_cluster_without_a_number_of_jobs_is_refused(toy_model, data_root, capsys, monkeypatch, arguments):
+    """It would do nothing: a single job runs in this process."""
+    monkeypatch.setattr("anomaly_detection.system.backends.find_spec", lambda _: "there")
+    code, error = code_and_error(capsys, monkeypatch, "--models", "toy", "--data-root", str(data_root), "--backend", "dask", *arguments)
+    assert code == 2
+    told = "--backend dask: is for several experiments at a time, and --jobs says 1; say how many, such as --jobs 4, or leave the backend out"
+    assert error == f"error: {told}"
 
 
 def test_a_dry_run_renders_nothing(toy_model, stand_in, tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from anomaly_detection.commands.arguments import add_experiment_arguments, overr
 from anomaly_detection.registry import BASELINES, folder_of, place_of
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system.backends import BACKENDS, LOCAL, check_backend
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import import_ahead
 
 
@@ -33,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phantom", action="store_true", help=text)
     parser.add_argument("--quick", action="store_true", help="a smoke run: few iterations, numbers that mean nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="experiments at a time, each with its share of the cores (default: 1)")
-    text = f"what runs the jobs: processes of this machine, dask or ray (default: {LOCAL})"
+    text = f"what runs the --jobs: processes of this machine, dask or ray (default: {LOCAL})"
     parser.add_argument("--backend", choices=list(BACKENDS), default=LOCAL, help=text)
     text = "only every Nth experiment from the Ith: for N machines with one disk"
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="I/N", help=text)
@@ -59,6 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: anything in the arguments, the settings or the data is wrong.
     """
     check_backend(arguments.backend)
+    if arguments.backend != LOCAL and arguments.jobs == 1:
+        told = f"--backend {arguments.backend}: is for several experiments at a time, and --jobs says 1"
+        raise UserError(f"{told}; say how many, such as --jobs 4, or leave the backend out")
     for model in arguments.models:
         place_of(model)
     if arguments.jobs > 1 and arguments.backend == LOCAL and not arguments.dry_run:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomaly_detection.config.layers import Layer, read_layers
+from anomaly_detection.config.layers import Layer, build, read_layers
 from anomaly_detection.config.paths import CONFIGS, SHIPPED, configs_of, find_config
+from anomaly_detection.config.settings import MaddrSettings
 from anomaly_detection.data.catalog import DatasetSpec, is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.phantom.datasets import other_version, phantom_catalog
@@ -122,8 +123,11 @@ class Grid:
             for key, instead in (("seed", "--seeds"), ("datasets", "--datasets"), ("model", "--models")):
                 if key in layer.values:
                     raise UserError(f"{layer.source}: the study sets {key} itself; use {instead}")
+            constraint = layer.values.get("maddr", {})
+            if not isinstance(constraint, Mapping):  # the regimes would lay their values over it, and nobody be told
+                build(MaddrSettings, [Layer(f"{layer.source}: maddr", constraint)])  # raises
             for key in ("enabled", "probe"):
-                if key in (layer.values.get("maddr") or {}):
+                if key in constraint:
                     raise UserError(f"{layer.source}: the regimes of the study set maddr.{key}; use --regimes")
 
 
