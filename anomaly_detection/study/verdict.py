@@ -23,7 +23,7 @@ class Verdict:
         model, regime: which networks it is about, see `told_regime`.
         answer: whether it works, in a few words.
         reason: on which datasets, how sure that is, what lesions do to the score where images have healthy twins, and what it finds at its threshold.
-        extent: on how many of the datasets it works.
+        extent: on how many of the datasets it works; not on all where networks of some are missing.
     """
 
     model: str
@@ -56,13 +56,22 @@ def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Seque
     def known(metric: str) -> dict[str, Cell]:
         return {name: cell for name, cell in cells(results, model, regime, datasets, metric).items() if name in datasets and cell.values}
 
-    aurocs = known("auroc")
+    aurocs, scored = known("auroc"), known("specificity")
+    missing = [name for name in datasets if name not in scored]
     twins = {kind: rates for kind, metric in TWIN_RATES.items() if (rates := known(metric))}
     where = f"AUROC {_against_chance(aurocs)}" if aurocs else "No abnormal test images, so nothing says what it finds"
-    sentences = [where, _raised(twins), _at_threshold(results, model, regime, datasets)]
+    sentences = [where, _raised(twins), _at_threshold(results, model, regime, datasets), _unscored(missing)]
     better = len(_better(aurocs))
-    extent = "all" if 0 < better == len(aurocs) else "some" if better or any(map(_better, twins.values())) else "none"
-    return Verdict(model, regime, _answer(better, len(aurocs)) + _twin_answer(twins), " ".join(f"{each}." for each in sentences if each), extent)
+    asked = len(aurocs) + len(missing) if aurocs else 0
+    extent = "all" if 0 < better == asked else "some" if better or any(map(_better, twins.values())) else "none"
+    return Verdict(model, regime, _answer(better, asked) + _twin_answer(twins), " ".join(f"{each}." for each in sentences if each), extent)
+
+
+def _unscored(missing: Sequence[str]) -> str:
+    """Of which datasets nothing is said, since their networks failed or have not ended."""
+    if not missing:
+        return ""
+    return f"No network was scored on {', '.join(missing) if len(missing) <= NAMED else f'{len(missing)} of the datasets'}"
 
 
 def _raised(twins: Mapping[str, Mapping[str, Cell]]) -> str:
@@ -86,14 +95,15 @@ def _better(known: Mapping[str, Cell]) -> list[str]:
     return [name for name, cell in known.items() if cell.interval and cell.interval[0] > CHANCE]
 
 
-def _answer(better: int, known: int) -> str:
-    if not known:
+def _answer(better: int, asked: int) -> str:
+    """Of the datasets that have an AUROC, or would have one if their networks had been scored."""
+    if not asked:
         return "not measured"
     if not better:
-        return "not shown" if known == 1 else f"not shown (0 of {known} datasets)"
-    if better < known:
-        return f"on {better} of {known} datasets"
-    return "yes" if known == 1 else f"yes, on all {known} datasets"
+        return "not shown" if asked == 1 else f"not shown (0 of {asked} datasets)"
+    if better < asked:
+        return f"on {better} of {asked} datasets"
+    return "yes" if asked == 1 else f"yes, on all {asked} datasets"
 
 
 def _twin_answer(twins: Mapping[str, Mapping[str, Cell]]) -> str:

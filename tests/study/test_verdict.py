@@ -48,6 +48,33 @@ def test_it_works_where_the_interval_lies_above_chance(aurocs, answer, reason):
     assert verdict.reason.startswith(reason)
 
 
+@pytest.mark.parametrize(
+    ("aurocs", "answer", "extent"),
+    [
+        ({"a": ABOVE, "b": ABOVE}, "on 2 of 3 datasets", "some"),
+        ({"a": ABOVE}, "on 1 of 3 datasets", "some"),
+        ({"a": HOLDS, "b": ABOVE}, "on 1 of 3 datasets", "some"),
+        ({"a": HOLDS, "b": BELOW}, "not shown (0 of 3 datasets)", "none"),
+        ({"a": ABOVE, "b": None}, "on 1 of 2 datasets", "some"),
+        ({"a": None, "b": None}, "not measured", "none"),
+    ],
+)
+def test_datasets_whose_networks_are_missing_count_and_are_named(aurocs, answer, extent):
+    """As where one failed; a dataset without abnormal images is not missing, but tells nothing."""
+    networks = [result({name: values}, regime=SEPARATE.name) for name, values in aurocs.items()]
+    (verdict,) = verdicts(networks, ["a", "b", "c"])
+    assert (verdict.answer, verdict.extent) == (answer, extent)
+    missing = ", ".join(name for name in "abc" if name not in aurocs)
+    assert verdict.reason.endswith(f". No network was scored on {missing}.")
+    assert "No network was scored" not in verdicts(networks, list(aurocs))[0].reason
+
+
+def test_many_missing_networks_are_counted():
+    (verdict,) = verdicts([result({"a": ABOVE})], list("abcdef"))
+    assert verdict.answer == "on 1 of 6 datasets"
+    assert verdict.reason.endswith(" No network was scored on 5 of the datasets.")
+
+
 def test_many_datasets_are_counted():
     aurocs = {f"d{number}": (0.6 + number / 100, 0.55, 0.9) for number in range(9)}
     (verdict,) = verdicts([result(aurocs)], list(aurocs))
