@@ -65,9 +65,8 @@ def draw_figures(folder: Path, rows: Lines, metrics: Mapping[str, Any], parts: S
     log = read_log(folder)
     figures = {"roc": draw_roc(rows, metrics)} if any("auroc" in values for values in metrics["datasets"].values()) else {}
     figures["scores"] = draw_histograms(rows, metrics)
-    pairs = read_twin_rows(folder / "twins.csv")
-    for name in dict.fromkeys(pair["dataset"] for pair in pairs if pair["diameter_mm"] is not None):
-        figures[f"contrast_detail_{name}"] = draw_contrast_detail(rows, [pair for pair in pairs if pair["dataset"] == name], name)
+    for name, lesions in told_lesions(read_twin_rows(folder / "twins.csv")).items():
+        figures[f"contrast_detail_{name}"] = draw_contrast_detail(rows, lesions, name)
     for name in metrics["datasets"]:
         figures[f"gallery_{name}"] = draw_gallery(rows, details, name, float(details["map_scale"]))
     figures["latent"] = draw_latent(rows, details["latent"], parts)
@@ -170,6 +169,15 @@ def _side_by_side(pictures: Sequence[np.ndarray], between: int) -> np.ndarray:
 def _gap(width: int) -> int:
     """Columns between pictures of a width."""
     return max(1, width // 16)
+
+
+def told_lesions(pairs: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    """By dataset the lines of a twins.csv that state a lesion: phantoms.csv need not have all abnormal images."""
+    by_dataset: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in pairs:
+        if pair["diameter_mm"] is not None:
+            by_dataset.setdefault(pair["dataset"], []).append(pair)
+    return by_dataset
 
 
 def draw_contrast_detail(rows: Lines, pairs: Rows, dataset: str) -> Figure:

@@ -127,6 +127,19 @@ def test_contrast_and_detail_are_drawn_with_their_numbers():
         assert ticks == [round(edge) for edge in np.quantile([pair["diameter_mm"] for pair in pairs], [0, 1 / 3, 2 / 3, 1])]
 
 
+def test_lesions_of_which_nothing_is_stated_are_left_out_of_contrast_and_detail():
+    """As where phantoms.csv lacks lines of some abnormal images, or of all images of a dataset."""
+    rows, _ = rows_of()
+    stated = {"diameter_mm": 20.0, "contrast": 30.0, "unit": "HU", "score": 1.0, "twin_score": 0.0}
+    unknown = stated | dict.fromkeys(("diameter_mm", "contrast", "unit"))
+    pairs = [{"dataset": name, **pair} for name, pair in [("lung_xray", unknown), ("liver_ct", unknown), *[("liver_ct", stated)] * 3]]
+    ((name, lesions),) = figures.told_lesions(pairs).items()
+    assert (name, len(lesions)) == ("liver_ct", 3)
+    figure = draw_contrast_detail(rows, lesions, name)
+    assert sum(int(text.get_text().split("\n")[-1]) for text in figure.axes[0].texts) == 3
+    assert figure.axes[0].get_ylabel() == "contrast, darker or brighter (HU)"
+
+
 def test_latent_shows_parts_by_what_they_may_know():
     rows, _ = rows_of()
     latent = np.random.default_rng(1).normal(size=(len(rows), 6))
