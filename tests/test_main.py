@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from sklearn.metrics import roc_auc_score
 
 import anomaly_detection
 from anomaly_detection import __main__, registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.commands import exit_codes
+from anomaly_detection.config.layers import read_yaml
 from anomaly_detection.data.catalog import mark_phantom
 from anomaly_detection.study.report import Study
 from anomaly_detection.system.devices import choose_device
@@ -130,6 +132,42 @@ def test_a_report_of_single_trainings_has_them_all(config, data_root, tmp_path, 
         main(["report", str(results)])
     assert main(["report", str(results), "--data-root", str(data_root)]) == 0, "a copy has the same images"
     assert "seeds" in capsys.readouterr().out
+
+
+def test_a_report_of_different_mixtures_is_of_the_largest_and_names_the_others(config, data_root, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.setattr("anomaly_detection.study.report.write_report", lambda *_: None)  # figures take their time
+    common = ["train_eval", str(config), "--results", str(tmp_path / "b"), "--data-root", str(data_root)]
+    for datasets in ("[liver_ct, lung_ct, lung_xray]", "[lung_ct, lung_xray]", "[liver_ct]"):
+        assert main([*common, "--set", f"datasets={datasets}"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "b")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].split() == ["model", "regime", "liver_ct", "lung_ct", "lung_xray", "mean"]
+    assert [line.split()[1] for line in told[2:4]] == ["separate", "united"]
+    other = tmp_path / "b" / "toy" / "united" / "lung_ct+lung_xray" / "seed_0"
+    (line,) = [record.message for record in caplog.records if "left out" in record.message]
+    assert line.endswith(f"{other}: of other datasets than liver_ct, lung_ct, lung_xray; `maddr report {other}` tells of it alone")
+    assert main(["report", str(other)]) == 0
+    shutil.rmtree(tmp_path / "b" / "toy" / "united" / "liver_ct+lung_ct+lung_xray")
+    assert main(["report", str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("tables in")
+
+
+def test_the_datasets_of_a_config_are_taken_in_the_order_of_labels(config, data_root, tmp_path, capsys):
+    """In another order the network is the same, so that it is not trained twice; what an older version began goes on where it lies."""
+    common = ["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "r")]
+    for datasets in ("[lung_ct, liver_ct]", "[liver_ct, lung_ct]"):
+        assert main([*common, "--set", f"datasets={datasets}"]) == 0
+    (run,) = (tmp_path / "r" / "toy" / "united").iterdir()
+    assert run.name == "liver_ct+lung_ct"
+    begun = read_yaml(run / "seed_0" / "config.yaml")
+    assert begun["datasets"] == ["liver_ct", "lung_ct"]
+    old = run.rename(run.with_name("lung_ct+liver_ct")) / "seed_0"
+    (old / "config.yaml").write_text(yaml.safe_dump({**begun, "datasets": ["lung_ct", "liver_ct"]}))
+    assert main([*common, "--set", "datasets=[lung_ct, liver_ct]"]) == 0
+    assert list((tmp_path / "r" / "toy" / "united").iterdir()) == [old.parent]
+    with pytest.raises(UserError, match="no dataset 'lung_cd' in datasets.yaml; did you mean lung_ct"):
+        main([*common, "--set", "datasets=[lung_cd]"])
 
 
 def test_a_report_needs_no_images(config, data_root, tmp_path, capsys, caplog, monkeypatch):

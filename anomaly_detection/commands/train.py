@@ -1,6 +1,7 @@
 """Train one network."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from anomaly_detection.commands.arguments import add_experiment_arguments, override_layers
@@ -41,8 +42,12 @@ def train(arguments: argparse.Namespace, then_evaluate: bool) -> None:
     settings = build_settings([*read_layers(named_config(arguments.config)), *override_layers(arguments.set)])
     device = choose_device(arguments.device)
     source = DataSource(arguments.data_root or Path("data"))
-    experiment = Experiment.place(settings, arguments.results or Path("results") / source.data_root.resolve().name)
+    results = arguments.results or Path("results") / source.data_root.resolve().name
     check_constraint(build_baseline(settings, source.domains(settings.datasets)))  # before the folder is this experiment's
+    experiment = Experiment.place(settings, results)
+    if not experiment.folder.exists():  # the order changes nothing of the network, and one folder is enough
+        settings = replace(settings, datasets=[name for name in source.catalog if name in settings.datasets])
+        experiment = Experiment.place(settings, results)
     if then_evaluate:
         source.masks_fingerprint(settings.datasets, preprocessing_of(settings, source))  # masks that do not fit are not for after the training
     with process_group(device) as device_here, locked_folder(experiment, source):

@@ -85,7 +85,8 @@ class Study:
         if not origins:
             load_experiment(folders[0])  # says what to do with what an older version wrote
         chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
-        datasets = list(dict.fromkeys(name for names in chosen for name in names))
+        # those of the largest mixture, beside which no other has a place in tables; where nothing is mixed all
+        datasets = chosen[0] if len(chosen[0]) > 1 else list(dict.fromkeys(name for names in chosen for name in names))
         if (around := _study_around(results)) is not None:
             study = cls._written(around, data_root)
             return cls.of(datasets, study.data_root, study.phantom, study.quick)
@@ -253,7 +254,8 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
     if regime is None:
         logger.warning("left out of the tables: %s: no regime %s is known", folder, experiment.regime)
     elif not (chosen == set(datasets) or (not regime.mixed and chosen <= set(datasets))):
-        logger.info("left out of the tables: %s: of other datasets than %s", folder, ", ".join(datasets))
+        text = "left out of the tables: %s: of other datasets than %s; `maddr report %s` tells of it alone"
+        logger.warning(text, folder, ", ".join(datasets), folder)
     elif source is not None and not same_data(experiment, source):
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
     elif (metrics := finished_metrics(experiment)) is None:
