@@ -200,7 +200,7 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
             if number == len(experiments):
                 import_ahead(DRAWING)  # which comes next
         outcome = next(outcomes)
-        pace.ended(outcome.model, outcome.seconds)
+        pace.ended(outcome.model, outcome.seconds, outcome.whole)
         if workers.jobs > 1:
             logger.info("[%d/%d] %s has ended%s", number, len(experiments), outcome.experiment, pace.left())
         if outcome.failure is not None:
@@ -233,17 +233,20 @@ class Outcome(NamedTuple):
         model: its model.
         seconds: how long it took.
         failure: a line; None where it did not fail.
+        whole: whether it was trained from the start to its end.
     """
 
     experiment: str
     model: str
     seconds: float
     failure: str | None
+    whole: bool
 
 
 def attempt(experiment: Experiment, source: DataSource, device: torch.device) -> Outcome:
     """Run an experiment, and say what failed, since one failed experiment must not cost the others."""
     started, failure = time.monotonic(), None
+    begun = any((each.folder / "checkpoint.pt").exists() for each in experiment.begun())
     try:
         run_experiment(experiment, source, device)
     except (Exception, SystemExit) as error:  # code from elsewhere may want to end the program
@@ -253,7 +256,7 @@ def attempt(experiment: Experiment, source: DataSource, device: torch.device) ->
         failure = f"{experiment.name}: {reason or repr(error)}"
         logger.error("failed: %s", failure, exc_info=None if isinstance(error, UserError) else error)
     release_memory()  # the next network may be smaller, and other processes at work
-    return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure)
+    return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure, failure is None and not begun)
 
 
 def _device_in_turn(device: torch.device, place: int) -> torch.device:

@@ -160,7 +160,7 @@ def run_apart(
     Args:
         function: can be pickled, as its arguments and results. The first exception in it is raised here.
         calls: the arguments of each.
-        workers: processes, each for many calls; the threads of this machine are shared out to them evenly.
+        workers: processes, each for many calls, and no more of them than calls; the threads of this machine are shared out to them evenly.
         module: that they begin with, see `fresh_context`.
         names: of the calls, for messages.
 
@@ -168,6 +168,7 @@ def run_apart(
         UserError: a process was killed, as happens where memory runs out; it names the calls that were at work.
     """
     others, waiting, met = active_children(), [], set()
+    workers = max(1, min(workers, len(calls)))
     context = fresh_context(module)
     begun = context.SimpleQueue()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_apart, initargs=(max(1, processors() // workers), begun))
@@ -214,8 +215,8 @@ def _taken(begun: SimpleQueue) -> set[int]:
 class Pace:
     """How long the rest of some work may take, told from what has been done of it.
 
-    Pieces of one kind take as long as those of the kind that have ended, in the mean. While a kind has pieces to do and none that ended, nobody
-    knows; the quick kinds come first, so it is taken to be no quicker than the slowest of those, and "at least" is said.
+    Pieces of one kind take as long as those of the kind that have ended and were whole, in the mean. While a kind has pieces to do and none that
+    ended, nobody knows; the quick kinds come first, so it is taken to be no quicker than the slowest of those, and "at least" is said.
 
     Args:
         kinds: of each piece of the work.
@@ -227,13 +228,14 @@ class Pace:
         self._seconds: dict[Hashable, list[float]] = {}
         self._at_a_time = at_a_time
 
-    def ended(self, kind: Hashable, seconds: float) -> None:
-        """A piece of that kind took so long."""
+    def ended(self, kind: Hashable, seconds: float, whole: bool = True) -> None:
+        """A piece of that kind took so long; where a part of it had been done before, or it broke off, that tells nothing of others."""
         self._to_do[kind] -= 1
-        self._seconds.setdefault(kind, []).append(seconds)
+        if whole:
+            self._seconds.setdefault(kind, []).append(seconds)
 
     def left(self) -> str:
-        """Such as ", about 12 min left"; nothing where no piece has ended, or none is to do."""
+        """Such as ", about 12 min left"; nothing where no whole piece has ended, or none is to do."""
         means = {kind: mean(seconds) for kind, seconds in self._seconds.items()}
         to_do = {kind: count for kind, count in self._to_do.items() if count}
         if not means or not to_do:

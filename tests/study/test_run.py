@@ -1,5 +1,6 @@
 """What one experiment of a study leaves to the next, and what is begun before it is needed."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,14 +28,23 @@ def events(monkeypatch):
     return met
 
 
-def experiments(*names: str) -> list[SimpleNamespace]:
-    return [SimpleNamespace(name=name, settings=SimpleNamespace(model="memae")) for name in names]
+def experiments(*names: str, folder: Path = Path("nowhere")) -> list[SimpleNamespace]:
+    """Experiments as far as `run_all` looks at them."""
+    each = (SimpleNamespace(name=name, settings=SimpleNamespace(model="memae"), folder=folder / name) for name in names)
+    return [SimpleNamespace(**vars(one), begun=lambda one=one: [one]) for one in each]
 
 
 def test_every_experiment_gives_its_memory_back_and_drawing_is_begun_with_the_last(events):
     failed = run.run_all(experiments("done", "a", "bad", "b"), None, run.Workers(torch.device("cpu")), lambda: events.append("tables"))
     assert failed == ["bad: no"]
     assert events == ["a", "released", "tables", "bad", "released", DRAWING, "b", "released"]
+
+
+def test_only_what_is_trained_from_start_to_end_tells_the_time_of_others(events, tmp_path):
+    (tmp_path / "resumed").mkdir()
+    (tmp_path / "resumed" / "checkpoint.pt").touch()
+    outcomes = [run.attempt(each, None, torch.device("cpu")) for each in experiments("new", "resumed", "bad", folder=tmp_path)]
+    assert [outcome.whole for outcome in outcomes] == [True, False, False]
 
 
 def test_nothing_is_begun_where_all_is_done(events):

@@ -44,6 +44,15 @@ def test_the_time_left_is_told_by_kinds(kinds, ended, at_a_time, told):
     assert pace.left() == told
 
 
+def test_what_was_done_in_part_tells_nothing_of_the_time_of_others():
+    pace = Pace("aaaa")
+    pace.ended("a", 2, whole=False)
+    assert pace.left() == ""
+    pace.ended("a", 600)
+    pace.ended("a", 2, whole=False)
+    assert pace.left() == ", about 10 min left"
+
+
 def told(seconds: float, text: str) -> tuple[str, int, int]:
     """After some seconds; the text, the process and its threads. Runs in a worker, as what follows does."""
     time.sleep(seconds)
@@ -103,6 +112,11 @@ def test_processes_share_the_cores_and_serve_many_calls():
     assert sorted(text for text, _, _ in results) == list("01234")
     assert len({process for _, process, _ in results} - {os.getpid()}) <= 2
     assert {threads for _, _, threads in results} == {max(1, processors() // 2)}
+
+
+def test_a_single_call_has_all_cores():
+    ((_, _, threads),) = run_apart(told, [(0, "a")], 2 * processors(), __name__)
+    assert threads == processors()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
