@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anomaly_detection.data.dataset import Domains
-from anomaly_detection.data.formats.window import spread
+from anomaly_detection.data.thinning import spread
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.normals import HIGHEST, needed
 from anomaly_detection.evaluation.pooling import judge, pool_patients
@@ -102,7 +102,7 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
 def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
     """Of the images of a line that could be read those that have a part in its score: what the network knows.
 
-    Of more images than any validation patient has, as many count as one has usually, as far apart as they go: so `prepare` takes 20 slices of a
+    Of more images than any validation patient has, as many count as one has usually, those that `prepare` would take: it takes 20 slices of a
     volume, and the highest of 200 are higher than those of 20. Where these have one or two images, which is no volume, all count.
     """
     if reference.unit == "patients" and reference.slices is not None:

@@ -2,11 +2,14 @@
 
 import math
 
+import nibabel
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from anomaly_detection.data.dataset import Domains
+from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.prepare import folder
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import Normals
@@ -101,7 +104,7 @@ def line(count: int, slices, patient="P", others=()):
 @pytest.mark.parametrize(("slices", "guaranteed"), [((20, 20, 20), 1), ((5, 20, 40), 0)])
 def test_of_more_slices_than_validation_patients_have_as_many_count(slices, guaranteed):
     row, warning = line(160, slices)
-    taken = sorted((10.0 + (round(i * 159 / 19) % 3 == 1) for i in range(20)), reverse=True)[:3]
+    taken = sorted((10.0 + ((8 * i + 4) % 3 == 1) for i in range(20)), reverse=True)[:3]  # of each eight slices the one in the middle
     assert row["score"] == pytest.approx(sum(taken) / 3)
     assert (row["slices"], row["guaranteed"]) == (160, guaranteed)
     assert (warning is None) == bool(guaranteed)
@@ -114,16 +117,27 @@ def test_of_more_slices_than_validation_patients_have_as_many_count(slices, guar
 def test_what_counts_is_chosen_before_it_is_asked_what_the_network_knows():
     """As `prepare` does: a slice that it does not know is not replaced by another."""
     calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(4, 4, 4)))
-    said = [Said("P", "", f"i{i}", float(i), i % 10 < 5, "liver", "ct") for i in range(31)]  # 0, 10, 20 and 30 are taken
-    assert verdict_rows(said, calibrated, DOMAINS)[0]["score"] == 20
-    said = [each._replace(known=i % 10 != 0) for i, each in enumerate(said)]
+    # of 31 the parts are of 7.75 slices, and their middles 3.9, 11.6, 19.4 and 27.1 slices from the beginning
+    said = [Said("P", "", f"i{i}", float(i), i % 8 < 5, "liver", "ct") for i in range(31)]
+    assert verdict_rows(said, calibrated, DOMAINS)[0]["score"] == (11 + 19 + 27) / 3
+    said = [each._replace(known=i % 8 != 3) for i, each in enumerate(said)]
     (row,) = verdict_rows(said, calibrated, DOMAINS)
     assert (row["verdict"], row["guaranteed"], row["slices"], row["unknown_slices"]) == ("unknown", 0, 31, 4)
 
 
+def test_the_slices_that_count_are_those_that_prepare_takes(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 9, (4, 5, 64)).astype(np.int16), np.eye(4)), tmp_path / "v.nii")
+    (job,) = folder.plan(list_source(tmp_path), None, [], "auto", None, 5)[0]
+    prepared = [int(picture.name.removeprefix("v_")) for picture in job.pictures([tmp_path / "v.nii"])]
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(5, 5, 5)))
+    alone_known = ([Said("P", "", f"i{i}", 1.0, i == known, "liver", "ct") for i in range(64)] for known in range(64))
+    counted = [i for i, said in enumerate(alone_known) if verdict_rows(said, calibrated, DOMAINS)[0]["verdict"] != "unknown"]
+    assert counted == prepared == [6, 19, 32, 44, 57]
+
+
 @pytest.mark.parametrize("units", [1, 2])
 def test_where_validation_patients_have_one_or_two_images_all_count(units):
-    """Radiographs, or files that count as a patient each: the first or the last slice of a series is no measure of it."""
+    """Radiographs, or files that count as a patient each: one or two slices of a series are no measure of it."""
     rng = np.random.default_rng(0)
     scores, unit = rng.normal(size=80), np.arange(80) // units
     blank, latent = np.zeros(80, bool), rng.normal(size=(80, 2))

@@ -16,7 +16,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from anomaly_detection.data.formats.greyscale import is_inverted, look_up, measure, own_share, shown, value, whole_share
 from anomaly_detection.data.formats.sources import one_line
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, telling
 from anomaly_detection.system.errors import UserError
 
 DICOM = (".dcm", ".dicom", ".ima")
@@ -160,7 +160,7 @@ def _bits_stored(header: pydicom.Dataset) -> int:
 
 def _auto(source: Path | pydicom.Dataset, header: pydicom.Dataset, options: dict[str, Any]) -> Window:
     """The window that covers what the frames of a file measure, as far as some of them, spread over it, tell."""
-    numbers = spread(range(options["number_of_frames"]), AUTO_FRAMES)
+    numbers = telling(options["number_of_frames"], AUTO_FRAMES)
     frames = zip(numbers, iter_pixels(source, indices=numbers, **options), strict=True)
     return Window.covering(np.concatenate([measure(frame, header, number).measured.astype(np.float32) for number, frame in frames]), overwrite=True)
 

@@ -11,7 +11,7 @@ import numpy as np
 from nibabel import FileHolder, Nifti1Header, Nifti1Image, Nifti2Image
 
 from anomaly_detection.data.formats.sources import one_line
-from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, spread
+from anomaly_detection.data.formats.window import NO_WINDOW, Window, WindowChoice, telling
 from anomaly_detection.system.errors import UserError
 
 NIFTI = (".nii", ".nii.gz")
@@ -180,7 +180,7 @@ class Volume:
                 is most often its own least and greatest value.
         """
         if window == "auto":
-            return Window.covering(self._as_stored(spread(range(self.slices), AUTO_SLICES)), overwrite=True)
+            return Window.covering(self._as_stored(telling(self.slices, AUTO_SLICES)), overwrite=True)
         if window is None and (self._image.get_data_dtype() != np.uint8 or self._image.dataobj.slope != 1 or self._image.dataobj.inter != 0):
             raise UserError(f"{self._name}: {NO_WINDOW}")
         return window or Window(127.5, 255)

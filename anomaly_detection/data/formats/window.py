@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from anomaly_detection.system.errors import UserError
 
-T = TypeVar("T")
 AUTO_PERCENTILES = (0.5, 99.5)
 HOW = "--window LEVEL WIDTH, in Python window=(level, width), in Hounsfield units for CT; or auto"
 NO_WINDOW = f"the file states no window; give one: {HOW}"
@@ -96,8 +95,9 @@ def parse_window(words: list[str] | None) -> WindowChoice:
         raise UserError(f"--window {' '.join(words)}: expected LEVEL WIDTH, such as 40 400, with a width above 0, or auto") from None
 
 
-def spread(slices: Sequence[T], most: int) -> list[T]:
-    """At most `most` of `slices`, as far apart as they go."""
-    if len(slices) <= most:
-        return list(slices)
-    return [slices[place] for place in np.rint(np.linspace(0, len(slices) - 1, most)).astype(int)]
+def telling(count: int, most: int) -> list[int]:
+    """Which of `count` slices or frames, at most `most` of them, tell an automatic window: the first, the last, and others evenly between.
+
+    Not those of `thinning.spread`: networks that were trained on automatic windows would then be shown other pixels of the same files.
+    """
+    return list(range(count)) if count <= most else np.rint(np.linspace(0, count - 1, most)).astype(int).tolist()

@@ -6,10 +6,11 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from anomaly_detection.data.formats.window import spread
+from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import NEEDED, SPLITS, Kind, Part
+from anomaly_detection.data.thinning import spread
 from anomaly_detection.system.errors import UserError
 
 
@@ -144,7 +145,7 @@ def _follow(rows: Sequence[Row], owner: Mapping[str, str], published: Mapping[st
 
 
 def _thin_out(images: Sequence[str], patient: Mapping[str, str], most: int) -> list[str]:
-    """At most `most` images, as many of each patient as of the next one, spread over what each has."""
+    """At most `most` images, as many of each patient as of the next one, spread over what each has in the order of names."""
     own: dict[str, list[str]] = defaultdict(list)
     for image in images:
         own[patient[image]].append(image)
@@ -154,4 +155,4 @@ def _thin_out(images: Sequence[str], patient: Mapping[str, str], most: int) -> l
         for name in [name for name in own if quota[name] < len(own[name])][:left]:
             quota[name] += 1
             left -= 1
-    return sorted(image for name, all_images in own.items() for image in spread(all_images, quota[name]))
+    return sorted(image for name, all_images in own.items() for image in spread(sorted(all_images, key=natural), quota[name]))

@@ -14,9 +14,10 @@ from anomaly_detection.data.formats.header import read_header
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
-from anomaly_detection.data.formats.window import WindowChoice, spread
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, NoImage, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob
+from anomaly_detection.data.thinning import spread
 from anomaly_detection.system.errors import UserError
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.sources import SourceFile
-from anomaly_detection.data.formats.window import WindowChoice, spread
+from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.patients import patient_of
 from anomaly_detection.data.prepare.build import Picture
 from anomaly_detection.data.prepare.options import DOWNLOADS, Choice
+from anomaly_detection.data.thinning import spread
 from anomaly_detection.system.errors import UserError
 
 LIVER, TUMOUR = 1, 2

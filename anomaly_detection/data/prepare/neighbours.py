@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomaly_detection.data.formats.nifti import spread
 from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.manifest import Row
+from anomaly_detection.data.thinning import spread
 
 PAIRS = 120  # that are looked at, of neighbours and of others: a second or so, however many images there are
 SIDE = 16  # pixels of the thumbnails that are compared

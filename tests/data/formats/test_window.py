@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly_detection.data.catalog import DatasetSettings
-from anomaly_detection.data.formats.window import Window, parse_window, spread, window_from
+from anomaly_detection.data.formats.window import Window, parse_window, telling, window_from
 from anomaly_detection.system.errors import UserError
 
 
@@ -52,8 +52,7 @@ def test_a_window_is_two_numbers_of_any_sequence():
             window_from(other)
 
 
-def test_spread():
-    assert spread([3, 4, 5], 5) == [3, 4, 5]
-    assert spread(list(range(11)), 3) == [0, 5, 10]
-    assert spread([1, 2, 3], 1) == [1]
-    assert spread([1, 2, 3], 0) == []
+def test_what_tells_an_automatic_window_reaches_from_the_first_slice_to_the_last():
+    assert telling(3, 5) == [0, 1, 2]
+    assert telling(11, 3) == [0, 5, 10]
+    assert telling(100, 4) == [0, 33, 66, 99]

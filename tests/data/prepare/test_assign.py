@@ -1,6 +1,6 @@
 """Who goes to which split."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -98,6 +98,24 @@ def test_training_images_are_thinned_out_evenly():
     assert len(counts) == 7
     assert all(count >= min(int(patient[1:]) + 1, max(counts.values()) - 1) for patient, count in counts.items())
     assert sum(left_out.values()) + sum(map(len, splits.values())) == len(made)
+
+
+def test_what_is_trained_on_is_of_the_inside_of_each_volume():
+    """LiTS by its defaults: of the 20 slices of 92 volumes 186 are trained on, 2 or 3 of each, and none is the dome or tip of a liver."""
+    made = [Row(f"normal/v{who}_{k:03d}.png", 0, f"v{who}", "", "", f"{who} {k}", None) for who in range(131) for k in range(20)]
+    train = assign_splits([*made, *rows(("ill", "a"))], Shares(train_images=186), False).splits["normal", "train"]
+    of_volume = defaultdict(list)
+    for image in train:
+        volume, number = image.removesuffix(".png").split("_")
+        of_volume[volume].append(int(number))
+    assert (len(train), len(of_volume)) == (186, 92)
+    assert Counter(map(tuple, of_volume.values())) == {(5, 15): 90, (3, 10, 16): 2}
+
+
+def test_images_are_thinned_in_the_order_of_their_numbers():
+    made = [Row(f"normal/p{who}_{k}.png", 0, f"p{who}", "", "", f"{who} {k}", None) for who in range(3) for k in range(1, 13)]
+    (one,) = assign_splits(sorted(made, key=lambda row: row.image), Shares(train_images=1), True).splits["normal", "train"]
+    assert one.endswith("_7.png"), "the middle of 1 to 12, not of 1, 10, 11, 12, 2 to 9"
 
 
 def test_a_published_split_is_followed_but_for_leaks():

@@ -56,9 +56,10 @@ def test_masks_pixels_and_patient(tmp_path):
 
 
 def test_at_most_so_many_slices_spread_over_the_volume(tmp_path):
+    """In the middle of each third: 6.7, 20 and 33.3 slices of 1 from the end, not at both ends."""
     labels = np.ones((20, 20, 40), np.uint8)
     write(tmp_path / "s", 0, np.zeros((20, 20, 40)), labels)
-    assert [p.name for p in pictures(tmp_path / "s", max_slices=3)] == ["volume-0_000", "volume-0_020", "volume-0_039"]
+    assert [p.name for p in pictures(tmp_path / "s", max_slices=3)] == ["volume-0_006", "volume-0_020", "volume-0_033"]
 
 
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path):
