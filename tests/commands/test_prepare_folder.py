@@ -361,6 +361,31 @@ def test_a_file_of_the_same_size_is_another(root):
         prepare(root)
 
 
+@pytest.mark.parametrize("moved", [("n", "a"), ("a", "n")])
+def test_a_file_that_was_moved_among_the_others_has_another_label(root, moved):
+    """The files are the same, in the same order: it is the last of the normal ones, and would be the first of the abnormal ones."""
+    before, after = (root / folder / "m.png" for folder in moved)
+    png(before, 50)
+    prepare(root)
+    before.rename(after)
+    with pytest.raises(UserError, match="was prepared with other source files; delete it"):
+        prepare(root)
+    shutil.rmtree(root / "data" / "x")
+    prepare(root)
+    kind = {"n": "normal", "a": "abnormal"}[moved[1]]
+    assert [row.image for row in read_manifest(root / "data/x/manifest.csv") if row.source == "m.png"] == [f"{kind}/m.png"]
+
+
+def test_work_that_was_left_unfinished_has_no_label_of_a_file_that_was_moved(root):
+    png(root / "n" / "m.png", 50)
+    (root / "a" / "u.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"u\.png: cannot be read as an image"):
+        prepare(root)
+    (root / "n" / "m.png").rename(root / "a" / "m.png")
+    prepare(root, "--skip-bad")
+    assert sorted(images(root)) == ["abnormal/m.png", "abnormal/t0.png", "abnormal/t1.png", *(f"normal/h{number}.png" for number in range(6))]
+
+
 def test_empty_slices_make_no_patients_one(root):
     for number in range(6):
         Image.new("L", (16, 16)).save(root / "n" / f"empty{number}.png")

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 VERSION = 5  # raise it when the same files and settings come to give other images
 RECORD = "prepared.json"
 WAITING = 0.05  # of the time, at most, is spent on waiting for the disk
+TOLD = ("name", "patient", "abnormal")  # what jobs are told of their images beside the settings, as far as it does not follow from the files
 AT_A_TIME = 2**23  # bytes that a process compares: files of some kB are read faster than they are given to it one by one
 LONGEST = 200  # bytes of a file's name; file systems take 255, and unfinished files have longer ones
 
@@ -64,7 +65,7 @@ class NoImage(UserError):
 
 
 class Job(Protocol):
-    """Some files of a download that become images together; can be pickled."""
+    """Some files of a download that become images together; can be pickled. What it is told of them has the names in `TOLD`."""
 
     @property
     def sources(self) -> tuple[SourceFile, ...]: ...
@@ -180,12 +181,16 @@ def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool
 
 
 def _fingerprint(jobs: Sequence[Job], workers: int | None) -> str:
-    """What changes with the names and contents of the files: a file that was replaced by another of its size is another."""
+    """What changes with the names and contents of the files, and with what jobs are told of them.
+
+    A file that was replaced by another of its size is another, and one that was moved among the abnormal images has another label.
+    """
     sources = [source for job in jobs for source in job.sources]
     few = sum(source.size for source in sources) < 2**30  # bytes, which are read before processes would have started
     sums = map_jobs(SourceFile.checksum, sources, 1 if few else workers, "comparing", "file", groups=_groups(sources))
     files = [(source.name, source.size, value) for source, value in zip(sources, sums, strict=True)]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+    told = [(len(job.sources), *(getattr(job, name, None) for name in TOLD)) for job in jobs]
+    return hashlib.sha256(json.dumps([files, told]).encode()).hexdigest()[:16]
 
 
 def _groups(sources: Sequence[SourceFile]) -> list[int]:
