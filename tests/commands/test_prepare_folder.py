@@ -295,6 +295,34 @@ def test_what_slices_of_volumes_do_to_results_is_told(tmp_path, caplog):
     assert "AUROC over patients" not in caplog.text
 
 
+def test_masks_that_lie_elsewhere_than_their_volumes_are_told_by_how_much(tmp_path, caplog):
+    """In the end, too, if work was stopped meanwhile."""
+    rng = np.random.default_rng(0)
+    lesion = np.zeros((16, 16, 12), np.uint8)
+    lesion[4:8, 4:8, 5:7] = 1
+    for kind, names in (("n", "stuv"), ("a", "abcd")):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            nibabel.save(nibabel.Nifti1Image(rng.integers(0, 9, lesion.shape).astype(np.int16), np.eye(4)), tmp_path / kind / f"{name}.nii.gz")
+    (tmp_path / "m").mkdir()
+    for name, shift in (("a", [0, 0, 0]), ("b", [3, 0, 4]), ("c", [0, 0.5, 0]), ("d", [0, 0, -12])):
+        affine = np.eye(4)
+        affine[:3, 3] = shift
+        nibabel.save(nibabel.Nifti1Image(lesion, affine), tmp_path / "m" / f"{name}.nii.gz")
+    (tmp_path / "a" / "e.nii.gz").write_bytes(b"no volume")
+    options = ("--window", "auto", "--masks", tmp_path / "m")
+    with pytest.raises(UserError, match=r"e\.nii\.gz: cannot be read as NIfTI"):
+        prepare(tmp_path, *options)
+    assert "affine" not in caplog.text
+    prepare(tmp_path, *options, "--skip-bad")
+    (line,) = [record.getMessage() for record in caplog.records if "affine" in record.getMessage()]
+    told = f"{tmp_path / 'm' / 'd.nii.gz'} by 12.0 mm, {tmp_path / 'm' / 'b.nii.gz'} by 5.0 mm; "
+    assert line.startswith(f"WARNING: x: by the affines of both 2 masks lie elsewhere than their volumes: {told}")
+    assert {row.image for row in read_manifest(tmp_path / "data/x/manifest.csv") if row.abnormal} == {
+        f"abnormal/{name}_{k:03d}.png" for name in "abcd" for k in (5, 6)
+    }
+
+
 def test_files_that_count_as_patients_are_told_again_in_every_run(tmp_path, caplog):
     for number in range(40):
         png(tmp_path / "n" / f"run{number // 5:02d}_{number:03d}.png", number)

@@ -1,6 +1,7 @@
 """Axial slices of NIfTI volumes, read one after the other so that memory does not grow with the volume."""
 
 import gzip
+import itertools
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from anomaly_detection.system.errors import UserError
 NIFTI = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img", ".hdr.gz", ".img.gz")
 AUTO_SLICES = 32  # of a volume tell its automatic window
+ROUNDING = 0.6  # voxels by which affines of one place differ: programs round, and some count from the edge of the first voxel, half a one away
 BLOCK = 32  # slices in memory where they lie across the file
 GZIP = b"\x1f\x8b"
 GEOMETRY = (
@@ -84,6 +86,13 @@ class Volume:
         normal /= np.copysign(np.linalg.norm(normal), normal[2])
         first, step = normal @ self._image.affine[:3, 3], normal @ self._image.affine[:3, self._axial]
         return first + step * np.arange(self.slices)
+
+    def apart(self, other: "Volume") -> float:
+        """By how many mm the affine of another volume of this shape puts a corner elsewhere, at most; 0 where that is rounding along each axis."""
+        corners = np.array([(*corner, 1) for corner in itertools.product(*((0, length - 1) for length in self.shape))])
+        shifts = (corners @ (other._image.affine - self._image.affine).T)[:, :3]
+        voxels = shifts @ np.linalg.inv(self._image.affine[:3, :3]).T
+        return float(np.linalg.norm(shifts, axis=1).max()) if np.abs(voxels).max() > ROUNDING else 0.0
 
     def _open(self, path: Path) -> Nifti1Image | Nifti2Image:
         with open(path, "rb") as file:

@@ -25,6 +25,7 @@ from anomaly_detection.data.formats.sources import SourceFile, same_name
 from anomaly_detection.data.manifest import MANIFEST, Key, Row, pixels_hash, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.prepare.identity import settle_patients
+from anomaly_detection.data.prepare.scans import masks_elsewhere_warning
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, wait_for_disk, whole_file
@@ -50,6 +51,7 @@ class Picture(NamedTuple):
         pixels: (H, W) or (H, W, 3) uint8.
         mask: (H, W) bool, where the lesion is; None where that is not known.
         header: what the file says of whose it is.
+        apart: by how many mm the files of image and mask say that they lie apart in the patient, see `Volume.apart`; 0 where they do not.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Picture(NamedTuple):
     pixels: np.ndarray
     mask: np.ndarray | None = None
     header: Header = Header()
+    apart: float = 0.0
 
 
 class NoImage(UserError):
@@ -78,6 +81,7 @@ class _Result(NamedTuple):
     rows: list[Row]
     bad: str | None
     turned_grey: int = 0
+    apart: float = 0.0
 
 
 def build_dataset(
@@ -151,6 +155,8 @@ def _make(
     rows, bad = sorted((row for result in results for row in result.rows), key=lambda row: row.image), [r.bad for r in results if r.bad]
     if turned_grey := sum(result.turned_grey for result in results):
         logger.warning("%s: %d colour images were turned grey; --channels 3 keeps their colours", folder.name, turned_grey)
+    if line := masks_elsewhere_warning({job.sources[1]: result.apart for job, result in zip(jobs, results, strict=True) if result.apart}):
+        logger.warning("WARNING: %s: %s", folder.name, line)
     _refuse_one_name_for_two(rows)
     rows = settle_patients(rows, told_by)
     if not rows:
@@ -216,7 +222,7 @@ def _refuse_one_name_for_two(rows: Sequence[Row]) -> None:
 def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: bool) -> _Result:
     """Write the images of one job; runs in a worker."""
     rows: list[Row] = []
-    turned_grey = 0
+    turned_grey, apart = 0, 0.0
     try:
         with contextlib.ExitStack() as stack:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
@@ -224,13 +230,14 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
             for picture in job.pictures(paths):
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
+                apart = max(apart, picture.apart)
     except UserError as error:
         if not (skip_bad or isinstance(error, NoImage)):
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()
         return _Result([], str(error))
-    return _Result(rows, None, turned_grey)
+    return _Result(rows, None, turned_grey, apart)
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:
@@ -288,8 +295,8 @@ class _Journal:
         if lines and lines[0] == self._first:
             with contextlib.suppress(ValueError):  # from here on a machine that stopped has left what the disk held before
                 for line in lines[1:-1]:  # the last one is empty, or was cut short
-                    place, rows, bad, turned_grey = json.loads(line)
-                    self.done[place] = _Result([Row(*row) for row in rows], bad, turned_grey)
+                    place, rows, *rest = json.loads(line)
+                    self.done[place] = _Result([Row(*row) for row in rows], *rest)
         else:
             shutil.rmtree(path.parent)
             path.parent.mkdir()
@@ -327,4 +334,4 @@ class _Journal:
 
     @staticmethod
     def _line(place: int, result: _Result) -> str:
-        return json.dumps([place, [list(vars(row).values()) for row in result.rows], result.bad, result.turned_grey])
+        return json.dumps([place, [list(vars(row).values()) for row in result.rows], *result[1:]])

@@ -61,6 +61,7 @@ class NiftiJob:
         window = volume.shown(self.window)
         if mask and (mask[0].shape, mask[0].orientation) != (volume.shape, volume.orientation):
             raise UserError(f"{self.sources[1]}: differs from its volume in shape or orientation; which one is wrong cannot be known")
+        apart = volume.apart(mask[0]) if mask else 0.0
         slices = np.flatnonzero(mask[0].count_marked()).tolist() if mask else list(range(volume.slices))
         slices = spread(slices, self.max_slices)
         empty = f"{self.sources[0]}: no slice of it shows more than one grey" + (f" and is marked in {self.sources[1]}" if mask else "")
@@ -69,7 +70,7 @@ class NiftiJob:
             pixels = window.grey(plane)
             if pixels.min() < pixels.max():
                 empty = ""
-                yield Picture(f"{self.name}_{number:03d}", self.patient, self.abnormal, pixels, marked)
+                yield Picture(f"{self.name}_{number:03d}", self.patient, self.abnormal, pixels, marked, apart=apart)
         if empty:
             raise NoImage(empty)
 

@@ -37,14 +37,14 @@ class VolumeJob:
             raise UserError(f"{self.sources[0]} and its segmentation differ in shape or orientation ({what}); which one is wrong cannot be known")
         liver, tumour = segmentation.count([LIVER, TUMOUR]) / (np.prod(volume.shape) / volume.slices)
         shows_liver = liver + tumour >= self.choice.min_liver
-        stem, window = self.sources[0].stem.lower(), volume.shown(self.window)
+        stem, window, apart = self.sources[0].stem.lower(), volume.shown(self.window), volume.apart(segmentation)
         for abnormal, chosen in ((False, shows_liver & (tumour == 0)), (True, shows_liver & (tumour >= self.choice.min_tumour))):
             slices = spread(np.flatnonzero(chosen).tolist(), self.choice.max_slices)
             if slices:
                 masks = (plane == TUMOUR for plane in segmentation.planes(slices)) if abnormal else [None] * len(slices)
                 for number, values, mask in zip(slices, volume.planes(slices), masks, strict=True):
                     name = f"{stem}_{number:03d}"
-                    yield Picture(name, patient_of(name, abnormal), abnormal, window.grey(values), mask)
+                    yield Picture(name, patient_of(name, abnormal), abnormal, window.grey(values), mask, apart=apart)
 
 
 def plan(where: Path, files: Sequence[SourceFile], choice: Choice, window: WindowChoice) -> list[VolumeJob]:

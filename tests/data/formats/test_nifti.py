@@ -5,6 +5,7 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+from nibabel.affines import apply_affine
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from anomaly_detection.data.formats.nifti import Volume
@@ -165,3 +166,43 @@ def test_labels_that_there_should_not_be(tmp_path):
     data[1, 1, 1] = 7
     with pytest.raises(UserError, match="holds the values 7, but labels are 0, 1, 2"):
         Volume(save(tmp_path / "s.nii", data), "s").count([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [
+        ([0, 0, 0], 0),
+        ([0, 0, 40], 40),
+        ([0, 0, 2.5], 0),
+        ([0.35, 0, 0], 0),
+        ([0, -1.4, 0], 1.4),
+        ([3, 4, 12], 13),
+    ],
+    ids=["the same", "eight slices", "half a slice", "half a pixel", "two pixels", "3 4 12 13"],
+)
+def test_how_far_apart_volumes_lie(tmp_path, shift, expected):
+    """Voxels of 0.7 x 0.7 x 5 mm, a tenth turned about the axis of the body."""
+    turn = nibabel.eulerangles.euler2mat(z=0.1)
+    affine = nibabel.affines.from_matvec(turn @ np.diag([0.7, 0.7, 5]), [-90, 12, 7])
+    other = nibabel.affines.from_matvec(turn @ np.diag([0.7, 0.7, 5]), np.array([-90, 12, 7]) + turn @ shift)
+    one, two = (Volume(save(tmp_path / f"{name}.nii", np.zeros((9, 8, 7), np.int8), each), name) for name, each in (("a", affine), ("b", other)))
+    assert one.apart(two) == pytest.approx(expected, abs=1e-3)
+    assert two.apart(one) == pytest.approx(expected, abs=1e-3)
+
+
+def test_volumes_of_other_voxels_lie_apart_at_their_far_corner(tmp_path):
+    """Against a loop over all voxels; spacings that were rounded to four digits do not count, nor does a volume in its own place."""
+    shape = (30, 20, 10)
+    affines = {
+        "mm": np.diag([-0.703125, -0.703125, 5.0, 1.0]),
+        "rounded": np.diag([-0.7031, -0.7031, 5.0, 1.0]),
+        "ones": np.diag([-1.0, -1.0, 1.0, 1.0]),
+        "turned": nibabel.affines.from_matvec(nibabel.eulerangles.euler2mat(x=0.2) @ np.diag([-0.703125, -0.703125, 5.0])),
+    }
+    volumes = {name: Volume(save(tmp_path / f"{name}.nii", np.zeros(shape, np.int8), affine), name) for name, affine in affines.items()}
+    for name, affine in affines.items():
+        places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+        shifts = [apply_affine(affine, places[index]) - apply_affine(affines["mm"], places[index]) for index in np.ndindex(shape)]
+        expected = 0 if name in ("mm", "rounded") else max(map(np.linalg.norm, shifts))
+        assert volumes["mm"].apart(volumes[name]) == pytest.approx(expected, abs=1e-3)
+    assert volumes["mm"].apart(volumes["ones"]) > 36, "ten slices of 5 mm beside ten of 1 mm"

@@ -62,6 +62,20 @@ def test_at_most_so_many_slices_spread_over_the_volume(tmp_path):
     assert [p.name for p in pictures(tmp_path / "s", max_slices=3)] == ["volume-0_006", "volume-0_020", "volume-0_033"]
 
 
+def test_a_segmentation_that_lies_elsewhere_is_taken_and_told(tmp_path):
+    """By its voxels it is the volume's; by the header it lies 8 slices of 5 mm higher."""
+    hu, labels = body()
+    higher = np.diag([1.0, 1.0, 5.0, 1.0])
+    higher[2, 3] = 40
+    write(tmp_path / "there", 7, hu, labels)
+    write(tmp_path / "higher", 7, hu, labels, labels_affine=higher)
+    there, found = (pictures(tmp_path / name, min_liver=0.05, min_tumour=0.005) for name in ("there", "higher"))
+    assert {p.apart for p in there} == {0}
+    assert {(p.abnormal, p.apart) for p in found} == {(False, 40.0), (True, 40.0)}
+    assert [p.name for p in found] == [p.name for p in there]
+    assert all(np.array_equal(p.mask, q.mask) for p, q in zip(found, there, strict=True) if p.abnormal)
+
+
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path):
     hu, labels = body()
     write(tmp_path / "alone", 3, hu, labels)
