@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, iter_pixels
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RTDoseStorage,
+    SegmentationStorage,
+)
 
 from anomaly_detection.data.formats.greyscale import is_inverted, look_up, measure, own_share, shown, value, whole_share
 from anomaly_detection.data.formats.sources import one_line
@@ -21,6 +29,7 @@ from anomaly_detection.system.errors import UserError
 
 DICOM = (".dcm", ".dicom", ".ima")
 DECODERS = 'pip install "pylibjpeg[all]" may bring the decoder'
+OTHER = {str(SegmentationStorage): "SEG", str(RTDoseStorage): "RTDOSE"}  # SOP class and Modality of grids that are no image: labels, and doses in Gy
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 START = 132  # bytes: the preamble and the word behind it
 AUTO_FRAMES = 32  # of a file tell its automatic window
@@ -71,7 +80,7 @@ def begins_as_dicom(start: bytes) -> bool:
 
 
 def holds_image(path: Path) -> bool:
-    """False for a sound DICOM file of other content: a report, a plan, a directory, a segmentation; what is damaged may hold one."""
+    """False for a sound DICOM file of other content: a report, a plan, a dose, a directory, a segmentation; what is damaged may hold one."""
     try:
         with QUIET:
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality", "Rows", "Columns"])
@@ -83,10 +92,8 @@ def holds_image(path: Path) -> bool:
 
 def other_content(header: pydicom.Dataset) -> str | None:
     """What a file holds in place of an image."""
-    modality = value(header, "Modality")
-    if modality == "SEG" or not value(header, "Rows") or not value(header, "Columns"):
-        return str(modality or "other data")
-    return None
+    kind = OTHER.get(str(value(header, "SOPClassUID"))) or str(value(header, "Modality") or "other data")
+    return kind if kind in OTHER.values() or not value(header, "Rows") or not value(header, "Columns") else None
 
 
 def read_dicom(path: Path, window: WindowChoice, numbers: Sequence[int] | None = None) -> tuple[str, Iterator[np.ndarray]]:

@@ -17,7 +17,7 @@ TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID"]
 _LAYOUT = [
     *TAGS,
     *("SOPInstanceUID", "InstanceNumber", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "Modality", "Rows", "Columns"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SOPClassUID", "Modality", "Rows", "Columns"),
 ]
 
 

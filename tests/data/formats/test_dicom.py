@@ -11,6 +11,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from anomaly_detection.data.formats.dicom import holds_image, is_dicom, read_dicom
+from anomaly_detection.data.formats.header import read_layout
+from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.formats.window import Window
 from anomaly_detection.system.errors import UserError
 
@@ -156,8 +158,8 @@ def test_pydicoms_own_files_are_read_or_refused_in_one_line():
         except UserError as error:
             refused[path] = str(error)
     assert all("\n" not in line and str(path) in line for path, line in refused.items())
-    assert {"CT_small.dcm", "MR_small.dcm", "examples_palette.dcm", "examples_ybr_color.dcm", "rtdose.dcm"} <= set(read)
-    assert {"rtplan.dcm", "DICOMDIR", "MR_truncated.dcm"} <= {path.name for path in refused}
+    assert {"CT_small.dcm", "MR_small.dcm", "examples_palette.dcm", "examples_ybr_color.dcm"} <= set(read)
+    assert {"rtplan.dcm", "rtdose.dcm", "DICOMDIR", "MR_truncated.dcm"} <= {path.name for path in refused}
     (deep,) = (line for path, line in refused.items() if path.name == "JPGExtended.dcm")
     assert "12-bit" in deep, "a decoder is not there"
     assert 'pip install "pylibjpeg[all]" may bring the decoder' in deep
@@ -222,9 +224,28 @@ def test_a_deflated_file(tmp_path):
 
 def test_reports_and_directories_hold_no_image(tmp_path):
     folder = Path(pydicom.data.__file__).parent / "test_files"
-    assert not any(holds_image(folder / name) for name in ("reportsi.dcm", "rtplan.dcm", "dicomdirtests/DICOMDIR", "waveform_ecg.dcm"))
-    assert all(holds_image(folder / name) for name in ("CT_small.dcm", "MR_truncated.dcm", "JPGExtended.dcm", "rtdose.dcm"))
+    others = ("reportsi.dcm", "rtplan.dcm", "rtdose.dcm", "dicomdirtests/DICOMDIR", "waveform_ecg.dcm")
+    assert not any(holds_image(folder / name) for name in others)
+    assert all(holds_image(folder / name) for name in ("CT_small.dcm", "MR_truncated.dcm", "JPGExtended.dcm"))
     (tmp_path / "text.dcm").write_text("hello")
     assert holds_image(tmp_path / "text.dcm"), "what is damaged is told, not left out"
     with pytest.raises(UserError, match=r"text\.dcm: cannot be read as DICOM"):
         read_dicom(tmp_path / "text.dcm", None)
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        ({"Modality": "RTDOSE"}, "RTDOSE"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.2"}, "RTDOSE"),  # PS3.4 B.5: RT Dose Storage
+        ({"Modality": "OT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.2"}, "RTDOSE"),
+        ({"Modality": "SEG"}, "SEG"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "SEG"),  # Segmentation Storage
+    ],
+)
+def test_grids_of_doses_and_labels_are_no_images(tmp_path, tags, kind):
+    path = write_dicom(tmp_path / "a.dcm", STORED, **CT, WindowCenter=40, WindowWidth=400, SeriesInstanceUID="1.2", **tags)
+    assert not holds_image(path)
+    assert read_layout(SourceFile("a.dcm", path, None, path.stat().st_size)) is None
+    with pytest.raises(UserError, match=f"a\\.dcm: cannot be read as DICOM \\(it holds no image but {kind}\\); leave it out"):
+        read_dicom(path, None)
