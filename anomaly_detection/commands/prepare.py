@@ -145,6 +145,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
+    from anomaly_detection.data.prepare.scans import modalities_warning
     from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_warning
     from anomaly_detection.data.splits import NO_ABNORMAL
 
@@ -162,7 +163,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
         print("the images were there already; the split files are new")
     if not done.counts["anomaly", "test"]:
         print(NO_ABNORMAL)
-    for line in (*remarks(done.rows), unmarked_warning(done.rows)):
+    for line in (*remarks(done.rows), modalities_warning(done.rows), unmarked_warning(done.rows)):
         if line:
             logger.warning("warning: %s", line)
     if line := unequal_warning(done.rows):

@@ -32,7 +32,7 @@ class Row:
         pixels_sha256: of the written pixels; the same for the same image under two names.
         mask_pixels: size of the lesion in the written mask; empty where there is none.
         patient_from: by which key `patient` was told, see `Key`; empty in a manifest of an older version.
-        patient_id, study, series: PatientID, StudyInstanceUID and SeriesInstanceUID of a DICOM file, as far as it has them.
+        patient_id, study, series, modality: PatientID, StudyInstanceUID, SeriesInstanceUID and Modality of a DICOM file, as far as it has them.
     """
 
     image: str
@@ -46,6 +46,7 @@ class Row:
     patient_id: str = ""
     study: str = ""
     series: str = ""
+    modality: str = ""
 
 
 def read_manifest(path: Path) -> list[Row]:

@@ -221,6 +221,27 @@ def test_the_series_of_a_patient_stay_together(tmp_path):
     assert all(len(parts) == 1 for parts in sides.values())
 
 
+def test_other_modalities_are_told_and_doses_are_no_images(root, caplog):
+    rng = np.random.default_rng(0)
+    kinds = [("n", "CT", STORED.shape)] * 3 + [("a", "CT", STORED.shape), ("n", "PT", STORED.shape), ("n", "OT", (2, *STORED.shape))]
+    for number, (folder, modality, shape) in enumerate([*kinds, ("n", "RTDOSE", STORED.shape), ("a", "RTDOSE", STORED.shape)]):
+        values = rng.integers(0, 4096, shape).astype(np.uint16)
+        write_dicom(root / folder / f"IM{number}", values, **CT, WindowCenter=40, WindowWidth=400, PatientID=f"P{number}", Modality=modality)
+    for _ in range(2):
+        caplog.clear()
+        prepare(root)
+        (line,) = [record.getMessage() for record in caplog.records if "became images" in record.getMessage()]
+        assert line.startswith("warning: DICOM files of 3 modalities became images: 4 CT, 1 PT, 1 OT; ")
+        assert "left alone: 2 files that are no images, the first: " in caplog.text
+    made = {row.source: row.modality for row in read_manifest(root / "data/x/manifest.csv") if row.source.startswith("IM")}
+    assert made == {**{f"IM{number}": "CT" for number in range(4)}, "IM4": "PT", "IM5": "OT"}
+    for name in ("IM4", "IM5"):
+        (root / "n" / name).unlink()
+    caplog.clear()
+    prepare(root, data="other")
+    assert "became images" not in caplog.text
+
+
 def pack(folder, archive):
     """The files below a folder in a zip archive, with the folder's name before theirs."""
     with zipfile.ZipFile(archive, "w") as file:

@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says of whose it is, and of where its frames lie in the patient."""
+"""What the header of a DICOM file says of whose it is, how it was taken, and where its frames lie in the patient."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,24 +13,26 @@ from anomaly_detection.data.formats.dicom import DICOM, QUIET, START, begins_as_
 from anomaly_detection.data.formats.greyscale import places, value
 from anomaly_detection.data.formats.sources import SourceFile
 
-TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID"]
+TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
 _LAYOUT = [
     *TAGS,
     *("SOPInstanceUID", "InstanceNumber", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SOPClassUID", "Modality", "Rows", "Columns"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SOPClassUID", "Rows", "Columns"),
 ]
 
 
 class Header(NamedTuple):
-    """Identity in the header of a file; "" for what it does not say.
+    """What the header of a file says of all its images; "" for what it does not say.
 
     Attributes:
         patient_id, study, series: PatientID, StudyInstanceUID, SeriesInstanceUID.
+        modality: Modality, such as CT.
     """
 
     patient_id: str = ""
     study: str = ""
     series: str = ""
+    modality: str = ""
 
 
 class Place(NamedTuple):

@@ -50,7 +50,7 @@ class Picture(NamedTuple):
         abnormal: whether it shows disease.
         pixels: (H, W) or (H, W, 3) uint8.
         mask: (H, W) bool, where the lesion is; None where that is not known.
-        header: what the file says of whose it is.
+        header: what the file says of whose it is, and how it was taken.
         apart: by how many mm the files of image and mask say that they lie apart in the patient, see `Volume.apart`; 0 where they do not.
     """
 
@@ -253,8 +253,8 @@ def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessi
         mask = preprocessing.store_mask(picture.mask)
         _save(mask.astype(np.uint8) * 255, folder / mask_path(image))
         mask_pixels = int(np.count_nonzero(mask))
-    who = {"patient_id": picture.header.patient_id, "study": picture.header.study, "series": picture.header.series}
-    return Row(image, int(picture.abnormal), picture.patient, source, digest, _content(pixels, image), mask_pixels, **who)
+    content = _content(pixels, image)
+    return Row(image, int(picture.abnormal), picture.patient, source, digest, content, mask_pixels, **picture.header._asdict())
 
 
 def _content(pixels: np.ndarray, image: str) -> str:

@@ -1,8 +1,10 @@
 """What the headers of volumes and DICOM files say that whoever prepares a dataset of them must know."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.manifest import Row
 
 NAMED = 5  # masks in a warning
 
@@ -23,3 +25,13 @@ def masks_elsewhere_warning(apart: Mapping[SourceFile, float]) -> str | None:
     masks = "1 mask lies elsewhere than its volume" if len(apart) == 1 else f"{len(apart)} masks lie elsewhere than their volumes"
     advice = "voxels were paired by number, as is right where only a header is wrong; otherwise resample the mask to the grid of its volume"
     return f"by the affines of both {masks}: {named}{more}; {advice}"
+
+
+def modalities_warning(rows: Sequence[Row]) -> str | None:
+    """That DICOM files of several modalities became images, with how many of each; None where there is one at most."""
+    counts = Counter({(row.abnormal, row.source): row.modality for row in rows if row.modality}.values())
+    if len(counts) < 2:
+        return None
+    named = ", ".join(f"{count} {modality}" for modality, count in counts.most_common())
+    advice = "where these are not of the dataset's kind, such as PT beside CT, take them out of the folder"
+    return f"DICOM files of {len(counts)} modalities became images: {named}; {advice}"

@@ -280,8 +280,8 @@ def test_pictures_and_volumes_are_not_opened_to_order_them(tmp_path, monkeypatch
 
 
 def test_identity_is_read_alike_for_prepare(tmp_path):
-    path = write(tmp_path / "a.dcm", 1, PatientID="P7", StudyInstanceUID="1.5")
-    assert read_header(path) == ("P7", "1.5", "1.2.7")
+    path = write(tmp_path / "a.dcm", 1, PatientID="P7", StudyInstanceUID="1.5", Modality="CT")
+    assert read_header(path) == ("P7", "1.5", "1.2.7", "CT")
 
 
 def test_planes_across_the_body_at_45_degrees_have_positions(tmp_path):
