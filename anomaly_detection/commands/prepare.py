@@ -60,7 +60,7 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     text = "masks of the abnormal ones, of the same names, above 0 where the lesion is; of a volume only slices with lesion become images then"
     parser.add_argument("--masks", type=Path, metavar="DIR", help=text)
     text = "values shown, of DICOM, NIfTI and pictures with more than 8 bits: level and width (Hounsfield units for CT), or auto"
-    text = f"{text} (0.5th to 99.5th percentile of each file)"
+    text = f"{text} (0.5th to 99.5th percentile of each file, which of single DICOM slices is of each slice)"
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=f"{text}; default: as DICOM files say, 16-bit pictures whole")
     text = (
         "regular expression whose first group is the patient in an image's path, such as '(.*)_[0-9]+'; "
@@ -145,7 +145,7 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
-    from anomaly_detection.data.prepare.scans import modalities_warning
+    from anomaly_detection.data.prepare.scans import modalities_warning, single_slices_warning
     from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_warning
     from anomaly_detection.data.splits import NO_ABNORMAL
 
@@ -163,7 +163,8 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
         print("the images were there already; the split files are new")
     if not done.counts["anomaly", "test"]:
         print(NO_ABNORMAL)
-    for line in (*remarks(done.rows), modalities_warning(done.rows), unmarked_warning(done.rows)):
+    of_scans = modalities_warning(done.rows), single_slices_warning(done.rows, spec.window), unmarked_warning(done.rows)
+    for line in (*remarks(done.rows), *of_scans):
         if line:
             logger.warning("warning: %s", line)
     if line := unequal_warning(done.rows):

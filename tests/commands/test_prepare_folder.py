@@ -242,6 +242,37 @@ def test_other_modalities_are_told_and_doses_are_no_images(root, caplog):
     assert "became images" not in caplog.text
 
 
+def test_automatic_windows_of_single_slices_are_told(root, caplog):
+    """A slice of air, of 0 to 3, is as bright as one of tissue then; in one file of several frames it is not, nor through a given window."""
+    tissue, air = (np.arange(64, dtype=np.uint16).reshape(8, 8) % high for high in (1000, 4))
+    slices = [1000 + tissue, 1001 + tissue, air]
+    for number, values in enumerate(slices):
+        write_dicom(root / "n" / f"IM{number}", values, PatientID="P", SeriesInstanceUID="1.2", SOPInstanceUID=f"1.2.{number}")
+
+    def told(data, *options):
+        caplog.clear()
+        prepare(root, *options, data=data)
+        lines = [record.getMessage() for record in caplog.records if "--window auto is of each file" in record.getMessage()]
+        return lines, {
+            row.source: np.asarray(Image.open(root / data / "x" / row.image)).max() for row in read_manifest(root / data / "x/manifest.csv")
+        }
+
+    for _ in range(2):
+        lines, brightest = told("auto", "--window", "auto")
+        assert brightest["IM0"] == brightest["IM2"] == 255
+        assert lines == [
+            "warning: --window auto is of each file, and 1 series lies in DICOM files of one slice: each slice has another window, "
+            "and one that is nearly empty is stretched to full contrast; give --window LEVEL WIDTH"
+        ]
+    lines, brightest = told("fixed", "--window", "532", "1064")
+    assert (lines, brightest["IM2"]) == ([], 1)
+    for number in range(3):
+        (root / "n" / f"IM{number}").unlink()
+    write_dicom(root / "n" / "frames", np.stack(slices), PatientID="P", SeriesInstanceUID="1.2")
+    write_dicom(root / "n" / "other", slices[1], PatientID="Q", SeriesInstanceUID="1.3")
+    assert told("frames", "--window", "auto")[0] == []
+
+
 def pack(folder, archive):
     """The files below a folder in a zip archive, with the folder's name before theirs."""
     with zipfile.ZipFile(archive, "w") as file:

@@ -1,4 +1,4 @@
-"""What the headers of volumes and DICOM files say that whoever prepares a dataset of them must know."""
+"""What whoever prepares a dataset of volumes and DICOM files must know of them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,3 +35,22 @@ def modalities_warning(rows: Sequence[Row]) -> str | None:
     named = ", ".join(f"{count} {modality}" for modality, count in counts.most_common())
     advice = "where these are not of the dataset's kind, such as PT beside CT, take them out of the folder"
     return f"DICOM files of {len(counts)} modalities became images: {named}; {advice}"
+
+
+def single_slices_warning(rows: Sequence[Row], window: list[float] | str | None) -> str | None:
+    """That each slice of a series was shown through a window of its own; None where no series lies in files of one slice each.
+
+    Args:
+        rows: of the manifest.
+        window: of the dataset, as `plain_window` has it.
+    """
+    if window != "auto":
+        return None
+    slices = Counter((row.abnormal, row.source) for row in rows)
+    files = Counter((row.patient_id, row.series) for row in rows if row.series and slices[row.abnormal, row.source] == 1)
+    series = sum(count > 1 for count in files.values())
+    if not series:
+        return None
+    which = "1 series lies in DICOM files" if series == 1 else f"{series} series lie in DICOM files"
+    outcome = "each slice has another window, and one that is nearly empty is stretched to full contrast"
+    return f"--window auto is of each file, and {which} of one slice: {outcome}; give --window LEVEL WIDTH"
