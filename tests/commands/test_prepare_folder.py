@@ -165,6 +165,21 @@ def test_an_archive_beside_what_was_unpacked_from_it_is_refused(root, inside):
         assert len(images(root)) == 8 + 8
 
 
+@pytest.mark.parametrize("name", ["IM0", "IM0.dcm"])
+def test_discs_of_two_patients_with_the_same_viewer_are_no_copies(root, name):
+    """The program is larger than the scan, which is named alike on both discs, as scanners name them, and as large."""
+    for who in range(2):
+        scan = write_dicom(root / "scan", STORED // (1 + who), **CT, WindowCenter=40, WindowWidth=400, PatientID=f"P{who}")
+        content = scan.read_bytes()
+        (root / "n" / f"disc{who}.zip").write_bytes(zipped(("VIEWER.EXE", b"MZ" * 5000), ("README", b"hello"), (f"images/{name}", content)))
+    prepare(root)
+    assert {row.patient_id for row in read_manifest(root / "data/x/manifest.csv")} == {"", "P0", "P1"}
+    (root / "n" / "unpacked").mkdir()
+    (root / "n" / "unpacked" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"disc1\.zip: images/{name}: is there twice, the other one is .*unpacked.{name}, packed or unpacked"):
+        prepare(root, data="other")
+
+
 def test_an_image_is_normal_or_abnormal(root):
     png(root / "n" / "ill" / "1.png", 90)
     with pytest.raises(UserError, match=r"1 files are in --normal .*n and in --abnormal .*ill, the first: .*1\.png; give two folders"):
