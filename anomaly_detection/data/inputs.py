@@ -39,8 +39,7 @@ def pixels_of(image: Any, window: WindowChoice, where: str = "image") -> np.ndar
     if isinstance(image, str | Path):
         return _pixels_of_file(image, window)
     if isinstance(image, Image.Image):
-        stored = opened(image)
-        return shown(stored.image, window, where, stored.top)
+        return shown(opened(image), window, where)
     if isinstance(image, Tensor):
         return _eight_bit(_channels_last(image, where), window, where)
     if isinstance(image, np.ndarray):
