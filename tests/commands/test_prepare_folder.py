@@ -1,6 +1,7 @@
 """`prepare folder` from the command line: no image is lost, doubled or given to the wrong patient, and what a user must know is said."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -443,6 +444,14 @@ def test_nothing_to_do_is_said_where_it_is_true(root, capsys):
     assert set(listed(root)) == set(before) - {"normal/h1.png"} | {"normal/renamed.png"}
     prepare(root)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_datasets_of_the_version_that_took_both_ends_are_told(root):
+    prepare(root)
+    record = root / "data/x/prepared.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "version": 4}))
+    with pytest.raises(UserError, match="was prepared with an older version of this program; delete it to prepare it anew"):
+        prepare(root)
 
 
 def test_a_file_of_the_same_size_is_another(root):
