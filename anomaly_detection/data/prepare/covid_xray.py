@@ -1,5 +1,6 @@
 """Chest radiographs: the Shenzhen set, to which the MADDR authors link, or folders of normal and of COVID-19 X-rays."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,16 @@ from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.data.prepare.pictures import PictureJob, picture_names
 from anomaly_detection.system.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+SHOWN = 8  # folders whose images are left alone
+
 _SHENZHEN = re.compile(r"CHNCXR_(\d{4})_([01])", re.IGNORECASE)
 
 
 def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) -> list[PictureJob]:
-    """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone.
+    """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone, and so are
+    other images, such as those of a third folder, which is told.
 
     Every image of Shenzhen is another patient; for other sets see `settle_patients`.
 
@@ -24,7 +30,7 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
     """
     images = [file for file in files if is_picture(file.name) and not re.search(r"mask", file.folder, re.IGNORECASE)]
     named = [(file, bool(int(match[2]))) for file in images if (match := _SHENZHEN.fullmatch(file.stem))]
-    found = named or [(file, abnormal) for file in images if (abnormal := _kind_of_folder(file.folder)) is not None]
+    found = named or _by_folder(images)
     for abnormal, kind in ((False, "normal"), (True, "abnormal")):
         if abnormal not in {own for _, own in found}:
             raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOADS['covid_xray']}")
@@ -32,9 +38,24 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
     return [PictureJob((file,), name, name if named else "", abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
 
 
-def _kind_of_folder(folder: str) -> bool | None:
-    """Whether the folders on the way say abnormal; None where they say nothing."""
-    for part in reversed(folder.lower().split("/")):
-        if part.startswith(("normal", "covid")):
-            return part.startswith("covid")
-    return None
+def _by_folder(images: Sequence[SourceFile]) -> list[tuple[SourceFile, bool]]:
+    """The images in folders whose names say normal or abnormal, and which; a warning names the folders of the others.
+
+    A folder in which both kinds lie, as that of a whole archive, says nothing: `COVID-19_Radiography_Dataset`, which holds `Normal`.
+    """
+    said = {image: _saying_folder(image.folder) for image in images}
+    kinds = {folder: folder.rpartition("/")[2].lower().startswith("covid") for folder in said.values() if folder}
+    both = {folder for folder in kinds for other in kinds if other.startswith(f"{folder}/") and kinds[other] != kinds[folder]}
+    found = [(image, kinds[folder]) for image, folder in said.items() if folder and folder not in both]
+    left = sorted({image.folder for image in images} - {image.folder for image, _ in found})
+    if found and left:
+        count, names = len(images) - len(found), ", ".join(folder or "." for folder in left[:SHOWN])
+        logger.warning("left alone: %d images in folders that are called neither normal nor covid: %s", count, names)
+    return found
+
+
+def _saying_folder(folder: str) -> str | None:
+    """The path of the last folder on the way that is called normal or covid."""
+    parts = folder.split("/")
+    depths = [depth for depth, part in enumerate(parts, 1) if part.lower().startswith(("normal", "covid"))]
+    return "/".join(parts[: depths[-1]]) if depths else None

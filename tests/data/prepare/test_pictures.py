@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from anomaly_detection.data.formats.sources import list_source
+from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare import covid_ct, covid_xray
+from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.system.errors import UserError
 
 LISTS = {
@@ -66,6 +68,36 @@ def test_shenzhen_by_name(tmp_path):
 def test_xrays_by_folder(tmp_path):
     write(tmp_path, "COVID/images/COVID-1.png", "COVID/masks/COVID-1.png", "Normal/images/Normal-1.png", "Viral Pneumonia/images/v.png")
     assert [(job.name, job.abnormal) for job in covid_xray.plan(tmp_path, list_source(tmp_path))] == [("COVID-1", True), ("Normal-1", False)]
+
+
+RADIOGRAPHY = "COVID-19_Radiography_Dataset"
+
+
+@pytest.mark.parametrize("above", ["", f"{RADIOGRAPHY}/", f"archive/{RADIOGRAPHY}/"])
+@pytest.mark.parametrize("beside", [[], ["other/COVID_notes/a.png"]])
+def test_the_radiography_database_by_the_folders_that_differ(tmp_path, caplog, above, beside):
+    """Its own folder begins with `COVID`, as one of the four in it does; the other two are neither normal nor COVID-19."""
+    kinds = {"COVID": "COVID-1", "Lung_Opacity": "Lung_Opacity-1", "Normal": "Normal-1", "Viral Pneumonia": "Viral Pneumonia-1"}
+    write(tmp_path, *(f"{above}{kind}/{part}/{name}.png" for kind, name in kinds.items() for part in ("images", "masks")), *beside)
+    jobs = covid_xray.plan(tmp_path, list_source(tmp_path))
+    assert [(job.name, job.abnormal) for job in jobs] == [("COVID-1", True), ("Normal-1", False)] + [("a", True)] * len(beside)
+    told = f"left alone: 2 images in folders that are called neither normal nor covid: {above}Lung_Opacity/images, {above}Viral Pneumonia/images"
+    assert told in caplog.text
+
+
+def test_every_file_of_the_radiography_database_is_a_patient(tmp_path):
+    names = [f"{RADIOGRAPHY}/{kind}/images/{kind}-{k}.png" for kind in ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia") for k in range(3)]
+    jobs = covid_xray.plan(tmp_path, list_source(write(tmp_path, *names)))
+    rows = [Row(f"{job.name}.png", int(job.abnormal), job.patient, job.sources[0].name, "", job.name, None) for job in jobs]
+    settled = settle_patients(rows, "name")
+    assert {row.patient_from for row in settled} == {"file"}
+    assert len({row.patient for row in settled}) == len(settled) == 6
+
+
+@pytest.mark.parametrize(("folder", "kind"), [("normal", "abnormal"), ("covid", "normal")])
+def test_xrays_of_one_kind_alone_are_told(tmp_path, folder, kind):
+    with pytest.raises(UserError, match=f"no {kind} X-ray is there"):
+        covid_xray.plan(tmp_path, list_source(write(tmp_path, f"{folder}/a.png")))
 
 
 @pytest.mark.parametrize(("module", "words"), [(covid_ct, r"no image of CT_NonCOVID\.zip.*UCSD-AI4H"), (covid_xray, "no normal X-ray .*shenzhen")])
