@@ -141,6 +141,7 @@ def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "
 
 
 def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
+    from anomaly_detection.data.doubts import doubts
     from anomaly_detection.data.patients import patient_warning
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_in_words, remarks
@@ -172,3 +173,5 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     if line := patient_warning(done.rows):
         alike = neighbours_warning(data_root / spec.root, done.rows)
         logger.warning("WARNING: %s%s", line, f"; {alike}" if alike else "")
+    for line in doubts(done.rows):
+        logger.warning("WARNING: %s", line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from anomaly_detection.data.catalog import DatasetSpec
+from anomaly_detection.data.doubts import doubts
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
 from anomaly_detection.data.patients import patient_of, patient_warning, shared_beginnings
 from anomaly_detection.data.splits import Kind, SplitEntry
@@ -124,8 +125,10 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
     if 0 < len(without) < len(images):
         first = without[0].entry.image
         yield f"{MANIFEST} says nothing of {len(without)} of {len(images)} images, the first: {first}; were names changed, or images added by hand?"
-    if line := patient_warning([image.row for image in images if image.is_as_manifest]):
+    told = [image.row for image in images if image.is_as_manifest]
+    if line := patient_warning(told):
         yield line
+    yield from doubts(told)
     alone = _alone(images)
     beginnings = shared_beginnings([image.entry.image for image in alone])
     expression = re.compile(beginnings[0] if beginnings else "$^()")

@@ -3,7 +3,6 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
@@ -57,27 +56,6 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
     if _RADIOGRAPH.fullmatch(name):
         return name
     return figure_of(name, abnormal) if "%" in name else None
-
-
-def common_folders(sources: Sequence[str]) -> list[str]:
-    """The folders that all the paths begin with.
-
-    Args:
-        sources: paths, with "/" between, below the folder that was given.
-    """
-    levels = zip(*(source.split("/")[:-1] for source in sources), strict=False)  # as deep as the highest file lies
-    return [names[0] for names in takewhile(lambda names: len(set(names)) == 1, levels)]
-
-
-def subfolders(sources: Sequence[str]) -> dict[str, str]:
-    """For each source the first folder on the way that is not the same for all of them; nothing for those that lie above it.
-
-    Args:
-        sources: paths, with "/" between, below the folder that was given.
-    """
-    depth = len(common_folders(sources))
-    folders = {source: source.split("/")[:-1] for source in sources}
-    return {source: parts[depth] for source, parts in folders.items() if len(parts) > depth}
 
 
 def figure_of(name: str, abnormal: bool) -> str:
@@ -146,7 +124,7 @@ def _below_kind(image: str) -> str:
 
 def shared_beginnings(images: Sequence[str]) -> tuple[str, int, int] | None:
     """The regular expression whose first group is shared by images as it is by those of one patient, how many groups it makes, and of how many."""
-    for expression in _expressions(images):
+    for expression in beginnings(images):
         search = re.compile(expression).search
         found = [(image.partition("/")[0], match[1]) for image in images if (match := search(image))]
         sizes = Counter(found)  # within a folder, since the same name in both says nothing
@@ -160,7 +138,7 @@ def shared_beginnings(images: Sequence[str]) -> tuple[str, int, int] | None:
     return None
 
 
-def _expressions(images: Sequence[str]) -> Iterator[str]:
+def beginnings(images: Sequence[str]) -> Iterator[str]:
     """Regular expressions for what names may begin with, coarse ones first."""
     names = [PurePosixPath(image).name for image in images]
     for mark in "_-%+ ":

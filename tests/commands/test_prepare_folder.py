@@ -289,6 +289,28 @@ def test_automatic_windows_of_single_slices_are_told(root, caplog):
     assert told("frames", "--window", "auto")[0] == []
 
 
+def check(root, capsys):
+    """What `check` says of what was prepared."""
+    capsys.readouterr()
+    main(["check", "--data-root", str(root / "data"), "--output", str(root / "sheets"), "--workers", "1"])
+    return capsys.readouterr().out
+
+
+def test_persons_below_folders_of_planes_are_told_by_prepare_and_check(tmp_path, capsys, caplog):
+    for number in range(24):
+        png(tmp_path / "n" / ("axial", "coronal", "sagittal")[number % 3] / f"p{number // 6}" / f"{number}.png", number)
+    png(tmp_path / "a" / "axial" / "p9" / "1.png", 99)
+    prepare(tmp_path)
+    line = "WARNING: 3 folders, each counted as a patient, but 4 names recur in several of them (p0 in axial, coronal, sagittal)"
+    assert line in caplog.text
+    assert line in check(tmp_path, capsys)
+    expression = re.search("--patient '(.*?)' would make 5 patients", caplog.text)[1]
+    caplog.clear()
+    prepare(tmp_path, "--patient", expression, data="other")
+    assert {row.patient for row in read_manifest(tmp_path / "other/x/manifest.csv")} == {"p0", "p1", "p2", "p3", "p9"}
+    assert "WARNING: 3 folders" not in caplog.text
+
+
 def pack(folder, archive):
     """The files below a folder in a zip archive, with the folder's name before theirs."""
     with zipfile.ZipFile(archive, "w") as file:

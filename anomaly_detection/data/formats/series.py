@@ -10,13 +10,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from anomaly_detection.data.folders import subfolders
 from anomaly_detection.data.formats.header import Layout, Place, read_layout
 from anomaly_detection.data.formats.nifti import is_nifti
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.read import Image, images_in
 from anomaly_detection.data.formats.sources import SourceFile, natural
 from anomaly_detection.data.formats.window import WindowChoice
-from anomaly_detection.data.patients import KINDS, subfolders
+from anomaly_detection.data.patients import KINDS
 from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from anomaly_detection.data.folders import common_folders, subfolders
 from anomaly_detection.data.manifest import Key, Row
-from anomaly_detection.data.patients import common_folders, subfolders
 
 
 def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
+from anomaly_detection.data.folders import subfolders
 from anomaly_detection.data.formats.archives import is_archive
 from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
 from anomaly_detection.data.manifest import Key
-from anomaly_detection.data.patients import subfolders
 from anomaly_detection.data.prepare import covid_ct, covid_xray, folder, lits
 from anomaly_detection.data.prepare.build import RECORD, Job
 from anomaly_detection.data.prepare.copies import copies
