@@ -64,7 +64,7 @@ def _add_folder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", nargs="+", metavar=("LEVEL", "WIDTH"), help=f"{text}; default: as DICOM files say, 16-bit pictures whole")
     text = (
         "regular expression whose first group is the patient in an image's path, such as '(.*)_[0-9]+'; "
-        "default: DICOM's PatientID, else the subfolder, else every file is a patient"
+        "default: DICOM's PatientID, else the subfolder, else every study, series or file is a patient"
     )
     parser.add_argument("--patient", metavar="REGEX", help=text)
     text = "axial slices of a NIfTI volume, spread evenly over it, or over those with lesion where there is a mask; all taken of an abnormal volume"

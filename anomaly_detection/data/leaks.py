@@ -10,7 +10,7 @@ from typing import get_args
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.doubts import doubts
-from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
+from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Row, read_manifest
 from anomaly_detection.data.patients import patient_of, patient_warning, shared_beginnings
 from anomaly_detection.data.splits import Kind, SplitEntry
 
@@ -157,7 +157,7 @@ def _beginning(image: Listed, expression: re.Pattern) -> str | None:
 
 
 def _alone(images: Sequence[Listed]) -> list[Listed]:
-    """The images of which nothing says whose they are: no manifest names them, or it counts their source files as patients.
+    """The images of which nothing says whose they are: no manifest names them, or it counts their source files, series or studies as patients.
 
     An older manifest does not tell of which files that is so: of all, unless one of its patients has several.
     """
@@ -166,7 +166,7 @@ def _alone(images: Sequence[Listed]) -> list[Listed]:
         if image.row:
             sources[image.row.patient].add(image.row.source)
     known = any(len(files) > 1 for files in sources.values())
-    untold = ("file",) if known else ("file", "")
+    untold = UNTOLD if known else (*UNTOLD, "")
     return [image for image in images if image.patient is None or (image.is_as_manifest and image.row.patient_from in untold)]
 
 

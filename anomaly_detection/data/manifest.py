@@ -16,8 +16,9 @@ from anomaly_detection.system.files import optional, read_table, whole_file
 MANIFEST = "manifest.csv"
 
 # How it is known whose an image is: by --patient, by the header of its file, by its subfolder, by the names that a public dataset gives its files,
-# or, since nothing says it, every file counts as a patient of its own; "": an older manifest does not say
-Key = Literal["--patient", "header", "folder", "name", "file", ""]
+# or, since nothing says it, every study, series or file counts as a patient of its own; "": an older manifest does not say
+Key = Literal["--patient", "header", "folder", "name", "study", "series", "file", ""]
+UNTOLD: tuple[Key, ...] = ("study", "series", "file")  # one person may have several
 
 
 @dataclass(frozen=True)

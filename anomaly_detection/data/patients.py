@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest
+from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Key, Row, read_manifest
 
 _SLICE = re.compile(r"(volume-\d+)_\d+", re.IGNORECASE)  # LiTS
 _RADIOGRAPH = re.compile(r"CHNCXR_\d{4}_[01]", re.IGNORECASE)  # Shenzhen
@@ -23,14 +23,15 @@ def patients_of(folder: Path) -> dict[str, str]:
     return {row.image: row.patient for row in read_manifest(path)} if path.is_file() else {}
 
 
-def counts_files(folder: Path) -> bool:
-    """Whether in the folder of a dataset that `prepare` made files count as patients, since nothing told whose they are.
+def counted_as_patients(folder: Path) -> list[Key]:
+    """Which of files, series and studies count as patients in the folder of a dataset that `prepare` made, since nothing told whose they are.
 
     Raises:
         UserError: the manifest is damaged.
     """
     path = folder / MANIFEST
-    return path.is_file() and any(row.patient_from == "file" for row in read_manifest(path))
+    keys = {row.patient_from for row in read_manifest(path)} if path.is_file() else set()
+    return [key for key in UNTOLD if key in keys]
 
 
 def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = None, pattern: str | None = None) -> str | None:

@@ -13,7 +13,7 @@ from anomaly_detection.config.settings import MaddrSettings, Settings
 from anomaly_detection.data.catalog import is_phantom
 from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.formats.window import plain_window
-from anomaly_detection.data.patients import counts_files
+from anomaly_detection.data.patients import counted_as_patients
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import NO_ABNORMAL, SPLITS
 from anomaly_detection.evaluation.normals import needed
@@ -234,8 +234,10 @@ def _use(settings: Settings, source: DataSource) -> Iterator[str]:
 def _limits(subject: Subject, source: DataSource) -> Iterator[str]:
     settings = subject.settings
     for name in settings.datasets:
-        if source.catalog[name].patient is None and counts_files(source.data_root / source.catalog[name].root):
-            yield f"{name}: each file counts as a patient, since nothing says whose it is: one may be trained on and tested, and intervals too narrow"
+        spec = source.catalog[name]
+        for key in counted_as_patients(source.data_root / spec.root) if spec.patient is None else ():
+            told = f"each {key} counts as a patient, since nothing says whose it is"
+            yield f"{name}: {told}: one may be trained on and tested, and intervals too narrow"
     if subject.metrics is not None and _untold(subject, source):
         yield _as_deployed(subject.metrics["pooled"])
     for name, values in ({} if subject.metrics is None else subject.metrics["datasets"]).items():

@@ -296,6 +296,22 @@ def check(root, capsys):
     return capsys.readouterr().out
 
 
+def dicom(path, seed, **identity):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 4096, STORED.shape).astype(np.uint16)
+    write_dicom(path, values, **CT, **identity, WindowCenter=40, WindowWidth=400)
+
+
+def test_studies_that_count_as_patients_are_told_by_prepare_and_check(tmp_path, capsys, caplog):
+    for who in range(6):
+        dicom(tmp_path / "n" / f"IM{who}", who, StudyInstanceUID=f"1.{who}")
+    dicom(tmp_path / "a" / "IM9", 9, StudyInstanceUID="1.99")
+    prepare(tmp_path)
+    line = "WARNING: 7 studies, each counted as a patient of its own, as headers name no patient: if some are of the same one"
+    assert line in caplog.text
+    assert line in check(tmp_path, capsys)
+
+
 def test_persons_below_folders_of_planes_are_told_by_prepare_and_check(tmp_path, capsys, caplog):
     for number in range(24):
         png(tmp_path / "n" / ("axial", "coronal", "sagittal")[number % 3] / f"p{number // 6}" / f"{number}.png", number)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from anomaly_detection.data.manifest import Row, read_manifest, write_manifest
-from anomaly_detection.data.patients import patient_of, patient_warning, patients_of, suspicious_patients
+from anomaly_detection.data.patients import counted_as_patients, patient_of, patient_warning, patients_of, suspicious_patients
 from anomaly_detection.system.errors import UserError
 
 HEADER = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
@@ -37,6 +37,13 @@ def test_the_manifest_goes_before_the_name(tmp_path):
     (tmp_path / "manifest.csv").write_text("image\nx\n")
     with pytest.raises(UserError, match="not a manifest"):
         patients_of(tmp_path)
+
+
+def test_what_counts_as_a_patient_where_nothing_tells_whose_images_are(tmp_path):
+    assert counted_as_patients(tmp_path) == []
+    keys = ("file", "series", "study", "header", "folder", "--patient", "name")
+    write_manifest(tmp_path / "manifest.csv", [Row(f"normal/{k}.png", 0, f"p{k}", "a", "", "", None, key) for k, key in enumerate(keys)])
+    assert counted_as_patients(tmp_path) == ["study", "series", "file"]
 
 
 def test_an_expression_goes_before_the_manifest_and_the_name():

@@ -13,6 +13,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.components.backbones import weights_licence
 from anomaly_detection.config.settings import MaddrSettings
 from anomaly_detection.data.dataset import DataSource
+from anomaly_detection.data.manifest import Row, write_manifest
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import load
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
@@ -167,6 +168,17 @@ def test_every_limit_follows_from_a_fact(data_root, changes, sentence):
     always = limits(data_root, values())
     (line,) = (line for line in limits(data_root, metrics) if line not in always)
     assert line.startswith(f"liver_ct: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"), [(["header", "study"], ["study"]), (["series", "file"], ["series", "file"]), (["folder", "--patient"], [])]
+)
+def test_what_counts_as_a_patient_for_want_of_one_is_a_limit(data_root, keys, words):
+    rows = [Row(f"normal/{k}.png", 0, f"p{k}", "a", "", "", None, key) for k, key in enumerate(keys)]
+    write_manifest(data_root / "liver_ct" / "manifest.csv", rows)
+    lines = [line for line in limits(data_root, None) if line.startswith("liver_ct")]
+    told = "counts as a patient, since nothing says whose it is: one may be trained on and tested, and intervals too narrow"
+    assert lines == [f"liver_ct: each {word} {told}" for word in words]
 
 
 def test_what_no_paper_has_is_told(data_root):

@@ -1,4 +1,4 @@
-"""Whose images are: as --patient says, else the header of the file, else its subfolder; else every file is a patient of its own."""
+"""Whose images are: as --patient says, else the header of the file, else its subfolder; else every study, series or file is a patient of its own."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -18,10 +18,10 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
       share. A file without one is of the patient with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
     - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
       the abnormal images are one patient; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
-    - The study is next, as long as not all files share it.
+    - The study is next, as long as not all files share it, and likewise the series.
     - At last the file, which is then told apart from one of its name in the other folder.
     """
-    patients, studies = _telling([(row, row.patient_id) for row in rows]), _telling([(row, row.study) for row in rows])
+    patients, studies, series = (_telling([(row, getattr(row, key)) for row in rows]) for key in ("patient_id", "study", "series"))
     sources = {kind: [row.source for row in rows if row.abnormal == kind] for kind in (0, 1)}
     folders = {kind: _subfolders(sources[kind], sources[1 - kind]) for kind in (0, 1)}
     known = [row for row in rows if row.patient_id in patients]
@@ -38,7 +38,9 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
         elif folder:
             patient, key = folder, "folder"
         elif row.study in studies:
-            patient, key = row.study, "header"
+            patient, key = row.study, "study"
+        elif row.series in series:
+            patient, key = row.series, "series"
         else:
             patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
         settled.append(replace(row, patient=_composed(patient), patient_from=key))
@@ -83,7 +85,8 @@ def patients_in_words(rows: Sequence[Row]) -> str:
 
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a user must know of how patients were told, a line each."""
-    said = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
+    of_headers = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows))
+    said = (*of_headers, _folders_of_both_kinds(rows), _same_pixels(rows))
     return [line for line in said if line]
 
 
@@ -100,7 +103,7 @@ def _header_passed_over(rows: Sequence[Row]) -> str | None:
 def _one_ill_patient(rows: Sequence[Row]) -> str | None:
     ill = [row for row in rows if row.abnormal]
     files, patients = {row.source for row in ill}, {row.patient for row in ill}
-    if len(files) < 2 or len(patients) > 1 or ill[0].patient_from != "header":
+    if len(files) < 2 or len(patients) > 1 or ill[0].patient_from not in ("header", "study", "series"):
         return None
     advice = "if that is what anonymisation left, give --patient REGEX, or intervals say nothing"
     return f"all {len(files)} abnormal files are of one patient by their headers, {ill[0].patient!r}; {advice}"

@@ -1,9 +1,12 @@
 """Whose an image is: --patient, header, subfolder, file, in this order, and what is said of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_detection.data.doubts import doubts
 from anomaly_detection.data.formats.header import Header, read_header
 from anomaly_detection.data.manifest import Row
 from anomaly_detection.data.prepare.identity import patients_in_words, remarks, settle_patients
@@ -11,10 +14,9 @@ from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warn
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
 
-def row(source, kind="normal", patient="", patient_id="", study="", pixels=""):
-    return Row(
-        f"{kind}/{source}.png", int(kind == "abnormal"), patient, f"{source}.dcm", "", pixels or f"{kind} {source}", None, "", patient_id, study
-    )
+def row(source, kind="normal", patient="", patient_id="", study="", series="", pixels=""):
+    content, header = pixels or f"{kind} {source}", (patient_id, study, series)
+    return Row(f"{kind}/{source}.png", int(kind == "abnormal"), patient, f"{source}.dcm", "", content, None, "", *header)
 
 
 def told(*rows):
@@ -36,7 +38,7 @@ def test_the_keys_go_in_order():
     ]
     assert told(*rows) == [
         ("x", "--patient"), ("A", "header"), ("B", "header"), ("B", "header"), ("B", "header"),
-        ("p4", "folder"), ("3", "header"), ("4", "header"), ("normal/g", "file"),
+        ("p4", "folder"), ("3", "study"), ("4", "study"), ("normal/g", "file"),
     ]  # fmt: skip
 
 
@@ -49,7 +51,24 @@ def test_a_file_without_patient_is_of_none_of_several_of_its_subfolder_or_study(
     rows = [row("p1/a", patient_id="A"), row("p1/b", patient_id="B"), row("p1/c"), row("p2/d", patient_id="C")]
     assert told(*rows)[2] == ("p1", "folder")
     rows = [row("a", patient_id="A", study="1"), row("b", patient_id="B", study="1"), row("c", study="1"), row("d", patient_id="C", study="2")]
-    assert told(*rows)[2] == ("1", "header")
+    assert told(*rows)[2] == ("1", "study")
+
+
+def test_slices_of_one_series_are_of_one_patient_where_nothing_else_is_known():
+    rows = [row(f"IM{k}", study="all", series=str(k // 2)) for k in range(6)]
+    assert told(*rows) == [(str(k // 2), "series") for k in range(6)]
+
+
+def test_studies_that_count_as_patients_are_told():
+    rows = [row(f"IM{k}", study=str(k // 2)) for k in range(6)]
+    settled = settle_patients(rows, "--patient")
+    assert patients_in_words(settled) == "3 patients by study"
+    assert [line[:97] for line in doubts(settled)] == [
+        "3 studies, each counted as a patient of its own, as headers name no patient: if some are of the s"
+    ]
+    assert list(doubts(settle_patients([replace(each, patient_id=each.study) for each in rows], "--patient"))) == []
+    ill = [row(f"ill{k}", "abnormal", study="9") for k in range(2)]
+    assert remarks(settle_patients([*rows, *ill], "--patient"))[0].startswith("all 2 abnormal files are of one patient by their headers, '9'")
 
 
 @pytest.mark.parametrize(
