@@ -302,6 +302,23 @@ def dicom(path, seed, **identity):
     write_dicom(path, values, **CT, **identity, WindowCenter=40, WindowWidth=400)
 
 
+def test_folders_of_the_series_of_a_study_are_on_one_side(tmp_path, capsys, caplog):
+    """Without PatientID a folder is a patient's, but two folders of one study are of one."""
+    for who in range(9):
+        for series in range(3):
+            dicom(tmp_path / "n" / f"series{3 * who + series}" / "1.dcm", 3 * who + series, StudyInstanceUID=f"1.{who}")
+    dicom(tmp_path / "a" / "series99" / "1.dcm", 99, StudyInstanceUID="1.99")
+    prepare(tmp_path)
+    assert "18 folders share a study or series with another one and count as its patient's; the first: series1, as series0" in caplog.text
+    rows = {row.image: row for row in read_manifest(tmp_path / "data/x/manifest.csv")}
+    sides = {}
+    for entry in Splits(tmp_path / "data/folds", read_catalog(tmp_path / "data/datasets.yaml")).entries:
+        sides.setdefault(rows[entry.image].study, set()).add(entry.part)
+    assert len(sides) == 10
+    assert all(len(parts) == 1 for parts in sides.values())
+    assert "wrong" not in check(tmp_path, capsys)
+
+
 def test_studies_that_count_as_patients_are_told_by_prepare_and_check(tmp_path, capsys, caplog):
     for who in range(6):
         dicom(tmp_path / "n" / f"IM{who}", who, StudyInstanceUID=f"1.{who}")

@@ -8,6 +8,9 @@ from pathlib import PurePosixPath
 
 from anomaly_detection.data.folders import common_folders, subfolders
 from anomaly_detection.data.manifest import Key, Row
+from anomaly_detection.data.prepare.assign import merge_patients
+
+_BY_PLACE: tuple[Key, ...] = ("folder", "study", "series")  # where an image lies or belongs, not who it is of
 
 
 def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
@@ -20,6 +23,7 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
       the abnormal images are one patient; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
     - The study is next, as long as not all files share it, and likewise the series.
     - At last the file, which is then told apart from one of its name in the other folder.
+    - Patients by subfolder that share a study or series are one, since a study may have a folder for each series.
     """
     patients, studies, series = (_telling([(row, getattr(row, key)) for row in rows]) for key in ("patient_id", "study", "series"))
     sources = {kind: [row.source for row in rows if row.abnormal == kind] for kind in (0, 1)}
@@ -44,7 +48,21 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
         else:
             patient, key = f"{row.image.partition('/')[0]}/{_without_suffix(row.source)}", "file"
         settled.append(replace(row, patient=_composed(patient), patient_from=key))
-    return settled
+    return _united(settled, studies, series)
+
+
+def _united(rows: Sequence[Row], studies: set[str], series: set[str]) -> list[Row]:
+    """The rows with one patient for all who share a study or series, where neither --patient nor PatientID says who they are.
+
+    Args:
+        rows: with a patient each.
+        studies, series: that tell patients apart.
+    """
+    own = [row for row in rows if row.patient_from in _BY_PLACE]
+    of_study = [(row.patient, ("study", row.study)) for row in own if row.study in studies]
+    of_series = [(row.patient, ("series", row.series)) for row in own if row.series in series]
+    owner = merge_patients([*of_study, *of_series])
+    return [replace(row, patient=owner.get(row.patient, row.patient)) if row.patient_from in _BY_PLACE else row for row in rows]
 
 
 def _composed(name: str) -> str:
@@ -86,7 +104,7 @@ def patients_in_words(rows: Sequence[Row]) -> str:
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a user must know of how patients were told, a line each."""
     of_headers = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows))
-    said = (*of_headers, _folders_of_both_kinds(rows), _same_pixels(rows))
+    said = (*of_headers, _folders_of_one_study(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
     return [line for line in said if line]
 
 
@@ -119,6 +137,19 @@ def _mixed_studies(rows: Sequence[Row]) -> str | None:
         return None
     advice = "a study is of one patient, so --patient REGEX may be needed"
     return f"{len(mixed)} studies have files of several PatientIDs, the first: {', '.join(mixed[0])}; {advice}"
+
+
+def _folders_of_one_study(rows: Sequence[Row]) -> str | None:
+    """Of folders that `_united` has made one patient: that of another one is not on the way to their files."""
+    others = {row.source.rpartition("/")[0]: row.patient for row in rows if row.patient_from == "folder" and not _is_on_way(row)}
+    if not others:
+        return None
+    folder, patient = min(others.items())
+    return f"{len(others)} folders share a study or series with another one and count as its patient's; the first: {folder}, as {patient}"
+
+
+def _is_on_way(row: Row) -> bool:
+    return row.patient in _composed(row.source).split("/")[:-1]
 
 
 def _folders_of_both_kinds(rows: Sequence[Row]) -> str | None:

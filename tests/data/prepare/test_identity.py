@@ -54,6 +54,32 @@ def test_a_file_without_patient_is_of_none_of_several_of_its_subfolder_or_study(
     assert told(*rows)[2] == ("1", "study")
 
 
+def test_folders_that_share_a_study_or_series_are_one_patient():
+    """A study has a folder for each series, and the files of a series may lie in several."""
+    rows = [row("s1/a", study="1"), row("s2/a", study="1"), row("s3/a", study="2"), row("s4/a", study="3"), row("s4/b", study="4"), row("s5/a")]
+    settled = settle_patients(rows, "--patient")
+    assert [(each.patient, each.patient_from) for each in settled] == [(who, "folder") for who in ("s1", "s1", "s3", "s4", "s4", "s5")]
+    assert remarks(settled) == ["1 folders share a study or series with another one and count as its patient's; the first: s2, as s1"]
+    chain = [row("s4/a", study="1"), row("s3/a", study="1", series="8"), row("s2/a", series="8"), row("s1/a", study="5", series="9")]
+    assert [who for who, _ in told(*chain)] == ["s2", "s2", "s2", "s1"]
+    kinds = [row("s1/a", study="1"), row("s2/a", study="2"), row("s3/a", "abnormal", study="1"), row("s4/a", "abnormal", study="4")]
+    assert [who for who, _ in told(*kinds)] == ["s1", "s2", "s1", "s4"]
+
+
+def test_a_study_that_all_share_makes_no_folders_one():
+    assert [who for who, _ in told(*(row(f"p{k}/a", study="1", series="2") for k in range(4)))] == ["p0", "p1", "p2", "p3"]
+
+
+def test_who_was_told_otherwise_is_not_made_one_by_a_study():
+    rows = [row("p1/a", patient="x", study="1"), row("p2/a", patient="y", study="1"), row("p3/a", study="2")]
+    assert [who for who, _ in told(*rows)] == ["x", "y", "p3"]
+    rows = [row("p1/a", patient_id="A", study="1"), row("p2/a", patient_id="B", study="1"), row("p3/a", study="2")]
+    assert [who for who, _ in told(*rows)] == ["A", "B", "p3"]
+    # a folder may be called as a patient is
+    rows = [row("b/1", patient_id="a", study="1"), row("a/1", study="2"), row("0/1", study="2"), row("c/1", patient_id="c")]
+    assert [who for who, _ in told(*rows)] == ["a", "0", "0", "c"]
+
+
 def test_slices_of_one_series_are_of_one_patient_where_nothing_else_is_known():
     rows = [row(f"IM{k}", study="all", series=str(k // 2)) for k in range(6)]
     assert told(*rows) == [(str(k // 2), "series") for k in range(6)]
