@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--train, --val: {error}") from None
     work = _work(arguments, catalog).stored(arguments.size, arguments.aspect, arguments.channels)
     done = prepare(work, data_root, arguments.folds, shares, arguments.workers, arguments.skip_bad)
-    _report(work.spec, done, data_root)
+    _report(work.spec, done, data_root, getattr(arguments, "abnormal", None))
 
 
 def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "Work":
@@ -140,11 +140,11 @@ def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "
     return work.of_folder(sources, catalog, words, parse_window(arguments.window), arguments.patient, arguments.max_slices)
 
 
-def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
+def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path, abnormal: Path | None) -> None:
     from anomaly_detection.data.doubts import doubts
     from anomaly_detection.data.patients import patient_warning
     from anomaly_detection.data.prepare.build import RECORD
-    from anomaly_detection.data.prepare.identity import patients_in_words, remarks
+    from anomaly_detection.data.prepare.identity import patients_folder_warning, patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
     from anomaly_detection.data.prepare.scans import modalities_warning, single_slices_warning
     from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_warning
@@ -173,5 +173,6 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path) -> None:
     if line := patient_warning(done.rows):
         alike = neighbours_warning(data_root / spec.root, done.rows)
         logger.warning("WARNING: %s%s", line, f"; {alike}" if alike else "")
-    for line in doubts(done.rows):
-        logger.warning("WARNING: %s", line)
+    for line in (abnormal and patients_folder_warning(abnormal, done.rows), *doubts(done.rows)):
+        if line:
+            logger.warning("WARNING: %s", line)

@@ -391,6 +391,16 @@ def test_the_folder_of_one_patient_in_place_of_that_of_all_is_told(tmp_path, cap
         assert "has the name" not in caplog.text
 
 
+def test_the_folder_of_one_patient_is_not_told_where_its_header_names_who_it_is(tmp_path, caplog):
+    for who in range(4):
+        dicom(tmp_path / "n" / f"sub-{who}" / "1.dcm", who, PatientID=f"P{who}")
+    dicom(tmp_path / "a" / "sub-3" / "2.dcm", 9, PatientID="P3")
+    prepare(tmp_path, abnormal="a/sub-3")
+    assert "has the name of a subfolder" not in caplog.text
+    rows = read_manifest(tmp_path / "data/x/manifest.csv")
+    assert {row.patient for row in rows if row.abnormal} == {"P3"}
+
+
 def test_what_slices_of_volumes_do_to_results_is_told(tmp_path, caplog):
     rng = np.random.default_rng(0)
     for kind, count in (("n", 4), ("a", 2)):

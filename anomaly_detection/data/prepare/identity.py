@@ -4,9 +4,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from anomaly_detection.data.folders import common_folders, subfolders
+from anomaly_detection.data.formats.archives import is_archive
 from anomaly_detection.data.manifest import Key, Row
 from anomaly_detection.data.prepare.assign import merge_patients
 
@@ -106,6 +107,22 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     of_headers = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows))
     said = (*of_headers, _folders_of_one_study(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
     return [line for line in said if line]
+
+
+def patients_folder_warning(abnormal: Path, rows: Sequence[Row]) -> str | None:
+    """That --abnormal may be the folder of one patient, whose name says whose the images are but is not in their paths, which begin below it.
+
+    Args:
+        abnormal: the folder or archive that was given.
+        rows: of the manifest.
+    """
+    if all(row.patient_from in ("--patient", "header") for row in rows if row.abnormal):
+        return None
+    name = abnormal.stem if is_archive(abnormal.name) else abnormal.name
+    if name not in subfolders([row.source for row in rows if not row.abnormal]).values():
+        return None
+    advice = "if it is of the same patient, give the folder that it lies in, or the patient may be trained on AND tested"
+    return f"--abnormal {abnormal}: has the name of a subfolder of the normal images; {advice}"
 
 
 def _header_passed_over(rows: Sequence[Row]) -> str | None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
-from anomaly_detection.data.folders import subfolders
-from anomaly_detection.data.formats.archives import is_archive
 from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
@@ -107,8 +105,6 @@ def of_folder(
     _refuse_both(sources, normal, abnormal)
     of_masks = {_place(file) for file in masks}  # the folder of masks often lies in that of the images
     normal, abnormal = ([file for file in files if _place(file) not in of_masks] for files in (normal, abnormal))
-    if not patient and sources.abnormal:
-        _warn_of_patients_folder(sources.abnormal, normal)
     jobs, other = folder.plan(normal, abnormal if sources.abnormal else None, masks, window, patient, max_slices)
     other = [file for file in other if file.name != PHANTOM]
     if other:
@@ -154,13 +150,6 @@ def _refuse_both(sources: FolderSources, normal: Sequence[SourceFile], abnormal:
     if both:
         what = f"{len(both)} files are in --normal {sources.normal} and in --abnormal {sources.abnormal}, the first: {both[0]}"
         raise UserError(f"{what}; give two folders that share none")
-
-
-def _warn_of_patients_folder(abnormal: Path, normal: Sequence[SourceFile]) -> None:
-    """Of the folder of one patient the name says whose the images are, but it is not in their paths, which begin below it."""
-    if (abnormal.stem if is_archive(abnormal.name) else abnormal.name) in subfolders([file.name for file in normal]).values():
-        advice = "if it is of the same patient, give the folder that it lies in, or the patient may be trained on AND tested"
-        logger.warning("WARNING: --abnormal %s: has the name of a subfolder of the normal images; %s", abnormal, advice)
 
 
 def _place(file: SourceFile) -> tuple[str, str | None, str | None]:

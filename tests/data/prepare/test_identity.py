@@ -1,6 +1,7 @@
 """Whose an image is: --patient, header, subfolder, file, in this order, and what is said of it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from anomaly_detection.data.doubts import doubts
 from anomaly_detection.data.formats.header import Header, read_header
 from anomaly_detection.data.manifest import Row
-from anomaly_detection.data.prepare.identity import patients_in_words, remarks, settle_patients
+from anomaly_detection.data.prepare.identity import patients_folder_warning, patients_in_words, remarks, settle_patients
 from anomaly_detection.data.prepare.neighbours import alikeness, neighbours_warning
 from tests.data.formats.test_dicom import CT, STORED, write_dicom
 
@@ -95,6 +96,19 @@ def test_studies_that_count_as_patients_are_told():
     assert list(doubts(settle_patients([replace(each, patient_id=each.study) for each in rows], "--patient"))) == []
     ill = [row(f"ill{k}", "abnormal", study="9") for k in range(2)]
     assert remarks(settle_patients([*rows, *ill], "--patient"))[0].startswith("all 2 abnormal files are of one patient by their headers, '9'")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({}, True), ({"patient_id": "A"}, False), ({"patient": "A"}, False), ({"study": "7"}, True)],
+    ids=["", "ID", "--patient", "study"],
+)
+@pytest.mark.parametrize("folder", ["sub-2", "sub-2.zip", "sub-9"])
+def test_the_folder_of_one_patient_is_told_unless_its_header_names_who_it_is(folder, fields, told):
+    rows = [*(row(f"sub-{k}/a", patient_id=fields.get("patient_id") and f"P{k}" or "") for k in range(4)), row("b", "abnormal", **fields)]
+    line = patients_folder_warning(Path("a") / folder, settle_patients(rows, "--patient"))
+    assert (line is not None) == (told and folder != "sub-9")
+    assert line is None or line.startswith(f"--abnormal a/{folder}: has the name of a subfolder of the normal images; if it is of the same patient")
 
 
 @pytest.mark.parametrize(
