@@ -9,7 +9,6 @@ from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Key, Row, read_man
 
 _SLICE = re.compile(r"(volume-\d+)_\d+", re.IGNORECASE)  # LiTS
 _RADIOGRAPH = re.compile(r"CHNCXR_\d{4}_[01]", re.IGNORECASE)  # Shenzhen
-KINDS = ("normal", "abnormal", "anomaly")  # folders that say of an image whether it shows disease, and nothing of whose it is
 MOST = 0.9  # of the names must be alike: a few others lie in most folders
 
 

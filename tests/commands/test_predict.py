@@ -541,6 +541,20 @@ def test_images_of_subfolders_are_pooled_to_patients(detector, tmp_path):
     assert told_of(tmp_path / "out") == [], "those of an earlier run are gone"
 
 
+def test_no_line_of_patients_mixes_those_of_two_inputs(detector, tmp_path):
+    greys = {"p1": 10, "p2": 200}
+    for who, grey in greys.items():
+        for series in ("axial", "coronal", "s1"):
+            picture(tmp_path / who / series / "1.png", grey)
+    rows_of(detector, [tmp_path / "p1", tmp_path / "p2"], tmp_path / "out")
+    told = {row["patient"]: float(row["score"]) for row in told_of(tmp_path / "out")}
+    assert told == {f"{who}/{series}": grey for who, grey in greys.items() for series in ("axial", "coronal", "s1")}
+    for who in greys:
+        shutil.rmtree(tmp_path / who / "s1")
+    rows_of(detector, [tmp_path / "p1", tmp_path / "p2"], tmp_path / "out")
+    assert {row["patient"]: float(row["score"]) for row in told_of(tmp_path / "out")} == greys
+
+
 def test_few_slices_of_long_files_are_held(detector, tmp_path, monkeypatch):
     """However long a volume is: as many slices are decoded as the network is about to be given."""
     detector.preprocessing = replace(detector.preprocessing, window=Window(127.5, 255))

@@ -10,14 +10,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from anomaly_detection.data.folders import subfolders
 from anomaly_detection.data.formats.header import Layout, Place, read_layout
 from anomaly_detection.data.formats.nifti import is_nifti
+from anomaly_detection.data.formats.owners import folder_owners
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.read import Image, images_in
 from anomaly_detection.data.formats.sources import SourceFile, natural
 from anomaly_detection.data.formats.window import WindowChoice
-from anomaly_detection.data.patients import KINDS
 from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -104,15 +103,13 @@ def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
     them have a position, of InstanceNumber; else of the names of the files. The slices of a NIfTI volume are in their stored order. Any other file is
     by itself.
 
-    The patient is the PatientID of a DICOM file; of files without one the first folder on the way that is not the same for all files, as `prepare`
-    takes it, where folders called `normal` and the like say nothing of whom; else it is not known.
+    The patient is the PatientID of a DICOM file; of files without one what `folder_owners` tells; else it is not known.
 
     Args:
         files: with a name of its own each.
     """
     layouts = _layouts([file for _, file in files])
-    paths = [_without_kinds(file) for _, file in files]
-    folders = subfolders(paths)
+    owners = folder_owners([file for _, file in files], layouts)
     groups: dict[Hashable, list[int]] = {}
     for i, layout in enumerate(layouts):
         key = (layout.header.patient_id, layout.header.series) if layout and layout.header.series else i
@@ -120,12 +117,12 @@ def series_of(files: Sequence[tuple[str, SourceFile]]) -> list[Series]:
     series = []
     for members in groups.values():
         name, file = files[members[0]]
-        folder = folders.get(paths[members[0]], "")
+        owner = owners[members[0]]
         if layouts[members[0]] is None:
             volume = is_nifti(file.name)
-            series.append(Series("nifti" if volume else "picture", name if volume else "", folder, (Run(name, file),)))
+            series.append(Series("nifti" if volume else "picture", name if volume else "", owner, (Run(name, file),)))
         else:
-            series.append(_dicom_series([(*files[i], layouts[i]) for i in members], folder))
+            series.append(_dicom_series([(*files[i], layouts[i]) for i in members], owner))
     return series
 
 
@@ -150,10 +147,6 @@ def _layouts(files: Sequence[SourceFile]) -> list[Layout | None]:
             layouts[i] = layout
             bar.update()
     return layouts
-
-
-def _without_kinds(file: SourceFile) -> str:
-    return "/".join(part for part in file.name.split("/") if part not in KINDS)
 
 
 def _dicom_series(files: Sequence[tuple[str, SourceFile, Layout]], folder: str) -> Series:

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -35,6 +35,7 @@ class SourceFile:
         member: its name in the archive; None for a file of its own.
         size: bytes.
         within: where the archive holds archives, the name of the one that `member` lies in.
+        origin: what tells the source below which it was listed from the others, see `list_inputs`; "" where none were.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SourceFile:
     member: str | None
     size: int
     within: str | None = None
+    origin: str = ""
 
     def __str__(self) -> str:
         return ": ".join(str(part) for part in (self.path, self.within, self.member) if part is not None)
@@ -178,9 +180,9 @@ def list_inputs(inputs: Sequence[Path]) -> list[tuple[str, SourceFile]]:
     distinct = list(dict.fromkeys(folders))
     labels = unique_names([["/".join(folder.parts[-count:]) for count in range(1, max(2, len(folder.parts)))] for folder in distinct])
     label_of = dict(zip(distinct, labels, strict=True))
-    files = [(label_of[folder], file) for folder, path in zip(folders, inputs, strict=True) for file in list_source(path)]
-    names = unique_names([(file.name, f"{label}/{file.name}") for label, file in files])
-    return [(name, file) for name, (_, file) in zip(names, files, strict=True)]
+    files = [replace(file, origin=label_of[folder]) for folder, path in zip(folders, inputs, strict=True) for file in list_source(path)]
+    names = unique_names([(file.name, f"{file.origin}/{file.name}") for file in files])
+    return list(zip(names, files, strict=True))
 
 
 def _folder_of(source: Path) -> Path:

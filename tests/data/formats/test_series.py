@@ -1,7 +1,9 @@
 """Which images belong together, and in which order."""
 
+import shutil
 import zipfile
 from itertools import pairwise
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -232,6 +234,82 @@ def test_folders_that_say_what_an_image_shows_are_no_patients(tmp_path):
         Image.new("L", (4, 4)).save(tmp_path / name)
     named = {"normal/p1/3.png": "p1", "abnormal/p1/4.png": "p1", "abnormal/p2/5.png": "p2"}
     assert patients(tmp_path) == {"normal/1.png": "", "anomaly/2.png": "", **named}
+
+
+def pictures(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(root / name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_folders_of_one_name_below_two_inputs_are_two_patients(tmp_path, packed):
+    pictures(tmp_path, *(f"{site}/{who}/{k}.png" for site in "ab" for who in ("p1", f"only {site}") for k in range(2)), "a/x.png")
+    inputs = [tmp_path / "a", tmp_path / "b"]
+    if packed:
+        inputs = [Path(shutil.make_archive(str(path), "zip", path)) for path in inputs]
+    told = patients(*inputs)
+    assert {name.rpartition("/")[0]: who for name, who in told.items()} == {
+        "a/p1": "a/p1", "b/p1": "b/p1", "only a": "only a", "only b": "only b", "": "",
+    }  # fmt: skip
+
+
+def test_inputs_in_which_folders_are_for_planes_alone_are_patients(tmp_path):
+    """One series of each plane: who is in both inputs is nobody, and no plane is a patient."""
+    pictures(tmp_path, *(f"{who}/{plane}/{k}.png" for who in ("p1", "p2") for plane in ("axial", "coronal") for k in range(2)))
+    assert {name.split("/")[0]: who for name, who in patients(tmp_path / "p1", tmp_path / "p2").items()} == {"p1": "p1", "p2": "p2"}
+    assert set(patients(tmp_path).values()) == {"p1", "p2"}
+    assert set(patients(tmp_path / "p1").values()) == {""}
+
+
+def test_inputs_that_are_called_as_kinds_are_have_their_patients_in_common(tmp_path):
+    pictures(tmp_path, "normal/p1/1.png", "normal/p2/1.png", "abnormal/p1/2.png", "abnormal/p3/2.png")
+    assert sorted(patients(tmp_path / "normal", tmp_path / "abnormal").values()) == ["p1", "p1", "p2", "p3"]
+
+
+def test_what_is_no_image_changes_nobodys_patient(tmp_path):
+    pictures(tmp_path, *(f"images/p{who}/{k}.png" for who in (1, 2) for k in range(2)))
+    expected = {f"images/p{who}/{k}.png": f"p{who}" for who in (1, 2) for k in range(2)}
+    assert patients(tmp_path) == expected
+    for name in ("README.txt", "docs/more/notes.txt", "LICENSE"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("hello")
+    (tmp_path / "images" / "p2" / "broken.dcm").write_bytes(b"no DICOM")
+    told = patients(tmp_path)
+    assert {name: told[name] for name in expected} == expected
+    assert told["images/p2/broken.dcm"] == "p2", "what cannot be read counts in its patient's line"
+    assert {who for name, who in told.items() if name.endswith("txt")} == {""}
+
+
+@pytest.mark.parametrize("names", [("NORMAL", "PNEUMONIA"), ("Normal", "Viral Pneumonia", "COVID"), ("no", "yes"), ("Abnormal", "p7")])
+def test_folders_beside_one_that_says_what_images_show_are_no_patients(tmp_path, names):
+    pictures(tmp_path, *(f"flat/{name}/{k}.png" for name in names for k in range(2)))
+    assert set(patients(tmp_path / "flat").values()) == {""}
+    pictures(tmp_path, *(f"deep/{name}/{who}/1.png" for name in names for who in ("p1", f"from {name}")))
+    assert set(patients(tmp_path / "deep").values()) == {"p1", *(f"from {name}" for name in names)}
+
+
+def test_a_volume_of_lits_is_a_patient_whatever_its_folder(tmp_path):
+    def volumes(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 2), np.uint8), np.eye(4)), tmp_path / name)
+
+    volumes("lits/Training Batch 1/volume-0.nii", "lits/Training Batch 1/volume-1.nii", "lits/Training Batch 2/Volume-28.nii.gz")
+    assert list(patients(tmp_path / "lits").values()) == ["volume-0", "volume-1", "volume-28"]
+    volumes("batches/batch1/scan.nii", "batches/batch1/other.nii", "batches/batch2/scan.nii")
+    assert set(patients(tmp_path / "batches").values()) == {""}, "each is a line by itself"
+    volumes("own/p1/volume-1.nii", "own/p1/volume-2.nii", "own/p2/volume-1.nii", "own/p2/volume-2.nii")
+    assert list(patients(tmp_path / "own").values()) == ["p1", "p1", "p2", "p2"]
+
+
+def test_folders_that_may_be_no_patients_are_told(tmp_path, caplog):
+    pictures(tmp_path, *(f"{site}/sub-{who:02d}/{k}.png" for site in ("GE", "Siemens") for who in range(4) for k in range(2)))
+    assert set(patients(tmp_path).values()) == {"GE", "Siemens"}
+    assert "4 names recur in several of them (sub-00 in GE, Siemens): a line of patients.csv may be of several patients" in caplog.text
+    caplog.clear()
+    patients(tmp_path / "GE")
+    assert not caplog.text
 
 
 def test_copies_in_a_series_are_left_out(tmp_path, caplog):

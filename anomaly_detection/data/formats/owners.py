@@ -1,0 +1,66 @@
+"""Whose new images are, as far as the folders on their way tell: what `predict` goes by where no header names a patient."""
+
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from anomaly_detection.data.doubts import doubt_of_folders
+from anomaly_detection.data.folders import name_nobody, only_views, patient_folders
+from anomaly_detection.data.formats.header import Layout
+from anomaly_detection.data.formats.nifti import is_nifti
+from anomaly_detection.data.formats.pictures import is_picture
+from anomaly_detection.data.formats.sources import SourceFile
+
+logger = logging.getLogger(__name__)
+
+_LITS = re.compile(r"volume-\d+", re.IGNORECASE)
+
+
+def folder_owners(files: Sequence[SourceFile], layouts: Sequence[Layout | None]) -> list[str]:
+    """The patient of each file by its folder; "" where none tells.
+
+    The folder is looked for below each input, see `patient_folders`. One name below two inputs is two patients, `a/p1` and `b/p1`, unless the inputs
+    are called as `normal` and `abnormal` are. Of several inputs one whose folders are all called as sequences and views are is a patient itself. A
+    volume of LiTS is a patient whatever its folder.
+
+    Args:
+        files: of one or several inputs.
+        layouts: of each, see `read_layout`.
+    """
+    inputs: dict[str, list[tuple[SourceFile, Layout | None]]] = defaultdict(list)
+    for file, layout in zip(files, layouts, strict=True):
+        inputs[file.origin].append((file, layout))
+    owners = {origin: _owners_below(own, alone=len(inputs) == 1) for origin, own in inputs.items()}
+    if not name_nobody(set(inputs)):
+        owners = _told_apart(owners)
+    volumes = _volumes(files)
+    return [volumes.get(file) or owners[file.origin].get(file.name, "") for file in files]
+
+
+def _owners_below(files: Sequence[tuple[SourceFile, Layout | None]], alone: bool) -> dict[str, str]:
+    """Those of the files of one input, by their names; a warning is given where folders may be no patients."""
+    images = [file.name for file, layout in files if layout is not None or is_picture(file.name) or is_nifti(file.name)]
+    folders = patient_folders([file.name for file, _ in files], images)
+    if not folders and not alone and only_views(images):
+        return {file.name: file.origin for file, _ in files}
+    headed = {file.name for file, layout in files if layout is not None and layout.header.patient_id}
+    if doubt := doubt_of_folders({name: folders[name] for name in images if name in folders and name not in headed}):
+        logger.warning("WARNING: %s: a line of patients.csv may be of several patients, or a patient have several lines", doubt.fact)
+    return folders
+
+
+def _told_apart(owners: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Owners by input and name, with the input before those who are in several."""
+    inputs = Counter(owner for own in owners.values() for owner in set(own.values()))
+    return {
+        origin: {name: f"{origin}/{owner}" if inputs[owner] > 1 else owner for name, owner in own.items()}
+        for origin, own in owners.items()
+    }  # fmt: skip
+
+
+def _volumes(files: Sequence[SourceFile]) -> dict[SourceFile, str]:
+    """The patient of each volume that is called as those of LiTS are, and as no other one."""
+    named = {file: file.stem.lower() for file in files if is_nifti(file.name) and _LITS.fullmatch(file.stem)}
+    counts = Counter(named.values())
+    return {file: name for file, name in named.items() if counts[name] == 1}
