@@ -68,7 +68,8 @@ class FAnoGAN(Baseline):
         self.latent_dim = options.latent_dim
         # Each critic step sees images of its own.
         images = settings.batch_size * options.critic_steps
-        self.gan_phase = Phase("gan", options.gan_iterations, images, options.critic_steps, shared=True, replayable=True)
+        # Its steps are not replayed: on a GPU they ended otherwise than kernel by kernel in the first trainings of a process; why is not known.
+        self.gan_phase = Phase("gan", options.gan_iterations, images, options.critic_steps, shared=True)
         self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size, replayable=True)
         self.targets: TargetCache | None = None
         shape = (settings.image_size, settings.channels, options.width)

@@ -30,8 +30,8 @@ def data(tmp_path_factory):
     return root
 
 
-def trained(model: str, processes: int | None, data, folder, **changes) -> list[dict[str, str]]:
-    """The rows of log.csv, of so many processes of torchrun, or of this one."""
+def trained(model: str, processes: int | None, data, folder, device: str = "cpu", **changes) -> list[dict[str, str]]:
+    """The rows of log.csv, of so many processes of torchrun, or of this one; a GPU is one process's alone."""
     folder.mkdir()
     values = {"model": model, "datasets": ["lits", "covid_ct", "covid_xray"], "image_size": 32, "iterations": 8, "batch_size": 8, "bf16": False}
     values |= {"log_iter": 2, "val_iter": 4, "sample_iter": 8, "checkpoint_iter": 4, "maddr": {"enabled": True}, "baseline": OWN[model]}
@@ -39,7 +39,7 @@ def trained(model: str, processes: int | None, data, folder, **changes) -> list[
     values |= {key: value for key, value in changes.items() if key != "maddr"}
     values["maddr"] |= changes.get("maddr", {})
     (folder / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = ["train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results")]
+    command = ["train", str(folder / "config.yaml"), "--data-root", str(data), "--results", str(folder / "results"), "--device", device]
     if processes is None:
         assert main(command) == 0
     else:
@@ -65,7 +65,7 @@ def test_the_loss_curve_with_the_center_of_the_whole_batch_is_that_of_one_proces
 
 def test_a_single_process_of_torchrun_trains_as_one_without(data, tmp_path):
     """Nothing is exchanged, so that on a GPU its steps may be replayed."""
-    alone, one = (trained("memae", processes, data, tmp_path / str(processes)) for processes in (None, 1))
+    alone, one = (trained("memae", processes, data, tmp_path / str(processes), "auto") for processes in (None, 1))
     assert [{**row, "images_per_second": ""} for row in alone] == [{**row, "images_per_second": ""} for row in one]
 
 
