@@ -27,7 +27,7 @@ from anomaly_detection.system.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 # raise it when `Preprocessing.read` comes to make other pixels of the same file
-PIPELINE_VERSION = 3
+PIPELINE_VERSION = 2
 HASH_BYTES = 16
 HASHES = ".hashes"  # the suffix of the file beside an array that holds the hashes of its images
 AHEAD = 64  # images that are read before they can be written

@@ -39,7 +39,8 @@ def pixels_of(image: Any, window: WindowChoice, where: str = "image") -> np.ndar
     if isinstance(image, str | Path):
         return _pixels_of_file(image, window)
     if isinstance(image, Image.Image):
-        return shown(opened(image), window, where)
+        stored = opened(image)
+        return shown(stored.image, window, where, stored.top)
     if isinstance(image, Tensor):
         return _eight_bit(_channels_last(image, where), window, where)
     if isinstance(image, np.ndarray):

@@ -13,7 +13,6 @@ from anomaly_detection.data.inputs import BATCH, images_of, pixels_of, preproces
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 from tests.data.formats.test_dicom import write_dicom
-from tests.data.formats.test_pictures import of, png
 
 rng = np.random.default_rng(0)
 GREY = rng.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -67,14 +66,6 @@ def test_16_bits_in_memory_are_those_of_a_file(window, tmp_path):
     for image in (values, values.astype(np.int64), torch.tensor(values.astype(np.int32)), Image.open(path)):
         assert np.array_equal(pixels_of(image, window), pixels_of(path, window))
     assert np.ptp(pixels_of(path, window)) > 200
-
-
-def test_grey_saved_as_16_bit_colour_is_known_by_its_file_alone(tmp_path):
-    """Of a picture that Pillow has opened the lower 8 bits are lost."""
-    (tmp_path / "a.png").write_bytes(png(of(">u2", *np.repeat([0, 1023, 4095], 3)), 16, 2, (3, 1)))
-    assert pixels_of(tmp_path / "a.png", Window(2048, 4096)).tolist() == [[0, 64, 255]]
-    with pytest.raises(UserError, match="^image: has colours of 16 bits, to which no window applies; "):
-        pixels_of(Image.open(tmp_path / "a.png"), Window(2048, 4096))
 
 
 def test_8_bits_need_no_window():

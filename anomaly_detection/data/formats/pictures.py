@@ -1,9 +1,8 @@
 """Images out of picture files, PNG, JPEG, TIFF and BMP, and into PNG."""
 
-import sys
 import zlib
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,7 +17,6 @@ BITS, PHOTOMETRIC, ORIENTATION, PLANAR, SAMPLE_FORMAT, SUBSAMPLING = 258, 262, 2
 TURNING_CHUNKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of a PNG, which may hold an orientation
 WHITE_IS_ZERO, YCBCR = 0, 6
 SIGNED = 2
-OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # of bytes: big, little, native
 
 
 class Stored(NamedTuple):
@@ -29,14 +27,12 @@ class Stored(NamedTuple):
         top: the value that is white where no window says otherwise.
         lossy: whether values are only nearly those that were meant, as in a JPEG.
         doubt: why a value of `image` that is 0, or is not, need not have been so in the file; "" where it was.
-        halved: whether the file has colours of 16 bits, of which Pillow keeps the upper 8.
     """
 
     image: Image.Image
     top: int
     lossy: bool = False
     doubt: str = ""
-    halved: bool = False
 
 
 def is_picture(name: str) -> bool:
@@ -51,32 +47,29 @@ def read_picture(path: Path, window: WindowChoice) -> np.ndarray:
         UserError: the file is missing, damaged, no image, of a kind that is not read, holds several images, or has values out of range.
     """
     stored = decode(path)
-    if window is not None and stored.halved and (grey := _whole_grey(path, stored.image)):
-        stored = Stored(grey, 65535)
-    return shown(stored, window, path)
+    return shown(stored.image, window, path, stored.top)
 
 
-def shown(stored: Stored, window: WindowChoice, where: Path | str) -> np.ndarray:
+def shown(image: Image.Image, window: WindowChoice, where: Path | str, top: int | None = None) -> np.ndarray:
     """An opened picture as (H, W) or (H, W, 3) uint8.
 
     With 8 bits its values stay as they are; alpha lies over black. More bits are shown through `window`; where that is None, by one fixed rule
     for all images: grey 0..65535 (of a TIFF that packs 12 bits 0..4095) to 0..255 by rounding, floating point 0..1 to 0..255 by rounding. Of 16-bit
-    colour the upper 8 bits are shown, and no window applies to it; but grey that was saved as such colour is grey for `read_picture`.
+    colour Pillow keeps the upper 8 bits.
 
     Args:
-        stored: in any mode.
+        image: in any mode.
         window: see `WindowChoice`.
         where: what errors name.
+        top: the value that is white without a window, if it is not the one of that rule.
 
     Raises:
-        UserError: without a window, values out of range; with one, colours of 16 bits; or colours that cannot be turned into red, green and blue.
+        UserError: without a window, values out of range; or colours that cannot be turned into red, green and blue.
     """
-    if window is not None and stored.image.mode[0] in "IF":
-        values = np.asarray(stored.image)
+    if window is not None and image.mode[0] in "IF":
+        values = np.asarray(image)
         return (Window.covering(values) if window == "auto" else window).grey(values)
-    if window is not None and stored.halved:
-        raise UserError(f"{where}: has colours of 16 bits, to which no window applies; leave the window out, or save 8 bits, or grey of 16")
-    return np.asarray(_eight_bit(stored.image, where, stored.top))
+    return np.asarray(_eight_bit(image, where, top))
 
 
 def opened(image: Image.Image) -> Stored:
@@ -104,31 +97,6 @@ def decode(path: Path) -> Stored:
     if unread:
         raise UserError(f"{path}: {unread}")
     return stored
-
-
-def _whole_grey(path: Path, upper: Image.Image) -> Image.Image | None:
-    """All bits of a file of 16-bit colours that are all grey, as some programs save what a scanner measures; None of other files.
-
-    Args:
-        path: of the file.
-        upper: the upper 8 bits of its colours.
-    """
-    if upper.mode != "RGB" or upper.has_transparency_data:
-        return None
-    with open(path, "rb") as content, Image.open(content) as file:
-        file.tile = [_of_lower_bytes(tile) for tile in file.tile]
-        file.load()
-        lower = ImageOps.exif_transpose(file)
-    colours = np.asarray(upper, np.uint16) * 256 + np.asarray(lower)
-    return Image.fromarray(colours[..., 0]) if (colours == colours[..., :1]).all() else None
-
-
-def _of_lower_bytes(tile: Any) -> Any:
-    """A piece of a file with 16-bit colours as Pillow must see it to read the lower 8 bits: in the other order of bytes."""
-    mode, *others = [tile[3]] if isinstance(tile[3], str) else tile[3]
-    mode = mode[:-1] + OTHER_ORDER[mode[-1]]
-    arguments = (mode, *others) if others else mode
-    return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)  # before Pillow 11 it has no names
 
 
 def picture_shape(path: Path) -> tuple[int, int]:
@@ -187,8 +155,7 @@ def _stored(file: Image.Image) -> Stored:
     signed, bits = tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED, tags.get(BITS, (1,))[0]
     lossy = file.format in ("JPEG", "MPO") or "jpeg" in str(file.info.get("compression"))
     doubt = "in which 0 is white" if white_is_zero and file.mode != "1" else ""
-    halved = ";16" in str(getattr(file, "tile", "")) and file.mode[0] not in "IF"
-    if halved:
+    if ";16" in str(getattr(file, "tile", "")) and file.mode[0] not in "IF":
         doubt = "of 16-bit colours, of which only the upper 8 bits are read"
     file.load()  # which turns a TIFF upright: asked before, it would be turned twice
     image, top = ImageOps.exif_transpose(file), 255
@@ -200,7 +167,7 @@ def _stored(file: Image.Image) -> Stored:
             raise ValueError(f"its values of 32 bits reach beyond {2**31 - 1}")
         if white_is_zero:  # which Pillow minds with 8 bits alone
             image = Image.fromarray(top - np.asarray(image))
-    return Stored(image, top, lossy, doubt, halved)
+    return Stored(image, top, lossy, doubt)
 
 
 def _eight_bit(image: Image.Image, where: Path | str, top: int | None) -> Image.Image:

@@ -134,47 +134,6 @@ def test_a_window_is_of_the_values(tmp_path, content, expected):
     assert read_picture(tmp_path / "a.tif", Window(40, 400))[0].tolist() == expected
 
 
-TWELVE = [0, 1023, 1024, 1279, 2049, 4095]  # grey values of 12 bits; 1023 and 1024 differ in both bytes
-SIX = {"samples": 3, "size": (6, 1)}
-GREYS = [
-    pytest.param("a.png", png(of(">u2", *np.repeat(TWELVE, 3)), 16, 2, (6, 1)), id="png"),
-    pytest.param("a.tif", tiff(of("<u2", *np.repeat(TWELVE, 3)), 16, 2, **SIX), id="tif"),
-    pytest.param("a.tif", tiff(of(">u2", *np.repeat(TWELVE, 3)), 16, 2, ">", **SIX), id="tif, big endian"),
-    pytest.param("a.tif", tiff(zlib.compress(of("<u2", *np.repeat(TWELVE, 3))), 16, 2, **SIX, t259=[8]), id="tif, packed"),
-    pytest.param("a.tif", tiff(zlib.compress(of(">u2", *np.repeat(TWELVE, 3))), 16, 2, ">", **SIX, t259=[8]), id="tif, packed, big endian"),
-    pytest.param("a.tif", tiff(of("<u2", *np.repeat(TWELVE, 3)), 16, 2, samples=3, size=(1, 6), t274=[8]), id="tif on its side"),
-]
-
-
-@pytest.mark.parametrize(("name", "content"), GREYS)
-def test_grey_saved_as_16_bit_colour_is_grey_through_a_window(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    (tmp_path / "grey.png").write_bytes(png(of(">u2", *TWELVE), 16, 0, (6, 1)))
-    expected = [round(255 * value / 4096) for value in TWELVE]  # none is half a grey level
-    for read in (tmp_path / name, tmp_path / "grey.png"):
-        assert read_picture(read, Window(2048, 4096)).tolist() == [expected]
-    assert np.array_equal(read_picture(tmp_path / name, "auto"), read_picture(tmp_path / "grey.png", "auto"))
-    assert read_picture(tmp_path / name, None)[0].tolist() == [[value >> 8] * 3 for value in TWELVE], "as ever"
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.png", png(of(">u2", 1023, 1023, 1023, 1023, 1023, 1022), 16, 2, (2, 1))),
-        ("a.tif", tiff(of("<u2", 0, 0, 0, 0, 256, 0), 16, 2, **TWO)),
-        ("a.png", png(of(">u2", 1023, 1023, 1023, 65535), 16, 6, (1, 1))),
-        ("a.png", png(of(">u2", 7, 7, 7), 16, 2, (1, 1), extra=(b"tRNS", of(">u2", 7, 7, 7)))),
-    ],
-    ids=["lower byte", "upper byte", "alpha", "a transparent colour"],
-)
-def test_other_16_bit_colour_is_refused_with_a_window(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    for window in (Window(2048, 4096), "auto"):
-        with pytest.raises(UserError, match=r"a\....: has colours of 16 bits, to which no window applies; leave the window out, or save 8 bits"):
-            read_picture(tmp_path / name, window)
-    assert read_picture(tmp_path / name, None).shape[2:] == (3,)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
