@@ -196,7 +196,7 @@ def _holds_persons(level: _Level, grouped: bool) -> bool:
         return False
     if level.of == "slice":
         return grouped and level.expression != STEM
-    return grouped or level.of == "volume" or sum(map(_is_generic, once)) <= (1 - MOST) * len(once)
+    return grouped or sum(map(_is_generic, once)) <= (1 - MOST) * len(once)
 
 
 def _without(name: str, folder: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from anomaly_detection.data.arrays import pixel_hash
 from anomaly_detection.data.catalog import same_word
 from anomaly_detection.data.dataset import Domains, ImageSet
-from anomaly_detection.data.prepare.assign import merge_patients, order_patients
+from anomaly_detection.data.patients import merge_patients
+from anomaly_detection.data.prepare.assign import order_patients
 from anomaly_detection.data.splits import Part
 
 logger = logging.getLogger(__name__)

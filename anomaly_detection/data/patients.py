@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Key, Row, read_manifest
@@ -61,6 +61,28 @@ def patient_of(image: str, abnormal: bool, manifest: Mapping[str, str] | None = 
 def figure_of(name: str, abnormal: bool) -> str:
     """The figure or patient that an image of COVID-CT is of: what stands before "%", told apart by kind, since the kinds are numbered alike."""
     return f"{'COVID' if abnormal else 'NonCOVID'} {name.partition('%')[0]}"
+
+
+def merge_patients(images: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
+    """For each patient the one whose name stands for all with whom they share an image, or a study.
+
+    Args:
+        images: of each its patient, and what is the same of what is shared, such as a hash of its pixels.
+    """
+    images = list(images)
+    owner = {patient: patient for patient, _ in images}
+
+    def find(patient: str) -> str:
+        while owner[patient] != patient:
+            owner[patient] = owner[owner[patient]]  # so that the way is short for the next
+            patient = owner[patient]
+        return patient
+
+    first: dict[Hashable, str] = {}
+    for patient, pixels in images:
+        one, other = sorted((find(patient), find(first.setdefault(pixels, patient))))
+        owner[other] = one
+    return {patient: find(patient) for patient in owner}
 
 
 def patient_warning(rows: Sequence[Row]) -> str | None:

@@ -6,13 +6,13 @@ def _words(text: str) -> frozenset[str]:
 
 
 # What an image shows. Beside one folder of such a name the others say it, too, by names that nobody can list: `PNEUMONIA` beside `NORMAL`
-KINDS = _words("normal abnormal anomaly anomalies anomalous healthy benign malignant controls patients yes no notumor")
+KINDS = _words("normal abnormal anomaly anomalies anomalous healthy benign malignant positive negative control controls patients yes no notumor")
 
 # How it was taken: sequence, plane, projection, phase, modality
 VIEWS = _words(
     "t1 t1w t1c t1ce t1gd t2 t2w t2s t2star flair pd pdw dwi adc swi dti asl bold fmri mra mprage tof stir tse fse gre epi "
     "ax axial tra transverse transversal cor coronal sag sagittal ap pa lat lateral frontal oblique cc mlo left right "
-    "arterial venous portal delayed native contrast pre post ct cta mr mri pet spect us xr xray cxr"
+    "arterial venous portal delayed native contrast pre post ct cta mr mri pet pt nm mg cr dx rf spect us xr xray cxr"
 )
 
 # Parts of a dataset; NUMBERED are so with a number, too, while `train_12` may be the twelfth patient

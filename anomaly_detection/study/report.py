@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -85,8 +86,8 @@ class Study:
         if not origins:
             load_experiment(folders[0])  # says what to do with what an older version wrote
         chosen = sorted((read_yaml(folder / "config.yaml")["datasets"] for folder in folders), key=len, reverse=True)
-        # those of the largest mixture, beside which no other has a place in tables; where nothing is mixed all
-        datasets = chosen[0] if len(chosen[0]) > 1 else list(dict.fromkeys(name for names in chosen for name in names))
+        every, alone = list(dict.fromkeys(name for names in chosen for name in names)), {names[0] for names in chosen if len(names) == 1}
+        datasets = chosen[0] if alone <= set(chosen[0]) else every  # beside the largest mixture no other has a place in tables
         if (around := _study_around(results)) is not None:
             study = cls._written(around, data_root)
             return cls.of(datasets, study.data_root, study.phantom, study.quick)
@@ -146,11 +147,11 @@ class Tables:
         """
         self._results.mkdir(parents=True, exist_ok=True)
         with FileLock(self._results / ".tables.lock"):  # so that nobody's older table goes over a newer one
-            finished = self.experiments()
-            if not finished:
+            told = [(each, result) for each in self.experiments() if (result := self._result(each)) is not None]
+            if not told:
                 return None
-            study = self._study
-            self.rows = self._with_joint_intervals([self._result(each) for each in finished])
+            study, finished = self._study, [each for each, _ in told]
+            self.rows = self._with_joint_intervals([result for _, result in told])
             document = study_document(self.rows, study.datasets, study.heading, provenance_lines(finished, self.rows, self._counts()))
             with whole_file(self._results / "table.md") as partial:
                 partial.write_text(to_markdown(document), encoding="utf-8")
@@ -201,10 +202,13 @@ class Tables:
             scored |= zip(zip(rows.column("dataset"), rows.column("image"), strict=True), kinds, strict=True)
         return {name: Counter(split for (dataset, _), split in scored.items() if dataset == name) for name in self._study.datasets}
 
-    def _result(self, experiment: Experiment) -> Result:
+    def _result(self, experiment: Experiment) -> Result | None:
+        """None where another process has begun to score it anew."""
         key = experiment.folder, self._finished[experiment.folder / "metrics.json"][0]
         if key not in self._gathered:
-            self._gathered[key] = _result(experiment)
+            if (metrics := finished_metrics(experiment)) is None:
+                return None
+            self._gathered[key] = _result(experiment, metrics)
         return self._gathered[key]
 
     def _with_joint_intervals(self, results: Sequence[Result]) -> list[Result]:
@@ -293,10 +297,8 @@ def provenance_lines(experiments: Sequence[Experiment], results: Sequence[Result
     return [*lines, *(f"{text} ({'; '.join(names)})" for text, names in described.items())]
 
 
-def _result(experiment: Experiment) -> Result:
-    settings, metrics, path = experiment.settings, finished_metrics(experiment), experiment.folder / "scores.csv"
-    if metrics is None:
-        raise UserError(f"{experiment.folder}: is being scored anew; run the same command again when that has ended")
+def _result(experiment: Experiment, metrics: dict[str, Any]) -> Result:
+    settings, path = experiment.settings, experiment.folder / "scores.csv"
     rows, pairs = read_scores(path), read_twin_rows(experiment.folder / "twins.csv")
     scored = Counter(zip(rows.column("dataset"), rows.column("label"), rows.column("part"), strict=True))
     for (name, measured), (label, kind) in product(metrics["datasets"].items(), enumerate(("normal", "abnormal"))):

@@ -186,14 +186,16 @@ def check_images(experiments: Sequence[Experiment], source: DataSource) -> None:
 def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Workers, ended: Callable[[], None]) -> list[str]:
     """Run what is not finished, going on past what fails; return a line for each failure. `ended` is called after each experiment."""
     todo = [experiment for experiment in experiments if not is_finished(experiment, source)]
+    jobs = max(1, min(workers.jobs, len(experiments)))  # not those to do: with other threads a resumed run would end otherwise
     if workers.jobs > 1:
         todo = in_order_of_need(todo)
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
-    pace, failed, before = Pace([experiment.settings.model for experiment in todo], workers.jobs), [], len(experiments) - len(todo)
+    pace = Pace([experiment.settings.model for experiment in todo], max(1, min(jobs, len(todo))))
+    failed, before = [], len(experiments) - len(todo)
     if workers.jobs == 1:
         outcomes = itertools.starmap(attempt, calls)
     else:
-        outcomes = run_side_by_side(attempt, calls, workers.jobs, workers.backend, [experiment.name for experiment in todo])
+        outcomes = run_side_by_side(attempt, calls, jobs, workers.backend, [experiment.name for experiment in todo])
     for number in range(before + 1, len(experiments) + 1):
         if workers.jobs == 1:
             logger.info("[%d/%d] %s%s", number, len(experiments), todo[number - before - 1].name, pace.left())

@@ -160,7 +160,7 @@ def run_apart(
     Args:
         function: can be pickled, as its arguments and results. The first exception in it is raised here.
         calls: the arguments of each.
-        workers: processes, each for many calls, and no more of them than calls; the threads of this machine are shared out to them evenly.
+        workers: processes, each for many calls; the threads of this machine are shared out to them evenly.
         module: that they begin with, see `fresh_context`.
         names: of the calls, for messages.
 
@@ -168,7 +168,6 @@ def run_apart(
         UserError: a process was killed, as happens where memory runs out; it names the calls that were at work.
     """
     others, waiting, met = active_children(), [], set()
-    workers = max(1, min(workers, len(calls)))
     context = fresh_context(module)
     begun = context.SimpleQueue()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_apart, initargs=(max(1, processors() // workers), begun))

@@ -60,7 +60,6 @@ MANY_IN_EACH = [
         28,
     ),
     ({f"Training Batch {1 + k // 20}/volume-{k}.nii": f"Training Batch {1 + k // 20}" for k in range(40)}, r"volume-\d+", 40),
-    ({f"volume_pt{1 + k // 10}/volume-{k}.nii": f"volume_pt{1 + k // 10}" for k in range(40)}, r"volume-\d+", 40),
     ({f"batch_{k // 10}/{k:04d}/{z}.png": f"batch_{k // 10}" for k in range(40) for z in range(3)}, r"\d{4}", 40),
     ({f"images_{k // 10:03d}/images/{k:08d}_{z:03d}.png": f"images_{k // 10:03d}" for k in range(40) for z in range(1 + k % 3)}, r"\d{8}", 40),
 ]

@@ -114,11 +114,6 @@ def test_processes_share_the_cores_and_serve_many_calls():
     assert {threads for _, _, threads in results} == {max(1, processors() // 2)}
 
 
-def test_a_single_call_has_all_cores():
-    ((_, _, threads),) = run_apart(told, [(0, "a")], 2 * processors(), __name__)
-    assert threads == processors()
-
-
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_what_is_not_waited_for_is_stopped():
     results = run_apart(told, [(0, "quick"), (300, "slow")], 2, __name__)

@@ -120,7 +120,8 @@ def test_mixtures_are_never_replayed(fake_gpu):
 
 @pytest.mark.parametrize("model", BASELINES)
 def test_what_is_replayed(model):
-    assert any(phase.replayable for phase in built(settings_of(model)).phases()) == (model in REPLAYED)
+    replayed = {phase.name for phase in built(settings_of(model)).phases() if phase.replayable}
+    assert replayed == {"MADDR_dpa": {"stab_32"}, "f_anogan": {"encoder"}, "ganomaly": {"ganomaly"}, "memae": {"memae"}}.get(model, set())
 
 
 def test_without_a_gpu_a_step_is_the_baselines_own():

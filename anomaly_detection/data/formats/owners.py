@@ -11,6 +11,7 @@ from anomaly_detection.data.formats.header import Layout
 from anomaly_detection.data.formats.nifti import is_nifti
 from anomaly_detection.data.formats.pictures import is_picture
 from anomaly_detection.data.formats.sources import SourceFile
+from anomaly_detection.data.patients import merge_patients
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,22 @@ def folder_owners(files: Sequence[SourceFile], layouts: Sequence[Layout | None])
     if not name_nobody(set(inputs)):
         owners = _told_apart(owners)
     volumes = _volumes(files)
-    return [volumes.get(file) or owners[file.origin].get(file.name, "") for file in files]
+    return _of_one_study([volumes.get(file) or owners[file.origin].get(file.name, "") for file in files], layouts)
+
+
+def _of_one_study(owners: Sequence[str], layouts: Sequence[Layout | None]) -> list[str]:
+    """One owner for all who share a study or series, as `prepare` has it; where no folder tells, a study of several series is one."""
+    headers = [layout.header if layout is not None and not layout.header.patient_id else None for layout in layouts]
+    series: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        if header is not None and header.study:
+            series[header.study].add(header.series)
+    named = [owner or (header.study if header and len(series[header.study]) > 1 else "") for owner, header in zip(owners, headers, strict=True)]
+    told = [(owner, header) for owner, header in zip(named, headers, strict=True) if owner and header is not None]
+    of_study = [(owner, ("study", header.study)) for owner, header in told if header.study]
+    of_series = [(owner, ("series", header.series)) for owner, header in told if header.series]
+    one = merge_patients([*of_study, *of_series])
+    return [one.get(owner, owner) for owner in named]
 
 
 def _owners_below(files: Sequence[tuple[SourceFile, Layout | None]], alone: bool) -> dict[str, str]:

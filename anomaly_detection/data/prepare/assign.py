@@ -2,12 +2,13 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.manifest import Row
+from anomaly_detection.data.patients import merge_patients
 from anomaly_detection.data.prepare.options import Shares
 from anomaly_detection.data.splits import NEEDED, SPLITS, Kind, Part
 from anomaly_detection.data.thinning import spread
@@ -96,24 +97,6 @@ def _without_contradictions(rows: Sequence[Row], left_out: Counter) -> list[Row]
     usable = [row for row in rows if len(labels[row.pixels_sha256]) == 1]
     left_out["images that are there both as normal and as abnormal"] += len(rows) - len(usable)
     return usable
-
-
-def merge_patients(images: Iterable[tuple[str, Hashable]]) -> dict[str, str]:
-    """For each patient the one whose name stands for all with whom they share an image; of each image its patient, and a hash of its pixels."""
-    images = list(images)
-    owner = {patient: patient for patient, _ in images}
-
-    def find(patient: str) -> str:
-        while owner[patient] != patient:
-            owner[patient] = owner[owner[patient]]  # so that the way is short for the next
-            patient = owner[patient]
-        return patient
-
-    first: dict[Hashable, str] = {}
-    for patient, pixels in images:
-        one, other = sorted((find(patient), find(first.setdefault(pixels, patient))))
-        owner[other] = one
-    return {patient: find(patient) for patient in owner}
 
 
 def _share_out(rows: Sequence[Row], owner: Mapping[str, str], shares: Shares, healthy_first: bool) -> dict[str, Part]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from anomaly_detection.data.folders import common_folders, subfolders
+from anomaly_detection.data.folders import are_parts, common_folders, name_nobody, subfolders
 from anomaly_detection.data.formats.archives import is_archive
 from anomaly_detection.data.manifest import Key, Row
-from anomaly_detection.data.prepare.assign import merge_patients
+from anomaly_detection.data.patients import merge_patients
 
 _BY_PLACE: tuple[Key, ...] = ("folder", "study", "series")  # where an image lies or belongs, not who it is of
 
@@ -20,7 +20,8 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     - A patient that a row has already is kept; `told_by` says how it came to it.
     - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over; so is then one that all abnormal ones
       share. A file without one is of the patient with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
-    - The subfolder is next: the first folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
+    - The subfolder is next, unless such folders are called as sequences, kinds or parts are and there is a study that tells patients apart: the first
+      folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
       the abnormal images are one patient; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
     - The study is next, as long as not all files share it, and likewise the series.
     - At last the file, which is then told apart from one of its name in the other folder.
@@ -29,6 +30,7 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     patients, studies, series = (_telling([(row, getattr(row, key)) for row in rows]) for key in ("patient_id", "study", "series"))
     sources = {kind: [row.source for row in rows if row.abnormal == kind] for kind in (0, 1)}
     folders = {kind: _subfolders(sources[kind], sources[1 - kind]) for kind in (0, 1)}
+    nobodys = {kind: name_nobody(names) or are_parts(names) for kind in (0, 1) if (names := set(folders[kind].values()))}
     known = [row for row in rows if row.patient_id in patients]
     of_folder = _only_patients((folders[row.abnormal].get(row.source), row.patient_id) for row in known)
     of_study = _only_patients((row.study, row.patient_id) for row in known if row.study in studies)
@@ -40,7 +42,7 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
             patient, key = row.patient, told_by
         elif named:
             patient, key = named, "header"
-        elif folder:
+        elif folder and not (nobodys[row.abnormal] and row.study in studies):
             patient, key = folder, "folder"
         elif row.study in studies:
             patient, key = row.study, "study"

@@ -7,6 +7,7 @@ from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.manifest import Row
 
 NAMED = 5  # masks in a warning
+RADIOGRAPHS = ("CR", "DX", "MG", "RF")  # of one kind, and pictures of their own in one series
 
 
 def masks_elsewhere_warning(apart: Mapping[SourceFile, float]) -> str | None:
@@ -28,9 +29,9 @@ def masks_elsewhere_warning(apart: Mapping[SourceFile, float]) -> str | None:
 
 
 def modalities_warning(rows: Sequence[Row]) -> str | None:
-    """That DICOM files of several modalities became images, with how many of each; None where there is one at most."""
+    """That DICOM files of several modalities became images, with how many of each; None where there is one at most, or radiographs alone."""
     counts = Counter({(row.abnormal, row.source): row.modality for row in rows if row.modality}.values())
-    if len(counts) < 2:
+    if len(counts) < 2 or set(counts) <= set(RADIOGRAPHS):
         return None
     named = ", ".join(f"{count} {modality}" for modality, count in counts.most_common())
     advice = "where these are not of the dataset's kind, such as PT beside CT, take them out of the folder"
@@ -47,7 +48,9 @@ def single_slices_warning(rows: Sequence[Row], window: list[float] | str | None)
     if window != "auto":
         return None
     slices = Counter((row.abnormal, row.source) for row in rows)
-    files = Counter((row.patient_id, row.series) for row in rows if row.series and slices[row.abnormal, row.source] == 1)
+    files = Counter(
+        (row.patient_id, row.series) for row in rows if row.series and row.modality not in RADIOGRAPHS and slices[row.abnormal, row.source] == 1
+    )
     series = sum(count > 1 for count in files.values())
     if not series:
         return None

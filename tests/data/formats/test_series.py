@@ -303,6 +303,17 @@ def test_a_volume_of_lits_is_a_patient_whatever_its_folder(tmp_path):
     assert list(patients(tmp_path / "own").values()) == ["p1", "p1", "p2", "p2"]
 
 
+def test_who_shares_a_study_is_one_patient_as_prepare_has_it(tmp_path):
+    for name, study, series in (("a/s1", "1.1", "1.1.1"), ("a/s2", "1.1", "1.1.2"), ("a/s3", "1.2", "1.2.1")):
+        (tmp_path / name).mkdir(parents=True)
+        write(tmp_path / name / "1.dcm", 5, uid=series, StudyInstanceUID=study)
+    assert list(patients(tmp_path).values()) == ["s1", "s1", "s3"]
+    for number, (study, series) in enumerate((("1.1", "1.1.1"), ("1.1", "1.1.2"), ("1.2", "1.2.1"))):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        write(tmp_path / f"flat/{number}.dcm", 5, uid=series, StudyInstanceUID=study)
+    assert list(patients(tmp_path / "flat").values()) == ["1.1", "1.1", ""]
+
+
 def test_folders_that_may_be_no_patients_are_told(tmp_path, caplog):
     pictures(tmp_path, *(f"{site}/sub-{who:02d}/{k}.png" for site in ("GE", "Siemens") for who in range(4) for k in range(2)))
     assert set(patients(tmp_path).values()) == {"GE", "Siemens"}

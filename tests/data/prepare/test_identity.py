@@ -67,6 +67,13 @@ def test_folders_that_share_a_study_or_series_are_one_patient():
     assert [who for who, _ in told(*kinds)] == ["s1", "s2", "s1", "s4"]
 
 
+@pytest.mark.parametrize("above", [("T1", "T2"), ("axial", "coronal"), ("fold1", "fold2")])
+def test_below_folders_that_are_nobodys_the_study_goes_before_them(above):
+    rows = [row(f"{folder}/p{who}", study=f"1.{who}") for folder in above for who in range(3)]
+    assert told(*rows) == [(f"1.{who}", "study") for _ in above for who in range(3)]
+    assert {key for _, key in told(*(row(f"{folder}/p{who}") for folder in above for who in range(3)))} == {"folder"}
+
+
 def test_a_study_that_all_share_makes_no_folders_one():
     assert [who for who, _ in told(*(row(f"p{k}/a", study="1", series="2") for k in range(4)))] == ["p0", "p1", "p2", "p3"]
 
