@@ -50,3 +50,18 @@ def test_only_what_is_trained_from_start_to_end_tells_the_time_of_others(events,
 def test_nothing_is_begun_where_all_is_done(events):
     assert run.run_all(experiments("done", "done"), None, run.Workers(torch.device("cpu")), lambda: None) == []
     assert events == []
+
+
+@pytest.mark.parametrize(("names", "jobs", "workers"), [(("done", "done", "a"), 2, 2), (("done", "done", "a"), 8, 3), (("a", "b", "c", "d"), 3, 3)])
+def test_a_study_that_goes_on_has_as_many_workers_as_before(names, jobs, workers, events, monkeypatch):
+    """The threads of each follow from their number, and the weights from the threads."""
+    asked = []
+
+    def side_by_side(function, calls, at_a_time, *_):
+        asked.append(at_a_time)
+        return (function(*call) for call in calls)
+
+    monkeypatch.setattr(run, "run_side_by_side", side_by_side)
+    monkeypatch.setattr(run, "in_order_of_need", list)
+    run.run_all(experiments(*names), None, run.Workers(torch.device("cpu"), jobs=jobs), lambda: None)
+    assert asked == [workers]
