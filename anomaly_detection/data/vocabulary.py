@@ -22,12 +22,12 @@ NUMBERED = _words("batch chunk shard fold subset split")
 # What may hold several patients, or be one's
 GROUPS = _words("site center centre hospital clinic scanner visit session ses sess timepoint tp part images imgs imagestr imagests group")
 
-# What slices, series and studies are called, alike in all patients
-GENERIC = VIEWS | _words(
+PERSON = _words("pat patient pt sub subj subject case person pid participant")
+
+# What slices, series and studies are called, alike in all patients; `pt` is PET and a patient
+GENERIC = (VIEWS - PERSON) | _words(
     "slice slices sl image images img imgs im frame fr series serie ser se sr srs scan scans study stu st exam session ses sess visit date time "
     "timepoint tp acq run rep phase echo te ti tr dir vol volume view tile patch crop page plane dicom dcm dsc roi lesion nodule tumor tumour "
     "part seg mask label level stack seq sequence pic picture photo file files data screenshot capture export layer depth channel bval xr cr dx "
     "mg head brain lung chest liver abdomen heart knee breast kidney spine hand eye normal abnormal anomaly day month week year baseline followup"
 )
-
-PERSON = _words("pat patient pt sub subj subject case person pid participant")

@@ -142,3 +142,8 @@ def test_rows_that_the_folder_did_not_tell_are_not_doubted():
         "3 folders, each counted as a patient, but 3 names recur in several of them (p1 in axial, coronal, sagittal): if each is of one person, that "
         "one may be trained on AND tested; --patient '^[^/]+/([^/]+)/' would make 3 patients"
     )
+
+
+def test_patients_may_be_called_as_a_modality_is():
+    folders = {f"visit{visit}/pt{who:03d}/{z}.png": f"visit{visit}" for visit in (1, 2) for who in (2, 5, 9, 14, 30) for z in range(2)}
+    assert "5 names recur in several of them (pt002 in visit1, visit2)" in doubt_of_folders(folders).fact
