@@ -1,5 +1,6 @@
 """Work shared out over processes, with a progress bar."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -38,7 +39,8 @@ def map_jobs(
     """`function(job)` of every job, in their order; several at a time, in processes that end with this one.
 
     Args:
-        function: can be pickled; an exception in it is raised here. Then, as on Ctrl-C, what has not begun is dropped, and SystemExit ends the rest.
+        function: can be pickled; an exception in it is raised here. Then, as on Ctrl-C, what has not begun is dropped, and SystemExit ends the rest,
+            so that a job puts away what it has made for itself, such as the copy of a member of an archive.
         jobs: can be pickled.
         workers: processes; as many as there are processors if None. With 1 no process is started.
         label, unit: what the progress bar says.
@@ -77,41 +79,63 @@ def _map_in_pool(
         advice = "if memory ran out, use fewer --workers; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
     finally:
-        _end(pool, waiting, others)
+        _end(pool, waiting, others, _stop_mapping)
 
 
-def _end(pool: ProcessPoolExecutor, waiting: Iterable[Future], others: Sequence[BaseProcess]) -> None:
+def _end(pool: ProcessPoolExecutor, waiting: Iterable[Future], others: Sequence[BaseProcess], stop: Callable[[BaseProcess], object]) -> None:
     """Of a pool whose results are there, or of which one is no longer wanted: its processes, all but `others`, are stopped at work then."""
     if not all(each.done() for each in waiting):
         for process in active_children():
             if process not in others:
-                process.terminate()
+                stop(process)
     pool.shutdown(cancel_futures=True)
 
 
+STOP = getattr(signal, "SIGUSR1", None)  # ends a job and not its process, which would leave the pool with a lock of its pipes if it held one
+
+
+def _stop_mapping(process: BaseProcess) -> None:
+    if STOP is None:
+        process.terminate()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, STOP)
+
+
 def _map_here(function: Callable[[Any], Result], jobs: Sequence) -> list[Result]:
-    """In a worker."""
+    """In a worker; no results where nobody wants them."""
+    global _in_job
     try:
-        if _stopped:
-            sys.exit()
-        return [function(job) for job in jobs]
+        _in_job = True
+        signal.signal(signal.SIGTERM, _leave_job)
+        return [] if _told else [function(job) for job in jobs]
     except SystemExit:
-        os._exit(1)  # the pool would give it the next job
+        if _told is None:
+            raise
+        return []
+    finally:
+        _in_job = False
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if _told == signal.SIGTERM:
+            os._exit(1)  # the pool is broken and takes no result
 
 
-_stopped = False  # in a worker: nobody wants its results
+_in_job = False  # in a worker, as what follows
+_told: int | None = None  # the signal by which it heard that nobody wants its results
+
+
+def _leave_job(number: int, _) -> None:
+    """Once, since it may be at putting things away then; never between jobs, where an exception could leave a lock of the pool locked."""
+    global _told
+    first, _told = _told is None, number
+    if _in_job and first:
+        sys.exit()
 
 
 def _begin_mapping() -> None:
     _begin_worker()
-    signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(*_) -> None:
-    """By an exception, so that a job puts away what it has made for itself, such as the copy of a member of an archive."""
-    global _stopped
-    _stopped = True
-    sys.exit()
+    if STOP is not None:
+        signal.signal(STOP, _leave_job)
 
 
 def _begin_worker() -> None:
@@ -182,7 +206,7 @@ def run_apart(
         advice = "if memory ran out, use fewer --jobs; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed{at}; {advice}") from None
     finally:
-        _end(pool, waiting, others)
+        _end(pool, waiting, others, BaseProcess.terminate)
 
 
 def _begin_apart(threads: int, begun: SimpleQueue) -> None:

@@ -1,5 +1,6 @@
 """Work in other processes: what they begin with, how they end, and how long it takes yet."""
 
+import multiprocessing.synchronize
 import os
 import signal
 import subprocess
@@ -187,6 +188,44 @@ def test_an_exception_ends_the_jobs_that_are_at_work():
     with pytest.raises(ValueError, match="99"):
         list(map_jobs(noted_late, [99, 300, 300], 2, "", ""))
     assert time.monotonic() - started < 200, "the others sleep for longer"
+
+
+def slow_to_send(folder: Path | None) -> None:
+    """A worker that, once it has or waits for a lock of the pool, takes a second to notice, as one of a busy machine may."""
+    if folder is None:
+        return
+    lock = multiprocessing.synchronize.SemLock
+    at_once = lock.__enter__
+
+    def slowly(self):
+        lock.__enter__ = at_once
+        (folder / str(os.getpid())).touch()
+        taken = at_once(self)
+        time.sleep(1)
+        return taken
+
+    lock.__enter__ = slowly
+
+
+STOPPED_AS_IT_SENDS = """
+import sys, time
+from pathlib import Path
+from anomaly_detection.system.processes import map_jobs
+from tests.system.test_processes import slow_to_send
+folder = Path(sys.argv[1])
+results = map_jobs(slow_to_send, [None, folder, folder, *[None] * 9], 2, "", "")
+next(results)
+while len(list(folder.iterdir())) < 2:
+    time.sleep(0.01)
+results.close()
+"""
+
+
+def test_a_worker_that_is_stopped_while_it_sends_a_result_leaves_no_lock_behind(tmp_path):
+    """It would wait for itself, and the program for it."""
+    command = [sys.executable, "-c", STOPPED_AS_IT_SENDS, str(tmp_path)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True, timeout=60)
+    assert "Error" not in ended.stderr
 
 
 INTERRUPTED = """
