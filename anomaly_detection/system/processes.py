@@ -4,15 +4,17 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
-from multiprocessing import active_children, connection, get_all_start_methods, get_context, parent_process
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from statistics import mean
 from threading import Thread
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from anomaly_detection.system.progress import progress_bar
 Result = TypeVar("Result")
 
 AHEAD = 64  # hand-outs to each worker before their results are taken: to hand out all of millions of jobs takes gigabytes
+MOST = 61 if sys.platform == "win32" else sys.maxsize  # workers of a pool
 START_METHOD = "fork" if sys.platform == "linux" else None  # a forked worker need not import the package, and torch with it, again
 
 
@@ -49,9 +52,9 @@ def map_jobs(
         groups: how many are handed out at a time, first to last; None: one by one. To hand out takes 0.2 ms.
 
     Raises:
-        UserError: a process was killed, as happens where memory runs out.
+        UserError: a process was killed, as happens where memory runs out, or a signal from elsewhere ended its work.
     """
-    workers = max(1, min(workers or processors(), len(jobs)))
+    workers = max(1, min(workers or processors(), len(jobs), MOST))
     with progress_bar(total=len(jobs), desc=label, unit=unit) as bar:
         for result in map(function, jobs) if workers == 1 else _map_in_pool(function, jobs, workers, fresh, groups):
             bar.update()
@@ -61,34 +64,46 @@ def map_jobs(
 def _map_in_pool(
     function: Callable[[Any], Result], jobs: Sequence, workers: int, fresh: str | None, groups: Sequence[int] | None
 ) -> Iterator[Result]:
-    others = active_children()
     pool = ProcessPoolExecutor(workers, fresh_context(fresh) if fresh else get_context(START_METHOD), initializer=_begin_mapping)
-    waiting: deque[Future[list[Result]]] = deque()
+    waiting: deque[Future[list[Result] | None]] = deque()
     try:
         first = 0
         for count in repeat(1, len(jobs)) if groups is None else groups:
             waiting.append(pool.submit(_map_here, function, jobs[first : first + count]))
             first += count
             if len(waiting) > AHEAD * workers:
-                yield from waiting[0].result()
+                yield from _results(waiting[0])
                 waiting.popleft()
         while waiting:
-            yield from waiting[0].result()
+            yield from _results(waiting[0])
             waiting.popleft()
     except BrokenProcessPool:
         advice = "if memory ran out, use fewer --workers; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed; {advice}") from None
     finally:
-        _end(pool, waiting, others, _stop_mapping)
+        _end(pool, waiting, _stop_mapping)
 
 
-def _end(pool: ProcessPoolExecutor, waiting: Iterable[Future], others: Sequence[BaseProcess], stop: Callable[[BaseProcess], object]) -> None:
-    """Of a pool whose results are there, or of which one is no longer wanted: its processes, all but `others`, are stopped at work then."""
-    if not all(each.done() for each in waiting):
-        for process in active_children():
-            if process not in others:
+def _results(future: Future[list[Result] | None]) -> list[Result]:
+    results = future.result()
+    if results is None:
+        raise UserError("a worker process was stopped by a signal; the same command goes on where this one stopped")
+    return results
+
+
+def _end(pool: ProcessPoolExecutor, waiting: Iterable[Future], stop: Callable[[BaseProcess], object]) -> None:
+    """Of a pool whose results are there, or of which one is no longer wanted: its processes are stopped at work then."""
+    ours = list((pool._processes or {}).values())
+    try:
+        if not all(each.done() for each in waiting):
+            for process in ours:
                 stop(process)
-    pool.shutdown(cancel_futures=True)
+        if sys.version_info < (3, 11, 5) and pool._call_queue is not None:
+            pool._call_queue._reader.close()  # a thread that hands out more than the pipe holds would wait for killed readers (python/cpython#94777)
+        pool.shutdown(cancel_futures=True)
+    finally:
+        for process in ours:  # of a pool that was interrupted while it began, or again while it ended: it stops none
+            process.terminate()
 
 
 STOP = getattr(signal, "SIGUSR1", None)  # ends a job and not its process, which would leave the pool with a lock of its pipes if it held one
@@ -102,17 +117,17 @@ def _stop_mapping(process: BaseProcess) -> None:
             os.kill(process.pid, STOP)
 
 
-def _map_here(function: Callable[[Any], Result], jobs: Sequence) -> list[Result]:
-    """In a worker; no results where nobody wants them."""
+def _map_here(function: Callable[[Any], Result], jobs: Sequence) -> list[Result] | None:
+    """In a worker; None where a signal said that nobody wants results."""
     global _in_job
     try:
         _in_job = True
         signal.signal(signal.SIGTERM, _leave_job)
-        return [] if _told else [function(job) for job in jobs]
+        return None if _told else [function(job) for job in jobs]
     except SystemExit:
         if _told is None:
             raise
-        return []
+        return None
     finally:
         _in_job = False
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -146,6 +161,9 @@ def _begin_worker() -> None:
 
 def _end_with_parent() -> None:
     connection.wait([parent_process().sentinel])
+    if _in_job:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # to put things away
     os._exit(1)  # nobody is left to take a result, and what the parent had locked stays locked as long as a copy of it lives
 
 
@@ -162,16 +180,30 @@ def fresh_context(module: str) -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([module])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Where it runs not yet; without the working folder, where a random.py would be taken for Python's, unless that is where this package lies."""
+    from multiprocessing.forkserver import ensure_running
+
+    before = os.environ.get("PYTHONSAFEPATH")  # which Python 3.10 does not know
+    if not os.path.samefile(Path(__file__).parents[2], os.curdir):
+        os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        ensure_running()
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONSAFEPATH", None)
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def import_ahead(module: str) -> None:
     """Let the server of `fresh_context` import a module from now on, beside this process, which goes on at once."""
     if "forkserver" in get_all_start_methods():
-        from multiprocessing.forkserver import ensure_running
-
         fresh_context(module)
-        ensure_running()
 
 
 def run_apart(
@@ -191,7 +223,8 @@ def run_apart(
     Raises:
         UserError: a process was killed, as happens where memory runs out; it names the calls that were at work.
     """
-    others, waiting, met = active_children(), [], set()
+    workers = min(workers, MOST)
+    waiting, met = [], set()
     context = fresh_context(module)
     begun = context.SimpleQueue()
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_apart, initargs=(max(1, processors() // workers), begun))
@@ -206,7 +239,7 @@ def run_apart(
         advice = "if memory ran out, use fewer --jobs; the same command goes on where this one stopped"
         raise UserError(f"one of {workers} worker processes was killed{at}; {advice}") from None
     finally:
-        _end(pool, waiting, others, BaseProcess.terminate)
+        _end(pool, waiting, BaseProcess.terminate)
 
 
 def _begin_apart(threads: int, begun: SimpleQueue) -> None:

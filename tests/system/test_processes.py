@@ -125,6 +125,14 @@ def test_what_is_not_waited_for_is_stopped():
     assert gone(process)
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_calls_that_a_pipe_does_not_hold_are_dropped():
+    """Python 3.10 waits for their readers, which were stopped."""
+    results = run_apart(told, [(0, "quick"), *[(300, "x" * 300_000)] * 4], 2, __name__)
+    next(results)
+    results.close()
+
+
 def test_an_exception_comes_out_and_a_killed_process_is_told():
     with pytest.raises(ValueError, match="no"):
         list(run_apart(refused, [()], 1, __name__))
@@ -163,10 +171,17 @@ def test_nothing_is_said_where_work_is_stopped():
     assert not ended.stderr
 
 
-def noted_late(seconds: int) -> None:
+def noted_late(seconds: float) -> None:
     if seconds == 99:
         raise ValueError("99")
     time.sleep(seconds)
+
+
+def signalled(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(300)
+    return number
 
 
 def noted(number: int) -> tuple[int, int]:
@@ -228,6 +243,51 @@ def test_a_worker_that_is_stopped_while_it_sends_a_result_leaves_no_lock_behind(
     assert "Error" not in ended.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1 there")
+def test_a_signal_from_elsewhere_is_told():
+    """Cluster managers send it to every process of a job; results must not be missing without a word."""
+    with pytest.raises(UserError, match="stopped by a signal"):
+        list(map_jobs(signalled, range(9), 2, "", ""))
+
+
+SHADOWED = """
+import math
+from anomaly_detection.system.processes import map_jobs
+print(*map_jobs(math.sqrt, [4, 9], 2, "", "", fresh="anomaly_detection.system.errors"))
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the working folder comes first there")
+def test_files_of_the_working_folder_are_not_taken_for_modules_of_python(tmp_path):
+    (tmp_path / "random.py").touch()
+    path = {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": ""}
+    program = "import sys; sys.path.remove('')" + SHADOWED + "import os; assert not os.environ['PYTHONSAFEPATH']"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("2.0 3.0\n", 0), done.stderr
+
+
+INTERRUPTED_AS_IT_BEGINS = """
+from concurrent.futures import ProcessPoolExecutor
+from anomaly_detection.system.processes import map_jobs
+begin, begun = ProcessPoolExecutor._spawn_process, []
+
+def two(self):
+    if len(begun) == 2:
+        raise KeyboardInterrupt
+    begun.append(begin(self))
+
+ProcessPoolExecutor._spawn_process = two
+list(map_jobs(abs, range(9), 4, "", ""))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes begin one by one")
+def test_a_pool_that_is_interrupted_as_it_begins_ends():
+    command = [sys.executable, "-c", INTERRUPTED_AS_IT_BEGINS]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60)
+    assert "KeyboardInterrupt" in ended.stderr
+
+
 INTERRUPTED = """
 import signal, sys
 from anomaly_detection.system.processes import map_jobs
@@ -238,24 +298,25 @@ list(map_jobs(with_a_copy, [sys.argv[1]] * int(sys.argv[2]), 2, "", ""))
 
 
 def with_a_copy(folder: str) -> None:
-    with tempfile.TemporaryDirectory(dir=folder):
+    with tempfile.TemporaryDirectory(dir=folder) as copy:
+        Path(copy, "begun").touch()
         time.sleep(300)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT there")
-@pytest.mark.parametrize("jobs", [2, 9])
-def test_ctrl_c_ends_jobs_at_once_and_they_put_their_copies_away(jobs, tmp_path):
+@pytest.mark.parametrize(("number", "jobs"), [("SIGINT", 2), ("SIGINT", 9), ("SIGTERM", 2)])
+def test_what_ends_a_program_ends_jobs_at_once_and_they_put_their_copies_away(number, jobs, tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(jobs)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE) as program:
-        while len(list(tmp_path.iterdir())) < 2:
+        while len(list(tmp_path.glob("*/begun"))) < 2:
             assert program.poll() is None
             time.sleep(0.01)
-        program.send_signal(signal.SIGINT)
+        program.send_signal(getattr(signal, number))
         try:
-            _, said = program.communicate(timeout=60)
+            _, said = program.communicate(timeout=60)  # until the last process has closed what it inherited
         finally:
             program.kill()
-    assert b"KeyboardInterrupt" in said
+    assert (b"KeyboardInterrupt" in said) == (number == "SIGINT")
     assert not list(tmp_path.iterdir())
 
 
