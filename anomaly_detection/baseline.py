@@ -148,7 +148,8 @@ class Baseline(nn.Module, ABC):
     def training_step(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
         """Do one step, backward and optimizers included; return the losses by name, detached scalars.
 
-        Where an optimizer of the phase holds the `heads`, the loss that trains the encoder includes `constraint`.
+        Where an optimizer of the phase holds the `heads`, the loss that trains the encoder includes `constraint`. Optimizers are stepped by
+        `minimise`: where several processes train, each sees its share of a batch, and `minimise` averages their gradients.
         """
         raise NotImplementedError(f"{type(self).__name__} has phases, so it needs training_step")
 

@@ -1,5 +1,6 @@
 """What training asks of a baseline, and what its author is told who forgot some of it: the class, the method, what came and what is needed."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from anomaly_detection.baseline import Assessment, Baseline, Phase
 from anomaly_detection.data.dataset import ImageSet
+from anomaly_detection.system.distributed import all_gather_object, processes
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.seed import random_state, set_random_state
 
@@ -113,6 +115,39 @@ def _check_shape(place: str, part: str, value: Any, shape: Sequence[int | None])
 def _concludes(baseline: Baseline) -> bool:
     """Whether its scores may need what is known only when training has ended."""
     return type(baseline).conclude is not Baseline.conclude
+
+
+def check_processes(baseline: Baseline, phase: Phase, optimizers: dict[str, Optimizer], done: int, last: bool) -> None:
+    """See that several processes hold the same weights, bit for bit: after some first steps of a phase and its last one.
+
+    Buffers may differ: batch norms take the statistics of each share of a batch. To be called by every process, after each step.
+
+    Args:
+        optimizers: of the phase, whose parameters are compared.
+        done: steps of the phase that these processes have done.
+        last: whether the phase has no more.
+
+    Raises:
+        UserError: they do not, in every process.
+    """
+    if processes() == 1 or not (done in (1, PATIENCE) or last):
+        return
+    of_all = all_gather_object({name: _digest(optimizer) for name, optimizer in optimizers.items()})
+    apart = [name for name, digest in of_all[0].items() if any(each[name] != digest for each in of_all)]
+    if apart:
+        raise UserError(
+            f"{_name(baseline)}: by step {done} of the phase {phase.name} the {len(of_all)} processes hold different weights in the optimizer "
+            f"{', '.join(apart)}; step it by minimise(loss, optimizer) of anomaly_detection.baseline, which averages the gradients of the processes"
+        )
+
+
+def _digest(optimizer: Optimizer) -> str:
+    """Of the bits of its parameters."""
+    digest = hashlib.sha256()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.progress import progress_bar
 from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
-from anomaly_detection.training.contract import ConstraintWatch, check_assessment, check_losses, check_validation_loss
+from anomaly_detection.training.contract import ConstraintWatch, check_assessment, check_losses, check_processes, check_validation_loss
 from anomaly_detection.training.log import Means, TrainingLog
 from anomaly_detection.training.mixup import draw_mixture
 from anomaly_detection.training.replay import step_of
@@ -84,8 +84,8 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
         The phase, the number of the step in it, from 1 on, and its losses by name.
 
     Raises:
-        UserError: no optimizer trains the heads of the constraint, no step calls the constraint or one returns other than losses, or a batch cannot
-            be shared out to the processes.
+        UserError: no optimizer trains the heads of the constraint, no step calls the constraint or one returns other than losses, a batch cannot be
+            shared out to the processes, or these do not keep the same weights.
     """
     check_constraint(baseline)
     phases = baseline.phases()
@@ -102,7 +102,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             baseline.phase, baseline.progress = phase, progress.iteration / phase.iterations
             baseline.begin_phase(phase, images.batches(EVALUATION_BATCH), len(images))
             step = step_of(baseline, phase, images.device)
-            watch = ConstraintWatch(baseline, phase, progress.optimizers)
+            watch, before = ConstraintWatch(baseline, phase, progress.optimizers), progress.iteration
             progress.began = time.monotonic()
         while progress.iteration < phase.iterations:
             progress.iteration += 1
@@ -119,6 +119,7 @@ def steps(baseline: Baseline, images: ImageSet, settings: Settings, progress: Pr
             check_losses(baseline, "after_step", more)
             losses |= more
             watch.after_step()
+            check_processes(baseline, phase, progress.optimizers, progress.iteration - before, progress.iteration == phase.iterations)
             if not mixes:
                 for scheduler in progress.schedulers.values():
                     scheduler.step()

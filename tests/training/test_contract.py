@@ -12,7 +12,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.training import loop
+from anomaly_detection.training import contract, loop
 from anomaly_detection.training.contract import PATIENCE, check_assessment
 from anomaly_detection.training.loop import Progress, steps, train
 from anomaly_detection.training.replay import WARM_UP
@@ -160,6 +160,64 @@ def test_every_phase_of_the_baselines_passes(model, terms):
     images = toy_images(24, side=32)
     baseline.prepare(images.batches(24))
     assert len(list(steps(baseline, images, baseline.settings, Progress()))) == sum(phase.iterations for phase in baseline.phases())
+
+
+class Processes:
+    """Two processes, of which the second holds other weights in one optimizer after so many steps; when they were compared is noted."""
+
+    def __init__(self, monkeypatch, apart=None, since=0):
+        self.apart, self.since, self.looks, self.steps = apart, since, [], 0
+        monkeypatch.setattr(contract, "processes", lambda: 2)
+        monkeypatch.setattr(contract, "all_gather_object", self.gather)
+
+    def gather(self, told):
+        self.looks.append(self.steps)
+        return [told, {name: "other" if name == self.apart and self.steps >= self.since else value for name, value in told.items()}]
+
+    def train(self, baseline):
+        for _, self.steps, _ in steps(baseline, toy_images(30), baseline.settings, Progress()):
+            pass
+
+
+@pytest.mark.parametrize(("since", "told"), [(0, 1), (1, PATIENCE), (PATIENCE, 40)])
+def test_processes_whose_weights_part_are_told_by_all_of_them(since, told, monkeypatch):
+    line = rf"^ToyBaseline: by step {told} of the phase main the 2 processes hold different weights in the optimizer autoencoder; step it by mini"
+    processes = Processes(monkeypatch, "autoencoder", since)
+    with pytest.raises(UserError, match=line) as caught:
+        processes.train(ToyBaseline(toy_settings(iterations=40)))
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_of_the_same_weights_are_compared_a_few_times_in_each_phase(monkeypatch):
+    processes = Processes(monkeypatch)
+    processes.train(ToyBaseline(toy_settings(iterations=40, warm_up=3)))
+    assert processes.looks == [0, 2, 3, PATIENCE - 1, 39]
+    alone = Processes(monkeypatch)
+    monkeypatch.setattr(contract, "processes", lambda: 1)
+    alone.train(ToyBaseline(toy_settings()))
+    assert not alone.looks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weights_are_compared_to_the_last_bit_and_buffers_are_not(dtype, monkeypatch):
+    """Running averages are of the images of each process."""
+    told = []
+    monkeypatch.setattr(contract, "processes", lambda: 2)
+    monkeypatch.setattr(contract, "all_gather_object", lambda value: told.append(value) or [value])
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).to(dtype).to(memory_format=torch.channels_last)
+    optimizers = {"all": torch.optim.SGD([*network.parameters(), nn.Parameter(torch.tensor(float("nan")))])}
+
+    def look():
+        contract.check_processes(ToyBaseline(toy_settings()), Phase("main", 9, 8), optimizers, 1, False)
+
+    look()
+    network[1].running_mean += 1
+    look()
+    with torch.no_grad():
+        weight = network[0].weight[0, 0, 0, 0]
+        weight.copy_(torch.nextafter(weight, weight + 1) if dtype != torch.bfloat16 else weight * 1.01 + 0.01)
+    look()
+    assert told[0] == told[1] != told[2]
 
 
 # --- what methods return
