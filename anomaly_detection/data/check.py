@@ -16,7 +16,7 @@ from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.leaks import Listed, leaks, listed_images
 from anomaly_detection.data.manifest import MANIFEST, pixels_hash
-from anomaly_detection.data.masks import mask_path, read_mask
+from anomaly_detection.data.masks import mask_path, read_mask, shared_masks
 from anomaly_detection.data.splits import NEEDED, Kind, Part, SplitEntry, aliases, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import map_jobs
@@ -104,6 +104,7 @@ def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images
     for entry, other in aliases([image.entry for image in images], {spec.name: spec}, data_root):
         if (entry.kind, entry.part) == (other.kind, other.part):
             yield f"{entry.where}: {entry.image} is the same file as {other.image} ({other.where}); take one line out"
+    yield from shared_masks(entry.image for group in groups for entry, fact in zip(group.entries, group.facts, strict=True) if fact.masked)
     yield from leaks(images)
 
 

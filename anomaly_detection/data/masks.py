@@ -3,7 +3,7 @@
 import glob
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,20 @@ def mask_path(image: str) -> str:
     """Where in the dataset's folder the mask of an image would be: of `abnormal/a/1.jpg` it is `masks/a/1.png`."""
     path = PurePosixPath(image)
     return str(PurePosixPath(MASKS, *path.parts[1:] or path.parts).with_suffix(".png"))
+
+
+def shared_masks(images: Iterable[str]) -> Iterator[str]:
+    """A line for each image whose mask would be that of another one, such as of `tumour/1.png` and `stroke/1.png`.
+
+    Args:
+        images: abnormal ones that have a mask file, as paths in the dataset's folder.
+    """
+    first: dict[str, str] = {}
+    for image in images:
+        path = mask_path(image)
+        other = first.setdefault(path, image)
+        if other != image:
+            yield f"{other} and {image} are two abnormal images with one mask, {path}; give one of them another name, and a mask of that name"
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -114,7 +128,7 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
         Those of all normal images and of the abnormal ones that have a file, their places among those asked for; None where no lesion is in any.
 
     Raises:
-        UserError: a mask cannot be read, or is of another size than its image; or the bits cannot be written.
+        UserError: a mask cannot be read, is of another size than its image, or would be that of two images; or the bits cannot be written.
     """
     folder = Path(data_root) / spec.root
     if not (folder / MASKS).is_dir():  # one look instead of one for each image
@@ -123,6 +137,8 @@ def load_masks(images: Sequence[str], labels: Sequence[int], spec: DatasetSpec, 
     if not marked:
         return None
     named = [images[place] for place in marked]
+    for line in shared_masks(named):
+        raise UserError(f"{folder}: {line}")
     lesions = _kept(named, spec, Path(data_root), preprocessing)
     if not lesions.any():
         return None

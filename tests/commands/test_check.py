@@ -57,6 +57,18 @@ def test_missing_and_damaged_files(data_root, tmp_path, capsys):
     assert "train_2.png: cannot be read as an image" in told
 
 
+def test_two_abnormal_images_with_one_mask(data_root, tmp_path, capsys):
+    folder = data_root / "lung_ct"
+    for name in ("masks", "other"):
+        (folder / name).mkdir()
+    shutil.copy(folder / "anomaly" / "test_0.png", folder / "other" / "test_1.png")
+    line(data_root, "anomaly", "test", "other/test_1.png lung_ct")
+    Image.new("L", (16, 16), 1).save(folder / "masks" / "test_1.png")
+    with pytest.raises(UserError, match="wrong with the data"):
+        check(data_root, tmp_path)
+    assert "anomaly/test_1.png and other/test_1.png are two abnormal images with one mask, masks/test_1.png;" in capsys.readouterr().out
+
+
 def test_the_same_image_in_two_splits(data_root, tmp_path, capsys):
     folder = data_root / "lung_ct"
     Image.open(folder / "normal" / "train_3.png").convert("RGB").save(folder / "anomaly" / "copy.tiff")

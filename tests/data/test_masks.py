@@ -218,6 +218,21 @@ def test_masks_are_read_once_until_one_changes(folder, monkeypatch):
         again()
 
 
+@pytest.mark.parametrize("other", ["stroke/1.png", "tumour/1.jpg"])
+def test_two_abnormal_images_share_no_mask(tmp_path, other):
+    """Nor do a normal and an abnormal image of one name, or the lines of a dataset without a mask of them."""
+    folder = tmp_path / "some"
+    images = ["tumour/1.png", other, "normal/1.png", "tumour/2.png", "stroke/2.png"]
+    for image in images:
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", WHOLE).save(folder / image)
+    (folder / "masks").mkdir()
+    Image.fromarray(LESION).save(folder / "masks" / "1.png")
+    with pytest.raises(UserError, match=f"some: tumour/1.png and {other} are two abnormal images with one mask, masks/1.png; give one"):
+        loaded(images, [1, 1, 0, 1, 1], folder, Preprocessing(image_size=64))
+    assert len(loaded(images, [1, 0, 0, 1, 1], folder, Preprocessing(image_size=64))) == 3, "the other two have none"
+
+
 def masked_root(data_root, mask=LESION[24:40, 24:40]):
     """Masks of the abnormal images of lung_ct."""
     (data_root / "lung_ct" / "masks").mkdir()
