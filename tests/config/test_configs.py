@@ -89,5 +89,8 @@ def test_the_papers_datasets_run_the_published_schedule_at_full_width(model):
         assert settings.image_size == (224 if model in FROZEN else 64)
         assert getattr(settings.baseline, "width", 64) == (128 if model == "feature_ae" else 64)
         assert settings.maddr.enabled == (name == "universal")
+        assert settings.early_stopping_patience is None
     if model not in FROZEN:
+        on_phantoms = [*read_layers(CONFIGS / model / "universal.yaml"), *read_layers(CONFIGS / model / "phantom.yaml")]
+        assert build_settings(on_phantoms).early_stopping_patience == 6
         assert build_settings(read_layers(CONFIGS / model / "paper.yaml")).iterations == SCHEDULES[model][2]
