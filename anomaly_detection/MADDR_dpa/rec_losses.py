@@ -195,7 +195,7 @@ class MADDRConstraint(nn.Module):
         focal_gamma: as in `FocalLoss`.
         center_of: "all" images have one center, as published, or each "domain", a pair of organ and modality, has one of its own.
         center_momentum: None, or a number in [0, 1): the centers are moving averages over the batches of training, of which each step keeps this
-            share, instead of the mean of the others of the batch.
+            share, instead of the mean of the others of the batch; in evaluation, images whose center no batch has met add nothing.
         heads_train_encoder: whether the gradient of the heads' losses reaches the latent; without it they only watch.
 
     Raises:
@@ -321,7 +321,9 @@ class MADDRConstraint(nn.Module):
     def _center(self, content: Tensor, domain: Tensor) -> Tensor:
         if self.center_momentum is None:
             return center_loss(content, None if self.center_of == "all" else domain)
-        return ((content - self.centers.to(content.dtype)[domain]) ** 2).mean()
+        square = (content - self.centers.to(content.dtype)[domain]) ** 2
+        # A center that no batch has met is nowhere.
+        return torch.where(self.centers_seen[domain][:, None], square, torch.zeros_like(square)).mean()
 
     @torch.no_grad()
     def _move_centers(self, content: Tensor, domains: Sequence[Tuple[float, Tensor]]) -> None:

@@ -91,6 +91,21 @@ def test_centers_may_be_moving_averages():
     assert torch.equal(maddr.centers, before), "only training moves them"
 
 
+@pytest.mark.parametrize("center_of", ["all", "domain"])
+def test_images_whose_center_no_batch_has_met_add_nothing(center_of):
+    maddr, label = MADDRConstraint(24, 2, 2, center_of=center_of, center_momentum=0.75).eval(), torch.tensor([0, 0, 1, 1])
+    z = (torch.randn(4, 24) + 5).requires_grad_()
+    assert maddr(z, label, label)["center"] == 0, "before training"
+    maddr.train()(z, label * 0, label * 0)
+    met = maddr.eval()(z[:2], label[:2], label[:2])["center"].item()
+    of_all = maddr(z, label, label)["center"]
+    if center_of == "domain":
+        assert of_all.item() == pytest.approx(met / 2)
+        of_all.backward()
+        assert not z.grad[2:].any()
+        assert z.grad[:2, 4:].all()
+
+
 @pytest.mark.parametrize("options", [{}, MOVING, {"center_of": "domain"}, {"center_of": "domain", **MOVING}], ids=str)
 def test_mixtures_weigh_both_labels_and_move_centers_once(options):
     """Against a loop over two batches of mixtures; domain (0, 1) is met by a partner alone, and in the second batch not at all."""
