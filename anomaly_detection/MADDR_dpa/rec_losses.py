@@ -263,7 +263,8 @@ class MADDRConstraint(nn.Module):
         if z.dim() == 4 and z.shape[2:] == (1, 1):
             z = z.flatten(1)
         if z.dim() != 2 or z.shape[1] != sum(self.sizes):
-            raise ValueError(f"z must be (batch, {sum(self.sizes)}) or (batch, {sum(self.sizes)}, 1, 1), got {tuple(z.shape)}")
+            remedy = "; z.mean(dim=(2, 3)) makes it so" if z.dim() == 4 and z.shape[1] == sum(self.sizes) else ""
+            raise ValueError(f"z must be (batch, {sum(self.sizes)}) or (batch, {sum(self.sizes)}, 1, 1), got {tuple(z.shape)}{remedy}")
         return dict(zip(("organ", "modality", "content"), _single(z).split(self.sizes, dim=1)))
 
     def _logits(self, z: Tensor) -> Dict[str, Tensor]:
@@ -366,7 +367,8 @@ class MADDRConstraint(nn.Module):
         labels = {"organ": organ, "modality": modality}
         for name, label in labels.items():
             if not isinstance(label, Tensor):
-                raise ValueError(f"{name} must be a tensor, got a {type(label).__name__}; torch.tensor({name}) makes one")
+                remedy = f"torch.tensor({name}) makes one of numbers"
+                raise ValueError(f"{name} must be class numbers from 0, as a tensor of int64, got a {type(label).__name__}; {remedy}")
             if label.shape != z.shape[:1] or label.dtype != torch.int64:
                 remedy = f"; {name}.flatten().long() makes it so" if label.numel() == z.shape[0] else ""
                 raise ValueError(f"{name} must be int64 of shape ({z.shape[0]},), got {label.dtype} of shape {tuple(label.shape)}{remedy}")

@@ -145,8 +145,9 @@ LABELS = torch.tensor([0, 1, 1, 0])
 @pytest.mark.parametrize(
     ("organ", "words"),
     [
-        ([0, 1, 1, 0], r"organ must be a tensor, got a list; torch.tensor\(organ\)"),
-        (LABELS.numpy(), r"organ must be a tensor, got a ndarray"),
+        ([0, 1, 1, 0], r"organ must be class numbers from 0, as a tensor of int64, got a list; torch.tensor\(organ\)"),
+        (["liver", "lung", "lung", "liver"], "organ must be class numbers from 0, as a tensor of int64, got a list; .* makes one of numbers$"),
+        (LABELS.numpy(), r"organ must be class numbers .*, got a ndarray"),
         (LABELS[:, None], r"organ must be int64 of shape \(4,\).*\(4, 1\); organ.flatten\(\).long\(\)"),
         (LABELS.float(), r"organ must be int64 .*float32.*organ.flatten\(\).long\(\)"),
         (LABELS.int(), r"organ must be int64 .*int32"),

@@ -334,9 +334,10 @@ def test_impossible_constraints_are_refused(options, word):
 
 def test_wrong_inputs_are_refused_with_a_sentence():
     maddr = constraint()
-    with pytest.raises(ValueError, match=r"z must be \(batch, 16\)"):
-        maddr(rand(5, 12), labels(5, 3), labels(5, 2))
-    with pytest.raises(ValueError, match=r"z must be .* got \(5, 16, 2, 2\)"):
+    for shape in ((5, 12), (5, 12, 2, 2)):
+        with pytest.raises(ValueError, match=rf"z must be \(batch, 16\) or .* got \({', '.join(map(str, shape))}\)$"):
+            maddr(rand(*shape), labels(5, 3), labels(5, 2))
+    with pytest.raises(ValueError, match=r"z must be .* got \(5, 16, 2, 2\); z\.mean\(dim=\(2, 3\)\) makes it so$"):
         maddr(rand(5, 16, 2, 2), labels(5, 3), labels(5, 2))
     with pytest.raises(ValueError, match="modality must be int64"):
         maddr(rand(5, 16), labels(5, 3), labels(5, 2).float())
