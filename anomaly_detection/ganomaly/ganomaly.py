@@ -73,7 +73,7 @@ class GANomaly(Baseline):
         self.encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
         self.decoder = Decoder(*shape, options.latent_dim, options.extra_layers)
         self.second_encoder = Encoder(*shape, options.latent_dim, options.extra_layers)
-        self.discriminator = Discriminator(*shape)
+        self.discriminator = Discriminator(*shape, options.extra_layers)
         self.to(memory_format=torch.channels_last)
 
     def phases(self) -> list[Phase]:

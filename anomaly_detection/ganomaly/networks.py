@@ -51,9 +51,9 @@ class Decoder(nn.Sequential):
 class Discriminator(nn.Module):
     """Images (B, channels, image_size, image_size) -> logits (B,) and the features (B, C, 4, 4) that they are read from."""
 
-    def __init__(self, image_size: int, channels: int, width: int):
+    def __init__(self, image_size: int, channels: int, width: int, extra_layers: int = 0):
         super().__init__()
-        self.features = nn.Sequential(*_pyramid(image_size, channels, width))
+        self.features = nn.Sequential(*_pyramid(image_size, channels, width, extra_layers))
         self.classifier = nn.Conv2d(_top_width(image_size, width), 1, 4, 1, 0, bias=False)
         self.initialise()
 

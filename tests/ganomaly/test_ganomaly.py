@@ -21,9 +21,15 @@ def test_full_size_networks_have_the_published_shapes():
     assert (logits.shape, features.shape) == ((1,), (1, 512, 4, 4))
 
 
-def test_extra_layers_keep_the_shapes():
+def test_extra_layers_keep_the_shapes_and_are_in_every_network():
+    """As published: the discriminator is an encoder, too. Each layer has a kernel of 3 x 3 and two numbers for each channel."""
+    plain, deep = (built(settings_of("ganomaly", own={"latent_dim": 24, "width": 4, "extra_layers": count})) for count in (0, 2))
     x = torch.zeros(2, 1, 32, 32)
-    assert Decoder(32, 1, 4, 8, extra_layers=2)(Encoder(32, 1, 4, 8, extra_layers=2)(x)).shape == x.shape
+    assert deep.reconstruct(x).shape == x.shape
+    assert deep.discriminator(x)[1].shape == plain.discriminator(x)[1].shape
+    for name in ("encoder", "decoder", "second_encoder", "discriminator"):
+        few, many = (sum(p.numel() for p in getattr(network, name).parameters()) for network in (plain, deep))
+        assert many - few == 2 * (3 * 3 * 4 * 4 + 2 * 4), name
 
 
 def test_losses_are_the_specs_numbers_on_a_fixed_batch():
