@@ -211,7 +211,8 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     """The detector of a finished experiment.
 
     Args:
-        path: its checkpoint.pt, which needs nothing beside it, or the folder of the experiment (.../seed_0).
+        path: its checkpoint.pt, which needs nothing beside it but for the frozen backbone of a detector that has one, which is had as in training
+            (`backbone_weights`), or the folder of the experiment (.../seed_0).
         device: "auto" (the GPU where there is one), "cpu", "cuda:1" ...
 
     Raises:

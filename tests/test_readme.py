@@ -7,6 +7,9 @@ import yaml
 from PIL import Image
 
 from anomaly_detection.baseline import Assessment, Baseline
+from anomaly_detection.config.layers import Layer
+from anomaly_detection.registry import build_settings
+from anomaly_detection.study.regimes import regime_of
 from tests.documents import PAGES, PROJECT
 
 README = PAGES["README.md"]
@@ -74,5 +77,7 @@ def test_the_page_on_baselines_tells_the_parts_of_an_assessment():
 
 def test_the_config_that_the_page_on_baselines_shows_is_of_the_example():
     (config,) = re.findall(r"```yaml\n(.*?)```", PAGES["docs/extending.md"], re.DOTALL)
-    assert yaml.safe_load(config)["model"] == "examples.autoencoder:Autoencoder"
+    settings = build_settings([Layer("the page", yaml.safe_load(config))])
+    assert settings.model == "examples.autoencoder:Autoencoder"
+    assert regime_of(len(settings.datasets), settings.maddr).name == "maddr"
     assert (PROJECT / "examples" / "autoencoder.py").is_file()
