@@ -116,6 +116,11 @@ class Baseline(nn.Module, ABC):
         self.phase: Phase | None = None
         self.progress = 1.0
 
+    @classmethod
+    def to_be_loaded(cls, settings: Any) -> "Baseline":
+        """Constructed for the weights of a checkpoint, without files of which all that training took is among these."""
+        return cls(settings)
+
     def expect_domains(self, organs: int, modalities: int) -> None:
         """Called once before anything else, for a baseline that looks at domains: how many classes the labels of images have."""
 

@@ -73,7 +73,7 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(f"{path}: training has not ended; run the training command again, it continues")
     settings = build_settings([Layer(str(path), content["settings"])])
     domains = Domains(*(tuple(content["domains"][name]) for name in ("organs", "modalities")))
-    baseline = build_baseline(settings, domains).to(device)
+    baseline = build_baseline(settings, domains, to_be_loaded=True).to(device)
     try:
         baseline.load_state_dict(content["model"])
     except RuntimeError as error:
@@ -106,19 +106,21 @@ def checkpoint_path(path: Path) -> Path:
     return path / "checkpoint.pt" if path.is_dir() else path
 
 
-def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None) -> Baseline:
+def build_baseline(settings: Settings, domains: Domains, images: ImageSet | None = None, to_be_loaded: bool = False) -> Baseline:
     """The baseline of an experiment with its MADDR constraint or its probe, on the CPU, untrained.
 
     Args:
         settings: of the experiment.
         domains: the organs and modalities that the heads tell apart.
         images: the training images, for class weights by inverse frequency.
+        to_be_loaded: whether its weights are those of a checkpoint, see `Baseline.to_be_loaded`.
 
     Raises:
         UserError: settings that no network can have, a backbone that is not to be had, or a baseline without latent_dim.
     """
     try:
-        baseline = find_baseline(settings.model)(settings)
+        kind = find_baseline(settings.model)
+        baseline = kind.to_be_loaded(settings) if to_be_loaded else kind(settings)
         classes = len(domains.organs), len(domains.modalities)
         baseline.expect_domains(*classes)
         check_latent_dim(baseline)

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from anomaly_detection.build import build_baseline
+from anomaly_detection.build import build_baseline, checkpoint_facts, load_trained
 from anomaly_detection.config.layers import to_plain
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.training.checkpoint import load_checkpoint
+from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import train
 from anomaly_detection.training.seed import seed_everything
 from tests.helpers import die_at, toy_images
@@ -90,3 +90,23 @@ def test_what_no_network_can_have_is_told():
     settings = settings_of("memae", 16)
     with pytest.raises(UserError, match="^memae: organ_dim 40 and modality_dim 10 must be >= 1 and leave a content part of a latent of 32"):
         build_baseline(replace(settings, maddr=replace(settings.maddr, enabled=True, organ_dim=40)), DOMAINS)
+
+
+def test_a_checkpoint_needs_no_file_of_feature_statistics(tmp_path):
+    """It holds them; the file has those of a layer more than is used."""
+    file = tmp_path / "statistics.pt"
+    torch.save({layer: (torch.randn(width), torch.rand(width) + 1) for layer, width in (("b0", 16), ("b2", 24))}, file)
+    own = {"rec_loss": {"relative_perceptual_L1": 1.0}, "features": {"feature_weights": {"b2": 1.0}}, "feature_statistics": str(file)}
+    settings = settings_of("MADDR_dpa", own={**own, "backbone": "efficientnet_lite0", "backbone_weights": "random:0"})
+    baseline, x = build_baseline(settings, DOMAINS).eval(), toy_images(3, side=32).batch(torch.arange(3)).image
+    training = {"finished": True, "best": {"iteration": 1, "validation": {}}}
+    facts = checkpoint_facts(settings, "united", DOMAINS, {})
+    save_checkpoint(tmp_path / "checkpoint.pt", {**facts, "model": baseline.state_dict(), "training": training})
+    file.unlink()
+    loaded = load_trained(tmp_path, torch.device("cpu"))
+    with torch.inference_mode():
+        assert torch.equal(loaded.baseline.anomaly_score(x), baseline.anomaly_score(x))
+    assert loaded.baseline.describe() == baseline.describe()
+    assert loaded.baseline.settings.baseline.feature_statistics == loaded.settings.baseline.feature_statistics == str(file)
+    with pytest.raises(UserError, match="no such file of feature statistics"):
+        build_baseline(settings, DOMAINS)

@@ -4,7 +4,7 @@ Source: Shvetsova et al., Anomaly Detection in Medical Imaging with Deep Percept
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -165,6 +165,13 @@ class DPA(Baseline):
             self.adversarial = adversarial_loss(options.adversarial.loss)
         # Convolutions are fastest with the channels innermost, on CPUs and on GPUs.
         self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def to_be_loaded(cls, settings: Any) -> "DPA":
+        """Without the file of feature statistics, which are buffers."""
+        baseline = cls(replace(settings, baseline=replace(settings.baseline, feature_statistics="fit")))
+        baseline.settings, baseline.options = settings, settings.baseline
+        return baseline
 
     # --- training
 

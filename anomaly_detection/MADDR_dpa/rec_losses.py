@@ -866,8 +866,11 @@ class FeatureStatistics(nn.Module):
                 raise BackboneError(f"{path}: expected (mean, divisor) of {buffers[0].shape[1]} channels for layer {layer!r}") from None
         self._find_unknown()
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+        for key in [key for key in state_dict if key.startswith((prefix + "mean_", prefix + "divisor_"))]:
+            if not hasattr(self, key[len(prefix) :]):  # of a layer that is not used, which a file gave
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._find_unknown()
 
     def _find_unknown(self) -> None:

@@ -101,7 +101,7 @@ def _train_with_probe(experiment: Experiment, source: DataSource, device: torch.
         return
     network = load_checkpoint(plain.folder / "checkpoint.pt")
     domains, preprocessing = source.domains(settings.datasets), preprocessing_of(settings, source)
-    baseline = build_baseline(settings, domains).to(device)
+    baseline = build_baseline(settings, domains, to_be_loaded=True).to(device)
     baseline.load_state_dict({**baseline.state_dict(), **network["model"]})
     look_up_features(baseline, source, preprocessing, ("train", "val"), device)
     train_set, val_set = (source.load(settings.datasets, part, preprocessing, settings.memory_mib).to(device) for part in ("train", "val"))
