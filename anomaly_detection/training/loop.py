@@ -254,7 +254,8 @@ def check_constraint(baseline: Baseline) -> None:
         return
     name, phases = type(baseline).__name__, baseline.phases()
     if not phases:
-        raise UserError(f"{name} has no phases of training, so there is nothing that the MADDR constraint could constrain; leave maddr off")
+        advice = "leave maddr off, in a study by --regimes separate united united_probe"
+        raise UserError(f"{name} has no phases of training, so there is nothing that the MADDR constraint could constrain; {advice}")
     groups = [group for phase in phases for optimizer in baseline.optimizers(phase).values() for group in optimizer.param_groups]
     trained = {id(parameter) for group in groups for parameter in group["params"]}
     idle = [f"maddr.{key}" for key, parameter in baseline.maddr.named_parameters() if id(parameter) not in trained]
