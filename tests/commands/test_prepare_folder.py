@@ -635,7 +635,7 @@ def test_a_word_that_differs_from_a_known_one_in_case_or_space_alone_is_refused(
 
     prepare_knees("x", "knee", "mri")
     catalog = (root / "data/datasets.yaml").read_text()
-    with pytest.raises(UserError, match=f"^prepare folder: y: {told} of x differ in .* two classes; write them alike$"):
+    with pytest.raises(UserError, match=f"^prepare: y: {told} of x differ in .* two classes; write them alike$"):
         prepare_knees("y", organ, modality)
     assert not (root / "data/y").exists()
     assert (root / "data/datasets.yaml").read_text() == catalog

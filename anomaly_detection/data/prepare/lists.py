@@ -97,14 +97,14 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
     Raises:
         UserError: the entry that is there says something else, the name will not do, or a word is another dataset's but for upper and lower case.
     """
-    check_name("prepare folder", name)
-    check_distinct("prepare folder", name, [*catalog, *RESERVED])
+    check_name("prepare", name)
+    check_distinct("prepare", name, [*catalog, *RESERVED])
     if name in RESERVED:
-        raise UserError(f"prepare folder: {name}: is the name of something else in the data root; take another one")
+        raise UserError(f"prepare: {name}: is the name of something else in the data root; take another one")
     if name not in catalog:
         label = max((spec.label for spec in catalog.values()), default=-1) + 1
         spec = DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
-        check_words("prepare folder", spec, catalog.values())
+        check_words("prepare", spec, catalog.values())
         return spec
     there = catalog[name]
     if (there.organ, there.modality) != (organ, modality):

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, unknown_dataset
+from anomaly_detection.config.paths import SHIPPED
+from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, read_catalog
 from anomaly_detection.data.formats.own import is_own
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
@@ -157,9 +158,11 @@ def _place(file: SourceFile) -> tuple[str, str | None, str | None]:
 
 
 def _known(name: str, catalog: Catalog) -> DatasetSpec:
-    if name not in catalog:
-        raise UserError(unknown_dataset(name, catalog))
-    return catalog[name]
+    """The entry of a public dataset; the shipped one, under a label that is free, where a datasets.yaml of one's own has none."""
+    if name in catalog:
+        return catalog[name]
+    shipped = read_catalog(SHIPPED / "configs" / "datasets.yaml")[name]
+    return replace(shipped, label=catalog_entry(catalog, name, shipped.organ, shipped.modality).label)
 
 
 def _phantom(files: Sequence[SourceFile]) -> bool:

@@ -1,5 +1,7 @@
 """Datasets of one data root that are prepared at once: each is in the lists in the end, as if one had been after the other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from filelock import FileLock, Timeout
@@ -9,7 +11,7 @@ from anomaly_detection.data.catalog import mark_phantom, read_catalog
 from anomaly_detection.data.prepare import dataset
 from anomaly_detection.data.prepare.dataset import LOCK, prepare
 from anomaly_detection.data.prepare.options import Shares
-from anomaly_detection.data.prepare.work import FolderSources, of_folder
+from anomaly_detection.data.prepare.work import FolderSources, of_covid_xray, of_folder
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
 
@@ -33,6 +35,21 @@ def work(tmp_path, name, catalog, phantom=False):
     if phantom:
         mark_phantom(place, "rendered")
     return of_folder(FolderSources(place, None, None), catalog, (name, "liver", "ct"), None, None, 1).stored(16, "stretch", 1)
+
+
+def test_a_public_dataset_comes_to_a_catalog_that_has_others_alone(tmp_path, catalog):
+    """By its shipped entry; its label is none that is there, and its words may not differ from theirs in upper and lower case alone."""
+    (tmp_path / "src").mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "src" / f"CHNCXR_{number:04d}_{number // 10}.png")
+    prepare(of_covid_xray(tmp_path / "src", catalog).stored(16, "stretch", 1), tmp_path / "data", None, Shares(), workers=1)
+    one, xray = read_catalog(tmp_path / "data" / "datasets.yaml").values()
+    assert one == catalog["one"]
+    assert (xray.name, xray.label, xray.organ, xray.modality, xray.root) == ("covid_xray", 5, "lung", "xray", "covid_xray")
+    shouted = {"one": replace(catalog["one"], organ="Lung")}
+    with pytest.raises(UserError, match="^prepare: covid_xray: organ: 'lung' and the 'Lung' of one differ in upper and lower case"):
+        of_covid_xray(tmp_path / "src", shouted)
 
 
 def while_images_are_made(monkeypatch, act):

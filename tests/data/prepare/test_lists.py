@@ -189,11 +189,11 @@ def test_an_entry_that_says_something_else_is_not_changed(catalog):
 
 @pytest.mark.parametrize("name", ["One", "TWO", "Folds"])
 def test_a_name_that_a_file_system_takes_for_another_is_refused(catalog, name):
-    with pytest.raises(UserError, match=f"prepare folder: {name}: some systems take it for"):
+    with pytest.raises(UserError, match=f"prepare: {name}: some systems take it for"):
         catalog_entry(catalog, name, "liver", "ct")
 
 
 @pytest.mark.parametrize("name", ["folds", "datasets.yaml"])
 def test_a_name_of_something_else_in_the_data_root_is_refused(catalog, name):
-    with pytest.raises(UserError, match=f"prepare folder: {name}: is the name of something else"):
+    with pytest.raises(UserError, match=f"prepare: {name}: is the name of something else"):
         catalog_entry(catalog, name, "liver", "ct")
