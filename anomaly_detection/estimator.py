@@ -33,7 +33,7 @@ from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.training.loop import train
-from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
+from anomaly_detection.training.seed import one_at_a_time, random_state, seed_everything, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class AnomalyDetector(BaseEstimator):
             percentile of each image; None: what files say.
         validation_share: of the patients of each domain, who train nothing but set threshold and p-values; by default what `prepare` takes, 0.1
             beside 0.7. It takes 19 of them to promise a rate of 5 % false alarms; with fewer the threshold is an estimate, which a warning says.
-        seed: same seed, same machine, same images: same detector.
+        seed: same seed, same machine, same images: same detector. Where several threads fit or load detectors, one waits for the other.
         device: "auto" (the GPU where there is one), "cpu", "cuda:1" ...
 
     Attributes:
@@ -138,7 +138,7 @@ class AnomalyDetector(BaseEstimator):
         patients = {part: side.patients for part, side in sides.items()}
         regime = regime_of(len(settings.datasets), settings.maddr).name
         facts = checkpoint_facts(settings, regime, domains, dict.fromkeys(settings.datasets, preprocessing))
-        with tempfile.TemporaryDirectory() as name, _restored_randomness(device):
+        with tempfile.TemporaryDirectory() as name, one_at_a_time(), _restored_randomness(device):
             folder = Path(name)
             seed_everything(settings.seed, device)
             baseline = build_baseline(settings, domains, train_set).to(device)

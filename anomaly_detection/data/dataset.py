@@ -1,5 +1,6 @@
 """Images with their organ, modality and label, ready to be batched by index."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -170,6 +171,12 @@ class DataSource:
         self._patients_digests: dict[str, str] = {}
         self._masks_digests: dict[tuple[str, Preprocessing], str | None] = {}
         self._files_checked = False
+
+    def absolute(self) -> "DataSource":
+        """The same source, for processes with other working folders."""
+        source = copy.copy(self)
+        source.data_root = self.data_root.absolute()
+        return source
 
     def available(self) -> list[str]:
         """The datasets whose folder exists and of which the split files list images, in order of their labels."""

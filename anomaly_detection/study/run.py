@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -189,6 +189,9 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
     jobs = max(1, min(workers.jobs, len(experiments)))  # not those to do: with other threads a resumed run would end otherwise
     if workers.jobs > 1:
         todo = in_order_of_need(todo)
+    if workers.backend != LOCAL:  # its workers have working folders of their own
+        source = source.absolute()
+        todo = [replace(experiment, folder=experiment.folder.absolute()) for experiment in todo]
     calls = [(experiment, source, _device_in_turn(workers.device, place)) for place, experiment in enumerate(todo)]
     pace = Pace([experiment.settings.model for experiment in todo], max(1, min(jobs, len(todo))))
     failed, before = [], len(experiments) - len(todo)

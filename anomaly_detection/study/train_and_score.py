@@ -37,7 +37,7 @@ from anomaly_detection.system.files import short_hash, whole_file, write_json, w
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
-from anomaly_detection.training.seed import seed_everything
+from anomaly_detection.training.seed import one_at_a_time, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +48,12 @@ TELLING = ("metrics.json", "table.md", "table.csv", "report.html")
 def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
     """Train (or continue), score and write the results; return the metrics. What is finished is not done again, also where another process does it.
 
+    Threads of a process, as workers of dask are, run one after the other: they would draw from each other's random numbers.
+
     Raises:
         UserError: the folder holds another experiment, or anything in the settings or the data is wrong.
     """
-    with locked_folder(experiment, source, wait=True):
+    with one_at_a_time(), locked_folder(experiment, source, wait=True):  # in this order: who works in a folder waits for no thread
         metrics = finished_metrics(experiment)
         reasons = [] if metrics is None else why_anew(metrics, experiment, source)
         if metrics is not None and not reasons:

@@ -48,7 +48,7 @@ def run_side_by_side(function: Callable, calls: Sequence[tuple], at_a_time: int,
 
     import joblib  # here and below: numpy comes with it, which --help need not wait for
 
-    _join_cluster(backend)
+    _join_cluster(backend, at_a_time)
     with joblib.parallel_config(backend, n_jobs=at_a_time):
         parallel = joblib.Parallel(return_as="list" if backend == "ray" else "generator_unordered")
         yield from parallel(joblib.delayed(_call)(function, *call) for call in calls)
@@ -61,11 +61,15 @@ def _call(function: Callable, *arguments) -> Any:
     return function(*arguments)
 
 
-def _join_cluster(backend: str) -> None:
+def _join_cluster(backend: str, at_a_time: int) -> None:
     if backend == "dask":
+        import dask
         from distributed import Client
 
-        Client()
+        if dask.config.get("scheduler-address", None):
+            Client()
+        else:
+            Client(n_workers=at_a_time, threads_per_worker=1)
     elif backend == "ray":
         from ray.util.joblib import register_ray
 

@@ -1,6 +1,9 @@
 """Same seed, same machine, same result."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -9,6 +12,20 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 KEPT = ("cuda", "mps")  # kinds of devices whose generators' states are kept beside the CPU's
+_LOCK = RLock()  # a training may load a network
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of several threads one is inside, the others wait: torch has one set of generators for all of them, and draws from seeding to the end of a
+    training must be nobody else's. Inside, new tensors are float32, whatever `torch.set_default_dtype` said, which holds for all threads, too."""
+    with _LOCK:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def seed_everything(seed: int, device: torch.device | None = None) -> None:

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from anomaly_detection.config.settings import Settings
+from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.study import run
+from anomaly_detection.study.experiment import Experiment
 from anomaly_detection.study.report import DRAWING
 from anomaly_detection.system.errors import UserError
 
@@ -65,3 +68,19 @@ def test_a_study_that_goes_on_has_as_many_workers_as_before(names, jobs, workers
     monkeypatch.setattr(run, "in_order_of_need", list)
     run.run_all(experiments(*names), None, run.Workers(torch.device("cpu"), jobs=jobs), lambda: None)
     assert asked == [workers]
+
+
+@pytest.mark.parametrize(("backend", "absolute"), [("local", False), ("dask", True), ("ray", True)])
+def test_a_cluster_is_told_of_folders_in_full(backend, absolute, events, tmp_path, monkeypatch):
+    """Its workers have working folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    handed = []
+    outcome = run.Outcome("", "memae", 1, None, True)
+    monkeypatch.setattr(run, "run_side_by_side", lambda _, calls, *__: handed.extend(calls) or iter([outcome]))
+    experiment, workers = Experiment.place(Settings("memae", ["a"]), Path("results")), run.Workers(torch.device("cpu"), 2, backend)
+    run.run_all([experiment], DataSource(Path("data")), workers, lambda: None)
+    ((given, source, _),) = handed
+    assert given.settings == experiment.settings
+    assert (given.folder.is_absolute(), source.data_root.is_absolute()) == (absolute, absolute)
+    assert (given.folder.absolute(), source.data_root.absolute()) == (tmp_path / experiment.folder, tmp_path / "data")

@@ -1,6 +1,12 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+
 import pytest
 import torch
 
+from anomaly_detection import estimator
+from anomaly_detection.study import train_and_score
 from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
 from tests.test_estimator import GROUPS, ILL, X, detector
 
@@ -103,3 +109,32 @@ def test_the_generator_of_mps_comes_back(older, monkeypatch):
     set_random_state({"cpu": saved["cpu"], "cuda": [], "mps": [state]} if older else saved, device)
     assert len(put_back) == 1
     assert torch.equal(put_back[0], state)
+
+
+def fit(monkeypatch, train):
+    monkeypatch.setattr(estimator, "train", train)
+    return lambda: detector().fit(X, groups=GROUPS)
+
+
+def experiment(monkeypatch, train):
+    monkeypatch.setattr(train_and_score, "locked_folder", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(train_and_score, "finished_metrics", lambda _: None)
+    monkeypatch.setattr(train_and_score, "train_experiment", lambda *_: seed_everything(0) or train())
+    return lambda: train_and_score.run_experiment(None, None, CPU)
+
+
+@pytest.mark.parametrize("training", [fit, experiment])
+def test_what_threads_train_they_train_one_after_the_other(training, monkeypatch):
+    """Each draws what follows from its seed, as if it were alone."""
+    meeting, drawn = threading.Barrier(2), []
+
+    def train(*_):
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)  # where the other may come, too, it is there long before
+        drawn.append(torch.rand(1).item())
+        raise KeyError("trained")
+
+    run = training(monkeypatch, train)
+    with ThreadPoolExecutor(2) as pool:
+        assert [str(each.exception()) for each in [pool.submit(run), pool.submit(run)]] == ["'trained'"] * 2
+    assert len(set(drawn)) == 1
