@@ -20,6 +20,7 @@ from anomaly_detection.registry import build_settings, find_baseline
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.training.checkpoint import load_checkpoint, save_checkpoint
 from anomaly_detection.training.contract import check_latent_dim
+from anomaly_detection.training.seed import one_at_a_time
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,8 @@ def load_trained(path: Path, device: torch.device) -> Trained:
         raise UserError(f"{path}: training has not ended; run the training command again, it continues")
     settings = build_settings([Layer(str(path), content["settings"])])
     domains = Domains(*(tuple(content["domains"][name]) for name in ("organs", "modalities")))
-    baseline = build_baseline(settings, domains, to_be_loaded=True).to(device)
+    with one_at_a_time(), torch.random.fork_rng(devices=[]):  # what is drawn for weights that are replaced is put back
+        baseline = build_baseline(settings, domains, to_be_loaded=True).to(device)
     try:
         baseline.load_state_dict(content["model"])
     except RuntimeError as error:

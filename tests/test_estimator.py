@@ -194,6 +194,19 @@ def test_it_is_fitted_alike_where_gradients_are_switched_off(surrounding, fitted
     assert list(inspect.signature(AnomalyDetector.fit).parameters) == ["self", "X", "y", "organ", "modality", "groups"]
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_it_is_the_same_where_a_program_has_other_numbers_by_default(kind, fitted):
+    expected = fitted.decision_function(ILL).tolist()
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(kind)
+        for each in (fitted, pickle.loads(pickle.dumps(fitted)), detector().fit(X, organ="liver", modality="ct", groups=GROUPS)):
+            assert each.decision_function(ILL).tolist() == expected
+        assert torch.get_default_dtype() == kind
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_what_is_saved_is_a_checkpoint_like_any_other(fitted, tmp_path, capsys):
     path = tmp_path / "models" / "liver.pt"
     fitted.save(path)
@@ -237,7 +250,9 @@ def test_a_file_that_is_no_detector_is_told(content, tmp_path):
 
 
 def test_it_is_pickled_as_joblib_does_between_processes(fitted):
+    before = torch.get_rng_state()
     again = pickle.loads(pickle.dumps(fitted))
+    assert torch.equal(torch.get_rng_state(), before), "nobody else's random numbers change"
     assert again.decision_function(ILL).tolist() == fitted.decision_function(ILL).tolist()
     assert again.get_params() == fitted.get_params()
     assert not hasattr(pickle.loads(pickle.dumps(detector())), "detector_")

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def to_floats(pixels: Tensor) -> Tensor:
     """Grey or colour values 0 ... 255, of any shape, as the float32 in [-1, 1] that networks take."""
-    return pixels.div(127.5).sub_(1)
+    return pixels.float().div(127.5).sub_(1)  # bytes by themselves become torch's default kind of number
 
 
 def to_bytes(images: Tensor) -> Tensor:
