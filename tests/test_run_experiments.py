@@ -936,6 +936,26 @@ def test_what_is_half_written_is_not_finished(toy_model, data_root, monkeypatch,
     assert read_json(run / "metrics.json") == whole
 
 
+def test_a_network_that_was_deleted_is_trained_anew_and_nothing_tells_of_it_meanwhile(toy_model, data_root, monkeypatch, capsys):
+    """As it is told where a checkpoint is damaged. What it scored is reported until then: results may be copied without their networks."""
+    assert study(data_root, "--regimes", "united") == 0
+    run = named(data_root.parent / "results", "united")
+    scores, log = (run / "scores.csv").read_bytes(), (run / "log.csv").read_text().splitlines()
+    (run / "checkpoint.pt").unlink()
+    assert main(["report", str(run)]) == 0
+    assert study(data_root, "--regimes", "united", "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("to do ")
+    with monkeypatch.context() as patch:
+        patch.setattr("anomaly_detection.study.train_and_score.train", lambda *_: 1 / 0)
+        assert study(data_root, "--regimes", "united") == 1
+    left = {path.name for path in run.iterdir() if path.is_file() and not path.name.endswith(".lock")}
+    assert left <= {"config.yaml", "provenance.json", "log.csv"}
+    assert study(data_root, "--regimes", "united") == 0
+    assert (run / "checkpoint.pt").exists()
+    assert (run / "scores.csv").read_bytes() == scores
+    assert len((run / "log.csv").read_text().splitlines()) == len(log)
+
+
 def test_an_error_before_anything_is_written_costs_no_results(toy_model, data_root, monkeypatch):
     assert study(data_root, "--regimes", "united") == 0
     run = named(data_root.parent / "results", "united")

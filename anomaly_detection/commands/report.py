@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: there is no experiment, or nothing is finished on the images that are there now.
     """
-    from anomaly_detection.study.experiment import finished_metrics, load_experiment
+    from anomaly_detection.study.experiment import load_experiment, scored_metrics
     from anomaly_detection.study.report import experiment_folders, tell_results
 
     lines = tell_results(arguments.results, arguments.data_root, figures=True)
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n".join(lines))
         return
     folders = experiment_folders(arguments.results)
-    if folders == [arguments.results] and finished_metrics(load_experiment(arguments.results)) is None:
+    if folders == [arguments.results] and scored_metrics(load_experiment(arguments.results)) is None:
         reason = f"not evaluated yet; `maddr evaluate {arguments.results}` does it (what an older version wrote does not count)"
     elif any((folder / "metrics.json").exists() for folder in folders):
         reason = "every experiment that has ended was left out, as said above"

@@ -121,7 +121,13 @@ def _lock(folder: Path, wait: bool) -> AbstractContextManager:
 
 
 def finished_metrics(experiment: Experiment) -> dict[str, Any] | None:
-    """The metrics of an experiment that has ended, None of one that has not, or that an older version scored, whose intervals are over images."""
+    """The metrics of an experiment that has ended; None of one that was not scored, or whose checkpoint was deleted: it is trained anew."""
+    return scored_metrics(experiment) if (experiment.folder / "checkpoint.pt").exists() else None
+
+
+def scored_metrics(experiment: Experiment) -> dict[str, Any] | None:
+    """The metrics of an experiment that was scored, also where its checkpoint is gone, which no table needs; None of one that was not, or that an
+    older version scored, whose intervals are over images."""
     path = experiment.folder / "metrics.json"
     metrics = read_json(path) if path.exists() else None
     return metrics if metrics and all("unit" in values for values in metrics["datasets"].values()) else None

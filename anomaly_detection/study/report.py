@@ -18,7 +18,7 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import Experiment, finished_metrics, judged_otherwise, load_experiment, same_data
+from anomaly_detection.study.experiment import Experiment, judged_otherwise, load_experiment, same_data, scored_metrics
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
@@ -206,7 +206,7 @@ class Tables:
         """None where another process has begun to score it anew."""
         key = experiment.folder, self._finished[experiment.folder / "metrics.json"][0]
         if key not in self._gathered:
-            if (metrics := finished_metrics(experiment)) is None:
+            if (metrics := scored_metrics(experiment)) is None:
                 return None
             self._gathered[key] = _result(experiment, metrics)
         return self._gathered[key]
@@ -262,7 +262,7 @@ def _belonging(folder: Path, datasets: Sequence[str], source: DataSource | None)
         logger.warning(text, folder, ", ".join(datasets), folder)
     elif source is not None and not same_data(experiment, source):
         logger.warning("left out of the tables: %s: of other images or splits than lie in %s now", folder, source.data_root)
-    elif (metrics := finished_metrics(experiment)) is None:
+    elif (metrics := scored_metrics(experiment)) is None:
         if _written_at(folder / "metrics.json") is not None:
             logger.warning("left out of the tables: %s: an older version scored it; `evaluate` does it anew", folder)
     elif source is not None and judged_otherwise(metrics, experiment, source):

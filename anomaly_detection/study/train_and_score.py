@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 # files that tell of scores.csv and the others: they go before these are written, so that what ends halfway is not taken for finished
 TELLING = ("metrics.json", "table.md", "table.csv", "report.html")
+OF_NETWORK = (*TELLING, "model_card.md", "scores.csv", "patients.csv", "twins.csv", "details.npz")  # go before another is trained in its place
 
 
 def run_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def train_experiment(experiment: Experiment, source: DataSource, device: torch.d
     settings = experiment.settings
     if rank() == 0:
         provenance.add_run(experiment.folder, device)
+        if not (experiment.folder / "checkpoint.pt").exists():
+            _delete(experiment.folder, OF_NETWORK)
     if settings.maddr.probe:
         _train_with_probe(experiment, source, device)
         return
@@ -176,8 +179,7 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
         "baseline": trained.baseline.describe(),
         **judged_by(experiment, source),
     }
-    for name in TELLING:
-        (folder / name).unlink(missing_ok=True)
+    _delete(folder, TELLING)
     write_table(folder / "scores.csv", outcome.rows, COLUMNS)
     write_table(folder / "patients.csv", outcome.patients, PATIENT_COLUMNS)
     if outcome.twins:
@@ -190,6 +192,11 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
     _write_card(experiment, source, metrics["baseline"], metrics)
     write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def _delete(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _write_card(experiment: Experiment, source: DataSource, described: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
