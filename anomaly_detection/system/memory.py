@@ -34,12 +34,16 @@ def keep_memory(keep: bool = True) -> None:
 def release_memory() -> None:
     """Give back to the system what is free, once some work is done and other work may follow that needs less: a tenth of a second, whatever the size.
 
-    The next tensors take new pages, as those of a fresh process. Nothing is done where there is no glibc.
+    The next tensors take new pages, as those of a fresh process. So is what torch keeps of a GPU for later tensors, which other processes cannot have
+    meanwhile. C libraries other than glibc are left as they are.
     """
+    gc.collect()  # a network and its optimizers refer to each other
     malloc_trim = _of_glibc("malloc_trim")
     if malloc_trim is not None:
-        gc.collect()  # a network and its optimizers refer to each other
         malloc_trim(0)
+    torch = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _of_glibc(name: str) -> Any:

@@ -1,8 +1,12 @@
 import platform
 import subprocess
 import sys
+import weakref
 
 import pytest
+import torch
+
+from anomaly_detection.system import memory
 
 # In a process of its own, whose memory no other test has used. hblks, the fourth number of mallinfo2, are blocks straight from the system.
 PROGRAM = """
@@ -59,3 +63,17 @@ assert kept.sum() == 64 * 2**20
 def test_memory_of_freed_arrays_is_kept_until_it_is_released(program):
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_what_torch_keeps_of_a_gpu_is_released_where_one_is_used(used, monkeypatch):
+    """Once tensors of networks that refer to themselves are gone; on systems without glibc, too."""
+    network = torch.nn.Linear(1, 1)
+    network.itself, gone, emptied = [network], weakref.ref(network), []
+    del network
+    monkeypatch.setattr(memory, "_of_glibc", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(gone() is None))
+    memory.release_memory()
+    assert gone() is None
+    assert emptied == [True] * used
