@@ -27,8 +27,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 class FirstPhases:
-    """The file of first phases that several experiments share. A context: who finds no file is the only one in it until the file is there, the
-    others wait for it, so that of experiments that begin together one trains them.
+    """The file of first phases that several experiments share. A context, in which who has yet to train them waits for the file or is to write it, so
+    that of experiments that begin together one trains them.
 
     Args:
         path: the file.
@@ -39,6 +39,10 @@ class FirstPhases:
         self._lock = FileLock(path.with_suffix(".lock"))
 
     def __enter__(self) -> "FirstPhases":
+        return self
+
+    def wait(self) -> None:
+        """Until the file is there, or nobody is at it: then it is this one's to write, and the others wait until it is there, or the context ends."""
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -48,7 +52,9 @@ class FirstPhases:
                 self._lock.acquire()
             if self.path.exists():
                 self._lock.release()
-        return self
+                return
+            for stale in self.path.parent.glob(f".{self.path.name}.*.partial"):  # of a process that was killed
+                stale.unlink()
 
     def save(self, content: dict[str, Any]) -> None:
         """Write the file, and let the others go on from it."""

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,14 +166,16 @@ def train(
     phases = baseline.phases()
     baseline.bf16 = runs_in_bf16(settings, device)
     progress, best, rows = Progress(), None, []
-    start = path if path.exists() or shared is None or not shared.path.exists() else shared.path
-    if start.exists():
-        checkpoint = load_checkpoint(start)
-        saved, weights = checkpoint["training"], checkpoint["model"]
-        if start != path:
-            logger.info("the first phases are those of %s", start)
-            weights = {**baseline.state_dict(), **weights}  # its heads stay as they were drawn
-        baseline.load_state_dict(weights)
+    checkpoint = load_checkpoint(path) if path.exists() else None
+    if shared is not None and (checkpoint is None or _has_shared_steps(phases, checkpoint["training"])):
+        shared.wait()
+        if checkpoint is None and shared.path.exists():
+            logger.info("the first phases are those of %s", shared.path)
+            checkpoint = load_checkpoint(shared.path)
+            checkpoint["model"] = {**baseline.state_dict(), **checkpoint["model"]}  # its heads stay as they were drawn
+    if checkpoint is not None:
+        saved = checkpoint["training"]
+        baseline.load_state_dict(checkpoint["model"])
         if saved["finished"]:
             return
         progress, best, rows = Progress.from_plain(saved["progress"]), saved["best"], saved["rows"]
@@ -231,6 +233,15 @@ def train(
     if log is not None:
         log.close()
     _save(path, baseline, {"finished": True, "best": best, "rows": rows}, facts)
+
+
+def _has_shared_steps(phases: Sequence[Phase], saved: Mapping[str, Any]) -> bool:
+    """Whether steps of first phases that experiments share are still to be done, by what a checkpoint says of training."""
+    if saved["finished"]:
+        return False
+    phase, iteration = saved["progress"]["phase"], saved["progress"]["iteration"]
+    ended = phase + (iteration >= phases[phase].iterations)
+    return all(each.shared for each in phases[: ended + 1])
 
 
 def runs_in_bf16(settings: Settings, device: torch.device) -> bool:

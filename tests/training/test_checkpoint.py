@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ def test_others_wait_for_the_one_that_trains(tmp_path):
 
     def train(name):
         with FirstPhases(tmp_path / "shared.pt") as phases:
+            phases.wait()
             if not phases.path.exists():
                 order.append(f"{name} trains")
                 entered.set()
@@ -37,17 +39,26 @@ def test_others_wait_for_the_one_that_trains(tmp_path):
 
 
 def test_one_that_fails_leaves_the_work_to_the_next(tmp_path):
-    with pytest.raises(KeyboardInterrupt), FirstPhases(tmp_path / "deep" / "shared.pt"):
+    """What it had half written when it was killed goes."""
+    half = tmp_path / "deep" / ".shared.pt.123.partial"
+    with suppress(KeyboardInterrupt), FirstPhases(tmp_path / "deep" / "shared.pt") as phases:
+        phases.wait()
+        half.touch()
         raise KeyboardInterrupt
     with FirstPhases(tmp_path / "deep" / "shared.pt") as phases:
+        phases.wait()
         assert not phases.path.exists()
+        assert not half.exists()
         phases.save({"model": {}})
 
 
 def test_where_the_file_is_nobody_waits(tmp_path):
     with FirstPhases(tmp_path / "shared.pt") as one:
+        one.wait()
         one.save({"model": {}})
-        with FirstPhases(tmp_path / "shared.pt") as other, FirstPhases(tmp_path / "shared.pt"):
+        with FirstPhases(tmp_path / "shared.pt") as other, FirstPhases(tmp_path / "shared.pt") as third:
+            other.wait()
+            third.wait()
             assert other.path.exists()
 
 

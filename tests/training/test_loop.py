@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from anomaly_detection.baseline import Assessment, Baseline, Phase
@@ -432,6 +433,27 @@ def test_a_shared_first_phase_is_gone_on_from_to_the_same_weights(tmp_path):
     logs = [[row for row in log_of(tmp_path / name) if row["phase"] == "main"] for name in ("alone", "maddr")]
     assert logs[0] == logs[1]
     assert [row["phase"] for row in log_of(tmp_path / "maddr")].count("warm_up") == 3, "the rows of the shared phase are kept"
+
+
+@pytest.mark.parametrize(("stop_at", "locks"), [(4, 1), (6, 0), (9, 0), (None, 0)], ids=["within", "at the end", "past", "finished"])
+def test_who_has_done_the_shared_phases_keeps_nobody_from_them(stop_at, locks, tmp_path, monkeypatch):
+    locked = []
+
+    class Counting(FileLock):
+        def acquire(self, *arguments, **options):
+            locked.append(self.lock_file)
+            return super().acquire(*arguments, **options)
+
+    monkeypatch.setattr("anomaly_detection.training.checkpoint.FileLock", Counting)
+    for shared, call in ((None, stop_at), (tmp_path / "shared.pt", None)):
+        settings = toy_settings(warm_up=5, iterations=7, checkpoint_iter=3)
+        seed_everything(0)
+        baseline = SharingToy(settings)
+        die_at(baseline, call)
+        with suppress(KeyboardInterrupt), nullcontext() if shared is None else FirstPhases(shared) as first_phases:
+            train(baseline, toy_images(30), toy_images(9, seed=1), settings, tmp_path, shared=first_phases)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["finished"]
+    assert len(locked) == locks
 
 
 @pytest.mark.parametrize(
