@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         yield partial
         if await_disk or not hasattr(os, "sync"):
@@ -57,6 +58,11 @@ def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    """A name beside a path that nobody else takes: containers that share a disk have the same numbers of processes, and the same one after a kill."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def wait_for_disk() -> None:
@@ -89,7 +95,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: exists and is not an empty folder; name a new one, or delete this one first")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         partial.mkdir(parents=True)
         yield partial

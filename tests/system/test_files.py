@@ -15,6 +15,19 @@ def test_the_file_appears_whole_and_alone(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.txt"]
 
 
+def test_processes_of_the_same_number_write_the_same_file(tmp_path, monkeypatch):
+    """As the first process of every container is; one that was killed there left something behind."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with whole_file(tmp_path / "a.txt") as one, whole_file(tmp_path / "a.txt") as other:
+        one.write_text("last")
+        other.write_text("first")
+    assert (tmp_path / "a.txt").read_text() == "last"
+    (tmp_path / ".b.1.partial").mkdir()
+    with whole_folder(tmp_path / "b") as partial:
+        (partial / "x").touch()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["x"]
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     (tmp_path / "a.txt").write_text("old")
 
