@@ -268,6 +268,8 @@ def test_evaluate_changes_no_setting_that_training_depends_on(config, data_root,
         (UserError("lr: expected a number"), 2, "error: lr: expected a number"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device; nothing that was saved"),
         (NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), 2, "error: a/b: Not a directory; name another place"),
+        (BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)), 2, "another process: Broken pipe; nothing that was saved is lost"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 2, "another process: Connection reset by peer; nothing that was saved"),
         (KeyboardInterrupt(), 130, "same command again"),
     ],
 )
@@ -303,14 +305,16 @@ def test_a_second_interruption_ends_a_command_without_a_traceback():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="other pipes")
-@pytest.mark.parametrize("lines", [1, 100_000], ids=["at the end", "in between"])
-def test_output_that_nobody_reads_ends_a_command_without_a_word(lines):
-    program = f"from anomaly_detection.commands.exit_codes import run; run(lambda _: print('line\\n' * {lines}))"
+@pytest.mark.parametrize("work", ["print('a')", "print('a\\n' * 100_000)", "sys.stderr.write('a')"], ids=["at the end", "in between", "the log"])
+def test_output_that_nobody_reads_ends_a_command_without_a_word(work):
+    """Neither what stdout gets nor, as in `2>&1 | head`, what stderr gets."""
+    program = f"import sys; from anomaly_detection.commands.exit_codes import run; run(lambda _: {work})"
     there, here = os.pipe()
     os.close(there)
     with open(here, "wb") as pipe:
-        done = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (141, "")
+        log = subprocess.STDOUT if "stderr" in work else subprocess.PIPE
+        done = subprocess.run([sys.executable, "-c", program], stdout=pipe, stderr=log, text=True, check=False)
+    assert (done.returncode, done.stderr or "") == (141, "")
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "two", "1.5", ""])

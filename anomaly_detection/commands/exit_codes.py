@@ -4,9 +4,11 @@ import errno
 import io
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from anomaly_detection.commands.verbosity import begin_logging
 from anomaly_detection.system.errors import UserError
@@ -35,18 +37,30 @@ def run(main: Callable[[list[str] | None], int]) -> None:
     except UserError as error:
         logger.debug("raised here:", exc_info=error)
         sys.exit(_told(str(error)))
-    except BrokenPipeError as error:  # `| head` has had enough
-        logger.debug("raised here:", exc_info=error)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python has yet to write when it ends
-        sys.exit(UNREAD)
     except OSError as error:
         logger.debug("raised here:", exc_info=error)
         advice = "name another place" if error.errno in NO_PLACE else "nothing that was saved is lost, run the same command again to continue"
-        sys.exit(_told(f"{error.filename or 'a file'}: {error.strerror or error}; {advice}"))
+        place = error.filename or ("another process" if isinstance(error, ConnectionError) else "a file")
+        if isinstance(error, BrokenPipeError) and (_is_unread(sys.stdout) or _is_unread(sys.stderr)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python has yet to write when it ends
+            sys.exit(UNREAD)
+        sys.exit(_told(f"{place}: {error.strerror or error}; {advice}"))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what Python does at its end, without a word
         print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether who read a stream has gone, as `| head` when it has had enough; also where the system does not tell."""
+    if not hasattr(select, "poll"):
+        return True
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)  # of its end it tells in any case
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # no file of the system
+        return False
 
 
 def _import_from_working_folder() -> None:
