@@ -62,6 +62,12 @@ class MapFiles:
         save_overlay(picture.picture, self.written[-1])
         return path
 
+    def give_up(self, series: Series) -> None:
+        """Write no map of a volume that cannot be read to its end: on slices that were never seen it would be 0, as of healthy tissue."""
+        if series is self._series and series.kind == "nifti" and self._maps is not None:
+            logger.warning("warning: %s: no map of it is written, since it could not be read to its end", printable(series.name))
+            self._maps = None
+
     def __enter__(self) -> "MapFiles":
         return self
 

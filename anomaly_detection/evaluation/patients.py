@@ -30,6 +30,7 @@ COLUMNS = (
 BETWEEN = " | "  # the names of slices; no name on Windows has it
 # why a line is not as validation patients are
 UNASKED = "an older version calibrated the network and did not ask for slices, which `maddr evaluate` of its experiment, or fitting it again, mends"
+UNREAD = "files or slices of it could not be read, and what they show nobody knows"
 SEVERAL = "one of several of its patient, each a chance of its own to be called anomalous"
 FEWER = "fewer images than any validation patient of its domain"
 MORE = "more images than any validation patient of its domain, and the highest of more are higher"
@@ -63,7 +64,7 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest over the
     images that count (see `_counted`), judged (see `judge`) in the domain that the heads name for most that the network knows; without heads as
     single images are. Where it knows none that counts the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have
-    no other part. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
+    no part in the score. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
 
     Args:
         images: all that were given.
@@ -82,7 +83,8 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     each = pool_patients(owners, np.zeros(len(scores)), scores, np.ones(len(scores), bool))
     judged = judge(each.scores, [references[unit] for unit in each.names], calibration)
     lines = Counter(patient for patient, _ in counted if patient)
-    doubts = [_doubt(len(_read(units[unit])), lines[unit[0]], references[unit]) for unit in each.names]
+    read = [len(_read(units[unit])) for unit in each.names]
+    doubts = [_doubt(count, len(units[unit]) - count, lines[unit[0]], references[unit]) for unit, count in zip(each.names, read, strict=True)]
     said = {
         unit: {
             "score": float(each.scores[i]),
@@ -112,19 +114,22 @@ def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
     return [image for image in images if image.known]
 
 
-def _doubt(count: int, lines: int, reference: Reference) -> str | None:
+def _doubt(count: int, unreadable: int, lines: int, reference: Reference) -> str | None:
     """Why a line is not as validation patients are, all of whose images were pooled; None where it is.
 
     More images than any of them has are as theirs where all have as many: then they were taken in the same way.
 
     Args:
         count: images of the line that could be read.
+        unreadable: files of it that could not, or not to their end.
         lines: of the patient, each a chance of its own to be called anomalous; 0 of a series of which nobody knows whose it is.
         reference: of its domain.
     """
     if reference.slices is None:
         return UNASKED
     fewest, usual, most = reference.slices
+    if unreadable:
+        return UNREAD
     if lines > 1:
         return SEVERAL
     if count < fewest:
@@ -155,7 +160,7 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration, d
     lines = Counter(row["patient"] for row in rows if row["patient"] and row["verdict"] != "unknown")
     own = [(row, _reference(row["organ"], row["modality"], calibration, domains)) for row in unsure]
     asked = [(row, reference) for row, reference in own if reference.unit == "patients" and len(reference.pooled) >= enough]
-    doubts = Counter(_doubt(row["slices"], lines[row["patient"]], reference) for row, reference in asked)
+    doubts = Counter(_doubt(row["slices"], row["unreadable"], lines[row["patient"]], reference) for row, reference in asked)
     reasons += [f"{count} {'line' if count == 1 else 'lines'}: {doubt}" for doubt, count in doubts.items() if doubt]
     return f"patients.csv: verdicts that are not guaranteed are estimates: {'; '.join(reasons)}"
 

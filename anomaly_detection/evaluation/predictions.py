@@ -94,6 +94,7 @@ def write_predictions(
             row = _row(image, names.take(printable(image.name)), prediction)
             if prediction is None:
                 errors.append(image.error)
+                map_files.give_up(image.series)
             else:
                 row["overlay"] = map_files.add(row["image"], image, prediction)
             writer.writerow(row)

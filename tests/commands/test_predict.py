@@ -511,7 +511,7 @@ def test_slices_of_a_series_follow_one_another_and_are_judged_together(detector,
     assert (told["1.2.7"]["slices"], told["1.2.7"]["unreadable"], told["1.2.7"]["verdict"]) == ("5", "0", "normal")
 
 
-def test_a_volume_is_a_series_and_what_cannot_be_read_of_it_is_counted(detector, tmp_path):
+def test_a_volume_is_a_series_and_what_cannot_be_read_of_it_is_counted(detector, tmp_path, caplog):
     detector.preprocessing = replace(detector.preprocessing, window=Window(127.5, 255))
     (tmp_path / "in").mkdir()
     values = np.random.default_rng(0).integers(0, 256, (64, 64, 40), np.uint8)
@@ -529,6 +529,9 @@ def test_a_volume_is_a_series_and_what_cannot_be_read_of_it_is_counted(detector,
     assert "cannot be read as NIfTI" in cut[-1]["error"]
     (told,) = told_of(tmp_path / "cut")
     assert (int(told["slices"]), told["unreadable"]) == (len(cut) - 1, "1")
+    assert nibabel.load(tmp_path / "whole" / "maps" / "v_anomaly.nii.gz").shape == values.shape
+    assert (told["maps"], list((tmp_path / "cut").rglob("*.nii.gz"))) == ("", []), "a map that is 0 where nothing was read"
+    assert "v.nii.gz: no map of it is written, since it could not be read to its end" in caplog.text
 
 
 def test_images_of_subfolders_are_pooled_to_patients(detector, tmp_path):

@@ -87,7 +87,7 @@ def test_every_line_is_what_a_loop_over_its_images_says(many):
         assert row["p_value"] == pytest.approx(p)
         assert row["verdict"] == ("anomalous" if p <= 0.05 + 1e-12 else "normal")
         assert (row["score"] > row["threshold"]) == (row["verdict"] == "anomalous")
-        assert row["guaranteed"] == 1
+        assert row["guaranteed"] == int(counts[2] == 0), "of what could not be read nobody knows"
         assert row["worst_slices"] == " | ".join(each.image for each in known)
     assert verdicts == {"unknown", "anomalous", "normal"}
     assert {name for row in rows for name in row} <= set(COLUMNS)
@@ -159,6 +159,12 @@ def test_a_line_of_fewer_slices_is_promised_nothing():
     assert few["verdict"] == enough["verdict"]
     assert few["threshold"] == enough["threshold"], "it is the best there is"
     assert warning.endswith("estimates: 1 line: fewer images than any validation patient of its domain")
+
+
+def test_a_line_of_which_something_could_not_be_read_is_promised_nothing():
+    row, warning = line(5, (1, 5, 20), others=[Said("P", "", "bad")])
+    assert (row["verdict"], row["slices"], row["unreadable"], row["guaranteed"]) == ("normal", 5, 1, 0)
+    assert warning.endswith("estimates: 1 line: files or slices of it could not be read, and what they show nobody knows")
 
 
 def test_several_lines_of_a_patient_are_promised_nothing():
@@ -239,7 +245,8 @@ def test_estimates_are_told_and_guarantees_are_not(many):
     few = calibration(reference(10, 2, [11, 12, 9.0], guaranteed=False), reference(50, 5, range(18), guaranteed=False))
     rows = verdict_rows([Said("P", "", "a", 1.0, True, "liver", "ct")], few, DOMAINS)
     assert "3 to 18 validation patients of a domain, and it takes 19" in estimate_warning(rows, few, DOMAINS)
-    assert estimate_warning(verdict_rows(images(), many, DOMAINS), many, DOMAINS) is None
+    readable = [each for each in images() if each.score is not None]
+    assert estimate_warning(verdict_rows(readable, many, DOMAINS), many, DOMAINS) is None
     assert estimate_warning([], few, DOMAINS) is None
 
 
