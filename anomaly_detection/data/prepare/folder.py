@@ -13,12 +13,14 @@ from anomaly_detection.data.formats.dicom import read_dicom
 from anomaly_detection.data.formats.header import read_header
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of
-from anomaly_detection.data.formats.sources import FORMATS, SourceFile, unique_names
+from anomaly_detection.data.formats.sources import FORMATS, SourceFile, same_name, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, NoImage, Picture
 from anomaly_detection.data.prepare.pictures import PictureJob
 from anomaly_detection.data.thinning import spread
 from anomaly_detection.system.errors import UserError
+
+_MASK = re.compile(r"(.+)[-_](mask|seg|segmentation|label)([-_]\d+)?", re.IGNORECASE)  # BUSI has `benign (4)_mask_1.png`
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def plan(
         max_slices: at most so many slices of a NIfTI volume.
 
     Raises:
-        UserError: no image is there, the expression is wrong or does not match a path, or a mask belongs to no image, or not to one alone.
+        UserError: no image is there, or masks lie among the images; the expression is wrong or does not match a path; or a mask belongs to no image,
+            or not to one alone.
     """
     expression = _compile(patient)
     jobs: list[Job] = []
@@ -111,6 +114,7 @@ def plan(
         other += sorted(set(files) - set(images))
         if not kinds:
             raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files; {FORMATS}")
+        _refuse_masks(images)
         names = unique_names([(_path(file), file.name.rsplit("/", 1)[-1], file.name.replace("/", "_")) for file in images])
         mask_of = _pair_masks(images, marks) if ill else {}
         for (file, kind), name in zip(kinds, names, strict=True):
@@ -123,6 +127,16 @@ def plan(
             else:
                 jobs.append(PictureJob(sources, name, owner, ill, window))
     return jobs, other
+
+
+def _refuse_masks(images: Sequence[SourceFile]) -> None:
+    """Masks that lie beside their images, `a_mask.png` beside `a.png`, would be trained on and tested as images."""
+    there = {same_name(_path(file)): file for file in images}
+    beside = [(file, there[same_name(match[1])]) for file in images if (match := _MASK.fullmatch(_path(file))) and same_name(match[1]) in there]
+    if beside:
+        (mask, image), more = beside[0], f", and {len(beside) - 1} more" if len(beside) > 1 else ""
+        advice = "move masks out of the folder, those of abnormal images, each with the name of its image, into one of their own for --masks"
+        raise UserError(f"{mask}: is called as a mask of {image.name} beside it{more}, and would become an image; {advice}")
 
 
 def _pair_masks(images: Sequence[SourceFile], masks: Sequence[SourceFile]) -> dict[SourceFile, SourceFile]:

@@ -1,5 +1,6 @@
 """Anyone's images: formats, patients, masks."""
 
+import re
 from pathlib import Path
 
 import nibabel
@@ -105,6 +106,19 @@ def test_masks(root):
     image(root / "masks" / "stranger.png", 0)
     with pytest.raises(UserError, match=r"stranger\.png: a mask without an abnormal image"):
         plan(root, masks=True)
+
+
+@pytest.mark.parametrize("kind", ["normal", "abnormal"])
+@pytest.mark.parametrize("name", ["p/benign (1)_mask.png", "p/benign (1)_mask_1.png", "p/Benign (1)-Seg.tif", "p/benign (1)_label.nii.gz"])
+def test_masks_beside_their_images_are_no_images(root, kind, name):
+    image(root / kind / "p" / "benign (1).png")
+    image(root / kind / "q" / "benign (2)_mask.png")  # of no image
+    image(root / kind / "p" / "benign (1)_masked.png")
+    assert len(plan(root)[0]) == 5
+    (root / kind / name).touch()
+    told = rf"{kind}/{re.escape(name)}: is called as a mask of p/benign \(1\)\.png beside it, and would become an image; .* for --masks$"
+    with pytest.raises(UserError, match=told):
+        plan(root)
 
 
 @pytest.mark.parametrize("label", [0, -1, np.nan])
