@@ -97,7 +97,8 @@ def _file(path: Path) -> tuple[int, int] | None:
 _CERTAIN: tuple[tuple[str, Callable[[Listed], Hashable], Callable[[Listed], str]], ...] = (
     ("the same file in several splits", lambda image: image.file, lambda image: image.split),
     ("the same image in several splits", lambda image: image.content, lambda image: image.split),
-    ("one source file on several sides", lambda image: image.row and image.row.source_sha256, lambda image: image.entry.part),
+    # two patients may have the same file of one grey, whose content is None
+    ("one source file on several sides", lambda image: image.content and image.row and image.row.source_sha256, lambda image: image.entry.part),
     ("one series on several sides", lambda image: image.row and image.row.series, lambda image: image.entry.part),
     ("one study on several sides", lambda image: image.row and image.row.study, lambda image: image.entry.part),
     ("patient {} on several sides", lambda image: image.patient, lambda image: image.entry.part),

@@ -560,6 +560,7 @@ def test_empty_slices_make_no_patients_one(root):
         Image.new("L", (16, 16)).save(root / "n" / f"empty{number}.png")
     prepare(root)
     assert len(listed(root)) == 14
+    assert main(["check", "--data-root", str(root / "data"), "--output", str(root / "sheets"), "--workers", "1"]) == 0
 
 
 def zipped(*members):
