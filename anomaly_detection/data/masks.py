@@ -68,25 +68,28 @@ def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _largest(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W), the greatest of the stored values of each pixel."""
+    """(H, W), the greatest of the stored values of each pixel, 0 of one that is transparent."""
     if image.mode == "P":
         _check_palette(image, path)
-    if image.mode in ("P", "1", "L") or image.mode[0] in "IF":
-        return np.asarray(image)
-    if image.mode not in ("LA", "La", "RGB", "RGBA"):
+    elif image.mode not in ("1", "L", "LA", "La", "RGB", "RGBA") and image.mode[0] not in "IF":
         image = image.convert("RGB")
-    values = np.asarray(image)
-    if image.mode == "RGB":
-        return values.max(axis=2)
-    return np.where(values[..., -1] > 0, values[..., :-1].max(axis=2), 0)
+    values, opaque = np.asarray(image), True
+    if image.mode in ("LA", "La", "RGBA"):
+        values, opaque = values[..., :-1], values[..., -1] > 0
+    elif image.has_transparency_data:  # a PNG may name the values that are transparent
+        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 0
+    return np.where(opaque, values.max(axis=2) if values.ndim == 3 else values, 0)
 
 
 def _check_palette(image: Image.Image, path: Path) -> None:
-    """A palette whose first colour is not black while another is was sorted by a program: the index says nothing then."""
+    """A palette whose first colour is not black or transparent while another is was sorted by a program: the index says nothing then."""
     colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+    hidden = image.info.get("transparency", b"")
+    hidden = [index for index, alpha in enumerate(hidden) if not alpha] if isinstance(hidden, bytes) else [hidden]
+    colours[[index for index in hidden if index < len(colours)]] = 0
     used = np.unique(np.asarray(image))
     if colours[0].any() and any(not colours[index].any() for index in used if 0 < index < len(colours)):
-        raise UserError(f"{path}: is a mask with a palette in which black is not the first colour; {REDRAW}")
+        raise UserError(f"{path}: is a mask with a palette in which black, or what is transparent, is not the first colour; {REDRAW}")
 
 
 @dataclass(frozen=True, eq=False)

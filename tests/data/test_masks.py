@@ -30,8 +30,8 @@ def loaded(images, labels, folder, preprocessing):
     return load_masks(images, labels, spec, folder.parent, preprocessing)
 
 
-def with_palette(colours):
-    image = Image.fromarray(LESION.astype(np.uint8)).convert("P")
+def with_palette(colours, index=LESION):
+    image = Image.fromarray(index.astype(np.uint8)).convert("P")
     image.putpalette(sum(colours, ()))
     return image
 
@@ -39,6 +39,13 @@ def with_palette(colours):
 def with_alpha(opaque, hidden):
     """Where there is no lesion `hidden` lies under full transparency."""
     return np.where(LESION[..., None], (*opaque, 255), (*hidden, 0)).astype(np.uint8)
+
+
+def with_hidden(values, transparency):
+    """A PNG that names the value, or of a palette how opaque each is, in place of an alpha channel."""
+    image = values if isinstance(values, Image.Image) else Image.fromarray(values.astype(np.uint8))
+    image.info["transparency"] = transparency
+    return image
 
 
 @pytest.mark.parametrize(
@@ -68,6 +75,10 @@ def with_alpha(opaque, hidden):
         ("bright_ground.png", with_palette([(255, 255, 0), (0, 255, 255)])),
         ("drawn.png", with_alpha((255, 0, 0), (0, 0, 0))),
         ("drawn_on_white.png", with_alpha((255, 0, 0), (255, 255, 255))),
+        ("hidden_grey.png", with_hidden(np.where(LESION, 255, 9), 9)),
+        ("hidden_colour.png", with_hidden(np.where(LESION[..., None], (255, 0, 0), (255, 255, 255)), (255, 255, 255))),
+        ("hidden_index.png", with_hidden(with_palette([(0, 0, 0), (255, 0, 0), (9, 9, 9)], np.where(LESION, 1, 2)), 2)),
+        ("hidden_indices.png", with_hidden(with_palette([(9, 9, 9), (255, 0, 0), (9, 9, 9)], np.where(LESION, 1, 2)), b"\0\x80\0")),
         ("grey_alpha.png", np.stack([np.full(WHOLE, 9), LESION * 255], axis=2).astype(np.uint8)),
     ],
 )
@@ -120,9 +131,10 @@ def test_what_does_not_tell_the_lesion_is_refused(tmp_path, name, content, words
 
 
 def test_a_sorted_palette_is_refused(tmp_path):
-    with_palette([(255, 255, 255), (0, 0, 0)]).save(tmp_path / "m.png")
-    with pytest.raises(UserError, match=r"m\.png: is a mask with a palette in which black is not the first colour; save it"):
-        read_mask(tmp_path / "m.png", WHOLE)
+    for image in (with_palette([(255, 255, 255), (0, 0, 0)]), with_hidden(with_palette([(255, 0, 0), (255, 255, 255)]), 1)):
+        image.save(tmp_path / "m.png")
+        with pytest.raises(UserError, match=r"m\.png: .* a palette in which black, or what is transparent, is not the first colour; save it"):
+            read_mask(tmp_path / "m.png", WHOLE)
 
 
 def test_a_mask_of_another_size_is_told(tmp_path):
