@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
     RTDoseStorage,
     SegmentationStorage,
 )
@@ -149,13 +150,14 @@ def _pixel_options(header: pydicom.Dataset) -> dict[str, Any]:
         syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     samples = int(value(header, "SamplesPerPixel") or 1)
     bits, high = _bits_stored(header), value(header, "HighBit")
+    as_stored = not syntax.is_encapsulated or syntax == RLELossless
     options = {
         "transfer_syntax_uid": UID(syntax),
         "samples_per_pixel": samples,
         "photometric_interpretation": str(value(header, "PhotometricInterpretation") or ("MONOCHROME2" if samples == 1 else "RGB")),
         "number_of_frames": int(value(header, "NumberOfFrames") or 1),
         # files of old lie in the upper bits: read with those below, which are cut off afterwards
-        "bits_stored": bits if high is None or syntax.is_encapsulated else max(bits, min(int(high) + 1, header.BitsAllocated)),
+        "bits_stored": max(bits, min(int(high) + 1, header.BitsAllocated)) if as_stored and high is not None else bits,
         "pixel_representation": int(value(header, "PixelRepresentation") or 0),
     }
     return options | ({"planar_configuration": int(value(header, "PlanarConfiguration") or 0)} if samples > 1 else {})

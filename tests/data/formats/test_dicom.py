@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
 
 from anomaly_detection.data.formats.dicom import holds_image, is_dicom, read_dicom
 from anomaly_detection.data.formats.header import read_layout
@@ -220,6 +220,15 @@ def test_a_deflated_file(tmp_path):
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data.save_as(tmp_path / "b.dcm")
     assert np.array_equal(frames(tmp_path / "b.dcm")[0], frames(tmp_path / "a.dcm")[0])
+
+
+def test_run_lengths_of_values_in_the_upper_bits(tmp_path):
+    data = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", STORED, WindowCenter=2048, WindowWidth=4096))
+    expected = frames(tmp_path / "a.dcm")[0]
+    data.HighBit, data.PixelData = 15, (STORED << 4).tobytes()
+    data.compress(RLELossless)
+    data.save_as(tmp_path / "b.dcm")
+    assert np.array_equal(frames(tmp_path / "b.dcm")[0], expected)
 
 
 def test_reports_and_directories_hold_no_image(tmp_path):
