@@ -175,9 +175,14 @@ def _stored_span(stored: np.ndarray, header: Dataset) -> tuple[float, float]:
 
 def _padding(stored: np.ndarray, header: Dataset) -> np.ndarray | None:
     for kind in ("Pixel", "FloatPixel", "DoubleFloatPixel"):
-        ends = [end for keyword in ("PaddingValue", "PaddingRangeLimit") if (end := value(header, kind + keyword)) is not None]
-        if len(ends) and value(header, f"{kind}PaddingValue") is not None:
+        ends = [value(header, kind + keyword) for keyword in ("PaddingValue", "PaddingRangeLimit")]
+        if ends[0] is not None and _fits(ends[0], stored.dtype):
             # of signed values some files give the bits as an unsigned number: 63536 is -2000
-            low, *high = sorted(np.asarray(end).astype(stored.dtype) for end in ends)
+            low, *high = sorted(np.asarray(end).astype(stored.dtype) for end in ends if end is not None and _fits(end, stored.dtype))
             return stored == low if not high else (stored >= low) & (stored <= high[0])
     return None
+
+
+def _fits(end: float, dtype: np.dtype) -> bool:
+    """Whether a value can stand for stored bits, be they signed or not: 65535 is none of 8 bits, and would be taken for 255."""
+    return dtype.kind == "f" or -(2 ** (8 * dtype.itemsize - 1)) <= end < 2 ** (8 * dtype.itemsize)

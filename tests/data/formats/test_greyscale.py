@@ -20,6 +20,7 @@ STORED = [0, 864, 984, 1064, 1104, 1164, 1264, 4095]
 HU = [x - 1024 for x in STORED]
 CT = {"RescaleSlope": 1, "RescaleIntercept": -1024}
 LIVER = {"WindowCenter": 40, "WindowWidth": 400}
+BEYOND = {"PixelPaddingValue": 9, "PixelPaddingRangeLimit": 65535}
 WIDE = {"WindowCenter": 2048, "WindowWidth": 4096}
 
 
@@ -311,6 +312,8 @@ IMAGE_PIXEL = [
     ("Pixel Padding Value", {**WIDE, "PixelPaddingValue": 4095}, None, [*PLAIN[:-1], 0]),
     ("Pixel Padding Value, empty", {**WIDE, "PixelPaddingValue": None}, None, PLAIN),
     ("Pixel Padding Value with MONOCHROME1", {**WIDE, "kind": "MONOCHROME1", "PixelPaddingValue": 0}, None, [0, *down(PLAIN)[1:]]),
+    ("Pixel Padding Value beyond 8 bits", {"stored": [0, 9, 255], "dtype": np.uint8, "bits": 8, "PixelPaddingValue": 65535}, None, [0, 9, 255]),
+    ("Pixel Padding Range Limit beyond 8 bits", {"stored": [0, 9, 255], "dtype": np.uint8, "bits": 8, **BEYOND}, None, [0, 0, 255]),
     ("Pixel Padding Value is a stored one", {**CT, **LIVER, "PixelPaddingValue": 1264}, None, [*AS_HU[:6], 0, AS_HU[7]]),
     (
         "Pixel Padding Value is left out of auto",
