@@ -56,8 +56,10 @@ def members(archive: Path, within: str | None = None) -> Iterator[Member]:
         raise UserError(f"{where}: holds {len(listed)} files, which no dataset does; nothing of it was read")
     names = set()
     for entry in listed:
-        _check(where, entry)
         path = PurePosixPath(entry.filename.replace("\\", "/"))
+        if entry.is_dir() and not path.parts:  # `./`, the archive itself
+            continue
+        _check(where, entry)
         if entry.is_dir() or path.parts[0] == "__MACOSX" or any(part.startswith(".") for part in path.parts):
             continue
         if path in names:

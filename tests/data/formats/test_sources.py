@@ -66,6 +66,13 @@ def test_an_archive_with_a_path_outside_is_refused(tmp_path, name):
         list_source(tmp_path)
 
 
+def test_an_archive_may_name_itself(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("./", "./a/", "./a/b.png"):
+            archive.writestr(name, b"")
+    assert [file.name for file in list_source(tmp_path / "x.zip")] == ["a/b.png"]
+
+
 def test_links_bombs_and_encryption_are_refused(tmp_path, monkeypatch):
     link = zipfile.ZipInfo("link.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
