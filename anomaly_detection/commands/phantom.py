@@ -21,13 +21,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Write them.
 
     Raises:
-        UserError: the folder holds something, or downloads are to hold strata.
+        UserError: the folder holds something, downloads are to hold strata, or the seed is negative.
     """
     from anomaly_detection.data.phantom.datasets import write_phantoms
     from anomaly_detection.data.phantom.downloads import write_downloads
     from anomaly_detection.system.errors import UserError
 
     out = arguments.out
+    if arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed}: must be 0 or more")
     if arguments.as_downloads:
         if arguments.lesions == "strata":
             raise UserError("--lesions strata: downloads hold lesions as a clinic sees them; leave it out, or leave --as-downloads out")

@@ -39,6 +39,13 @@ def test_lesions_are_those_asked_for(monkeypatch, tmp_path, words, lesions):
         assert len(list(csv.DictReader(file))) == 3
 
 
+@pytest.mark.parametrize("more", [[], ["--as-downloads"]])
+def test_a_negative_seed_is_told(tmp_path, more):
+    with pytest.raises(UserError, match="--seed -1: must be 0 or more"):
+        main(["phantom", str(tmp_path / "out"), "--seed", "-1", *more])
+    assert not (tmp_path / "out").exists()
+
+
 def test_downloads_have_no_strata(tmp_path):
     with pytest.raises(UserError, match="--lesions strata"):
         main(["phantom", str(tmp_path / "out"), "--as-downloads", "--lesions", "strata"])

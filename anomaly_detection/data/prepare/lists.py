@@ -103,7 +103,10 @@ def catalog_entry(catalog: Mapping[str, DatasetSpec], name: str, organ: str, mod
         raise UserError(f"prepare: {name}: is the name of something else in the data root; take another one")
     if name not in catalog:
         label = max((spec.label for spec in catalog.values()), default=-1) + 1
-        spec = DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
+        try:
+            spec = DatasetSpec(name=name, label=label, organ=organ, modality=modality, root=name)
+        except ValueError as error:
+            raise UserError(f"prepare: {error}") from None
         check_words("prepare", spec, catalog.values())
         return spec
     there = catalog[name]
