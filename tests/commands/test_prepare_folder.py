@@ -612,6 +612,16 @@ def test_an_error_in_an_archive_names_its_member(root):
     assert str(caught.value).count(str(root)) == str(caught.value).count("broken.png"), "no copy is named"
 
 
+def test_a_damaged_member_without_a_suffix_is_skipped(root):
+    content = write_dicom(root / "IM", STORED, **CT, WindowCenter=40, WindowWidth=400).read_bytes()
+    other = content.replace(STORED.tobytes(), (STORED // 2).tobytes())
+    (root / "n" / "p.zip").write_bytes(zipped(("IM0", content), ("IM1", other)).replace(other, content))  # whose CRC is another
+    with pytest.raises(UserError, match=r"p\.zip: IM1: cannot be unpacked \(Bad CRC-32"):
+        prepare(root)
+    prepare(root, "--skip-bad")
+    assert [name for name in images(root) if "IM" in name] == ["normal/p/IM0.png"]
+
+
 def test_normal_images_alone(root, capsys):
     """No folder of abnormal ones is needed; the lists are then in order for check, and say so."""
     words = ["prepare", "folder", "x", "--organ", "liver", "--modality", "ct", "--normal", root / "n", "--data-root", root / "data", "--size", "16"]

@@ -87,8 +87,12 @@ def holds_image(path: Path) -> bool:
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SOPClassUID", "Modality", "Rows", "Columns"])
     except Exception:  # see `read_dicom`
         return True
-    known = value(header, "SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return not known or other_content(header) is None
+    return not _is_sound(header) or other_content(header) is None
+
+
+def _is_sound(header: pydicom.Dataset) -> bool:
+    """Whether it says what it is of, as all sound files do; pydicom makes a header of any bytes, and of none."""
+    return bool(value(header, "SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID"))
 
 
 def other_content(header: pydicom.Dataset) -> str | None:
@@ -118,7 +122,7 @@ def read_dicom(path: Path, window: WindowChoice, numbers: Sequence[int] | None =
             header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
             patient = str(header.get("PatientID") or "").strip()
             if other := other_content(header):
-                raise ValueError(f"it holds no image but {other}")
+                raise ValueError(f"it holds no image but {other}" if _is_sound(header) else "empty, or of another kind: download it again")
     except Exception as error:  # a damaged file makes pydicom raise InvalidDicomError, OSError, EOFError, ValueError, struct.error and more
         raise UserError(f"{path}: cannot be read as DICOM ({one_line(error)}); leave it out") from None
     return patient, _frames(path, header, window, numbers)

@@ -14,15 +14,32 @@ from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_inp
 from anomaly_detection.data.formats.window import WindowChoice, window_from
 from anomaly_detection.system.errors import UserError
 
+PACKED = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+
 
 def kind_of(file: SourceFile) -> Literal["picture", "nifti", "dicom"] | None:
-    """How a file is read; None if it is no image, as far as can be told without reading it."""
+    """How a file is read; None if it is no image, as far as can be told without reading it.
+
+    What cannot be unpacked may be DICOM, as what is damaged otherwise: whoever reads it tells.
+    """
     if is_picture(file.name):
         return "picture"
     if is_nifti(file.name):
         return "nifti"
-    with file.on_disk() as path:
-        return "dicom" if is_dicom(path) and holds_image(path) else None
+    try:
+        with file.on_disk() as path:
+            return "dicom" if is_dicom(path) and holds_image(path) else None
+    except UserError:
+        return "dicom"
+
+
+def no_image(name: str) -> str:
+    """Why a file of another name, or of several the first, is not read."""
+    if name.lower().endswith(PAIR):
+        return "one of a pair of files; save both as one .nii.gz file"
+    if name.lower().endswith(PACKED):
+        return "an archive that is not read; unpack it, or pack it as zip"
+    return f"no image; {FORMATS}"
 
 
 class Image(NamedTuple):
@@ -67,8 +84,7 @@ def images_in(file: SourceFile, window: WindowChoice, numbers: Sequence[int] | N
         elif is_dicom(path):
             yield from _frames(path, window, numbers)
         else:
-            pair = "one of a pair of files; save both as one .nii.gz file" if file.name.lower().endswith(PAIR) else f"no image; {FORMATS}"
-            raise UserError(f"{file}: {pair}")
+            raise UserError(f"{file}: {no_image(file.name)}")
 
 
 def _frames(path: Path, window: WindowChoice, numbers: Sequence[int] | None) -> Iterator[Image]:

@@ -12,7 +12,7 @@ import numpy as np
 from anomaly_detection.data.formats.dicom import read_dicom
 from anomaly_detection.data.formats.header import read_header
 from anomaly_detection.data.formats.nifti import Volume
-from anomaly_detection.data.formats.read import kind_of
+from anomaly_detection.data.formats.read import kind_of, no_image
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, same_name, unique_names
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.prepare.build import Job, NoImage, Picture
@@ -113,7 +113,8 @@ def plan(
         images = [file for file, _ in kinds]
         other += sorted(set(files) - set(images))
         if not kinds:
-            raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files; {FORMATS}")
+            first = next((f"; {file}: {why}" for file in files if (why := no_image(file.name)) != no_image("")), f"; {FORMATS}")
+            raise UserError(f"no {'abnormal' if ill else 'normal'} image is there among {len(files)} files{first}")
         _refuse_masks(images)
         names = unique_names([(_path(file), file.name.rsplit("/", 1)[-1], file.name.replace("/", "_")) for file in images])
         mask_of = _pair_masks(images, marks) if ill else {}

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from anomaly_detection.config.paths import SHIPPED
 from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, is_phantom, read_catalog
 from anomaly_detection.data.formats.own import is_own
+from anomaly_detection.data.formats.read import no_image
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, list_source
 from anomaly_detection.data.formats.window import WindowChoice, plain_window
 from anomaly_detection.data.manifest import Key
@@ -109,7 +110,7 @@ def of_folder(
     jobs, other = folder.plan(normal, abnormal if sources.abnormal else None, masks, window, patient, max_slices)
     other = [file for file in other if file.name != PHANTOM]
     if other:
-        logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], FORMATS)
+        logger.warning("left alone: %d files that are no images, the first: %s (%s)", len(other), other[0], no_image(other[0].name))
     return Work(spec, jobs, {"patient": patient, "max_slices": max_slices}, _phantom([*normal, *abnormal]), "--patient" if patient else "name")
 
 

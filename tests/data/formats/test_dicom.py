@@ -238,8 +238,10 @@ def test_reports_and_directories_hold_no_image(tmp_path):
     assert all(holds_image(folder / name) for name in ("CT_small.dcm", "MR_truncated.dcm", "JPGExtended.dcm"))
     (tmp_path / "text.dcm").write_text("hello")
     assert holds_image(tmp_path / "text.dcm"), "what is damaged is told, not left out"
-    with pytest.raises(UserError, match=r"text\.dcm: cannot be read as DICOM"):
-        read_dicom(tmp_path / "text.dcm", None)
+    (tmp_path / "empty.dcm").touch()
+    for name in ("text", "empty"):
+        with pytest.raises(UserError, match=rf"{name}\.dcm: cannot be read as DICOM \(empty, or of another kind: download it again\); leave it out"):
+            read_dicom(tmp_path / f"{name}.dcm", None)
 
 
 @pytest.mark.parametrize(

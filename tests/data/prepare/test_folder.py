@@ -175,6 +175,20 @@ def test_one_subfolder_for_all_is_no_patient(tmp_path):
     assert set(owners(tmp_path).values()) == {f"{kind}/images/{name}" for kind in ("normal", "abnormal") for name in "xyz"}
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("v.hdr", r"v\.hdr: one of a pair of files; save both as one \.nii\.gz file$"),
+        ("x.tar.gz", r"x\.tar\.gz: an archive that is not read; unpack it, or pack it as zip$"),
+    ],
+)
+def test_what_may_hold_images_but_is_not_read_is_told(root, name, told):
+    (root / "normal" / "a.png").rename(root / "normal" / name)
+    (root / "normal" / "README").touch()
+    with pytest.raises(UserError, match=f"^no normal image is there among 2 files; .*{told}"):
+        plan(root)
+
+
 def test_a_folder_without_images_says_what_is_read(root):
     (root / "normal" / "a.png").rename(root / "normal" / "a.mgz")
     with pytest.raises(UserError, match=r"no normal image is there among 1 files; PNG, JPEG, TIFF, BMP, DICOM and NIfTI"):
