@@ -34,8 +34,9 @@ def assign_splits(rows: Sequence[Row], shares: Shares, healthy_first: bool, publ
         shares: how many patients go where.
         healthy_first: train and validate on patients without abnormal images as far as there are such, so that few of those are lost. False:
             the split follows from the patients' names alone.
-        published: a published split that is to be followed instead of `shares`: image names without folder and suffix, in lower case. Images
-            that it does not name are left out, so are those of its test list whose patient it also trains on or validates with.
+        published: a published split that is to be followed instead of `shares`: names of files in lower case, with and without suffix, behind
+            `normal/` or `abnormal/`. Images that it does not name are left out, so are those of its test list whose patient it also trains on or
+            validates with.
 
     Raises:
         UserError: there are too few patients, or a split is empty: that of abnormal images may be, where there are none at all.
@@ -108,7 +109,7 @@ def _share_out(rows: Sequence[Row], owner: Mapping[str, str], shares: Shares, he
 
 def _follow(rows: Sequence[Row], owner: Mapping[str, str], published: Mapping[str, Part], left_out: Counter) -> tuple[list[Row], dict[str, Part]]:
     """The rows that a published split can keep, and the part of each patient: that of the earliest list that names a normal image of theirs."""
-    listed = [(row, published.get(PurePosixPath(row.image).stem.lower())) for row in rows]
+    listed = [(row, _listed(row, published)) for row in rows]
     parts: dict[str, Part] = {}
     for part in ("train", "val", "test"):
         for row, own in listed:
@@ -125,6 +126,13 @@ def _follow(rows: Sequence[Row], owner: Mapping[str, str], published: Mapping[st
         else:
             kept.append(row)
     return kept, parts
+
+
+def _listed(row: Row, published: Mapping[str, Part]) -> Part | None:
+    """The part of an image in a published split: by the name of its file, else by its own, which of files that share a stem is another."""
+    kind = row.image.partition("/")[0]
+    names = PurePosixPath(row.source).name, PurePosixPath(row.image).stem
+    return next((part for name in names if (part := published.get(f"{kind}/{name.lower()}"))), None)
 
 
 def _thin_out(images: Sequence[str], patient: Mapping[str, str], most: int) -> list[str]:

@@ -35,7 +35,8 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
 
 
 def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:
-    """Which list of Data-split names an image: by its name without suffix, in lower case; None where the lists are not there.
+    """Which list of Data-split names an image: by the name of its file in lower case, with and without suffix, behind `normal/` or `abnormal/`; None
+    where the lists are not there.
 
     Raises:
         UserError: some of the six lists are there, others not.
@@ -51,6 +52,8 @@ def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:
     for name, part in lists.items():
         with found[name].on_disk() as path:
             lines = read_text(path).splitlines()
+        kind = "normal" if "noncovid" in name else "abnormal"
         for line in filter(None, map(str.strip, lines)):
-            split.setdefault(line.lower().rsplit(".", 1)[0], part)
+            for image in (line.lower(), line.lower().rsplit(".", 1)[0]):
+                split.setdefault(f"{kind}/{image}", part)
     return split

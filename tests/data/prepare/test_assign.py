@@ -126,7 +126,7 @@ def test_a_published_split_is_followed_but_for_leaks():
             ("abnormal", "A", "A"), ("abnormal", "B", "B"),
         )
     ]  # fmt: skip
-    published = {"1%0": "train", "1%1": "test", "2": "val", "3": "test", "a": "test", "b": "train"}
+    published = {"normal/1%0": "train", "normal/1%1": "test", "normal/2": "val", "normal/3": "test", "abnormal/a": "test", "abnormal/b": "train"}
     splits, left_out = assign_splits(made, Shares(), True, published)
     assert splits == {
         ("normal", "train"): ["normal/1%0.png"],
@@ -137,11 +137,31 @@ def test_a_published_split_is_followed_but_for_leaks():
     assert sorted(left_out.values()) == [1, 1, 1]
 
 
+def test_a_published_split_tells_files_of_one_stem_apart():
+    files = {"CT_NonCOVID/1.png": "1.png", "CT_NonCOVID/1.jpg": "1.jpg", "CT_NonCOVID/2.png": "CT_NonCOVID_2.png", "CT_NonCOVID/3.png": "3"}
+    made = [Row(f"normal/{name}.png", 0, source, source, "", source, None) for source, name in files.items()]
+    made.append(Row("abnormal/CT_COVID_2.png.png", 1, "ill", "CT_COVID/2.png", "", "ill", None))
+    lists = {"normal/1.png": "train", "normal/1.jpg": "val", "normal/2.png": "train", "normal/3": "test", "abnormal/2.png": "test"}
+    splits, left_out = assign_splits(made, Shares(), True, lists | {"normal/1": "train", "normal/2": "train", "abnormal/2": "test"})
+    assert splits == {
+        ("normal", "train"): ["normal/1.png.png", "normal/CT_NonCOVID_2.png.png"],
+        ("normal", "val"): ["normal/1.jpg.png"],
+        ("normal", "test"): ["normal/3.png"],
+        ("anomaly", "test"): ["abnormal/CT_COVID_2.png.png"],
+    }
+    assert not left_out
+
+
 def test_too_few_patients_and_empty_splits_are_told():
     with pytest.raises(UserError, match="2 patients with normal images are too few"):
         assign_splits(many(2, "n"), Shares(), True)
     ill_and_trained_on = rows(*((str(number), kind) for number in range(3) for kind in "na"))
-    published = {"0_0": "train", "1_2": "val", "2_4": "test", "0_1": "test"}  # of the abnormal images one that is of a patient of the training
+    published = {
+        "normal/0_0": "train",
+        "normal/1_2": "val",
+        "normal/2_4": "test",
+        "abnormal/0_1": "test",
+    }  # of the abnormal images one that is of a patient of the training
     with pytest.raises(UserError, match="no anomaly image is left for test; .*; left out: .* patients who are in training"):
         assign_splits(ill_and_trained_on, Shares(), True, published)
     both = rows(("x", "n", "both"), ("y", "a", "both"))

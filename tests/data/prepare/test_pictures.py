@@ -48,7 +48,10 @@ def test_covid_ct_lists(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert covid_ct.published_split(list_source(tmp_path)) == {
-        "1%0": "train", "2": "val", "3": "test", "2020.02.1-p7%0": "train", "2020.02.1-p8%0": "test",
+        "normal/1%0.png": "train", "normal/2.jpg": "val", "normal/3.png": "test",
+        "normal/1%0": "train", "normal/2": "val", "normal/3": "test",
+        "abnormal/2020.02.1-p7%0.png": "train", "abnormal/2020.02.1-p8%0.png": "test",
+        "abnormal/2020.02.1-p7%0": "train", "abnormal/2020.02.1-p8%0": "test",
     }  # fmt: skip
     (tmp_path / "COVID" / "valCT_COVID.txt").unlink()
     with pytest.raises(UserError, match=r"of the lists of Data-split valct_covid\.txt are missing; add them, or use --own-split"):
