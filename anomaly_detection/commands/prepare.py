@@ -142,12 +142,13 @@ def _work(arguments: argparse.Namespace, catalog: "dict[str, DatasetSpec]") -> "
 
 def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path, abnormal: Path | None) -> None:
     from anomaly_detection.data.doubts import doubts
+    from anomaly_detection.data.manifest import empty_masks_warning
     from anomaly_detection.data.patients import patient_warning
     from anomaly_detection.data.prepare.build import RECORD
     from anomaly_detection.data.prepare.identity import patients_folder_warning, patients_in_words, remarks
     from anomaly_detection.data.prepare.neighbours import neighbours_warning
     from anomaly_detection.data.prepare.scans import modalities_warning, single_slices_warning
-    from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_warning
+    from anomaly_detection.data.prepare.slices import unequal_warning, unmarked_series_warning, unmarked_warning
     from anomaly_detection.data.splits import NO_ABNORMAL
 
     for line in done.skipped[:SHOWN]:
@@ -164,8 +165,9 @@ def _report(spec: "DatasetSpec", done: "Prepared", data_root: Path, abnormal: Pa
         print("the images were there already; the split files are new")
     if not done.counts["anomaly", "test"]:
         print(NO_ABNORMAL)
-    of_scans = modalities_warning(done.rows), single_slices_warning(done.rows, spec.window), unmarked_warning(done.rows)
-    for line in (*remarks(done.rows), *of_scans):
+    of_scans = modalities_warning(done.rows), single_slices_warning(done.rows, spec.window)
+    of_lesions = unmarked_warning(done.rows), unmarked_series_warning(done.rows), empty_masks_warning(done.rows)
+    for line in (*remarks(done.rows), *of_scans, *of_lesions):
         if line:
             logger.warning("warning: %s", line)
     if line := unequal_warning(done.rows):

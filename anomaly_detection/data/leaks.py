@@ -10,7 +10,7 @@ from typing import get_args
 
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.doubts import doubts
-from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Row, read_manifest
+from anomaly_detection.data.manifest import MANIFEST, UNTOLD, Row, empty_masks_warning, read_manifest
 from anomaly_detection.data.patients import patient_of, patient_warning, shared_beginnings
 from anomaly_detection.data.splits import Kind, SplitEntry
 
@@ -128,6 +128,8 @@ def warnings(images: Sequence[Listed]) -> Iterator[str]:
         yield f"{MANIFEST} says nothing of {len(without)} of {len(images)} images, the first: {first}; were names changed, or images added by hand?"
     told = [image.row for image in images if image.is_as_manifest]
     if line := patient_warning(told):
+        yield line
+    if line := empty_masks_warning([image.row for image in images if image.row]):
         yield line
     yield from doubts(told)
     alone = _alone(images)

@@ -72,6 +72,16 @@ def read_manifest(path: Path) -> list[Row]:
     return rows
 
 
+def empty_masks_warning(rows: Sequence[Row]) -> str | None:
+    """That images count as abnormal though their masks have no lesion; None where there are none."""
+    empty = [row.image for row in rows if row.abnormal and row.mask_pixels == 0]
+    if not empty:
+        return None
+    have, count = ("image has", "counts") if len(empty) == 1 else ("images have", "count")
+    what = f"{len(empty)} abnormal {have} a mask without lesion, and still {count} as abnormal"
+    return f"{what}, the first: {empty[0]}; take out what shows none"
+
+
 def pixels_hash(pixels: np.ndarray) -> str:
     """What `Row.pixels_sha256` is of an image (H, W) or (H, W, 3) uint8 that is not of one grey."""
     return hashlib.sha256(pixels).hexdigest()[:16]

@@ -198,6 +198,17 @@ def test_masks_inside_the_folder_of_the_images_are_no_images(root):
     assert all(row.mask_pixels for row in read_manifest(root / "data/x/manifest.csv") if row.abnormal)
 
 
+def test_masks_without_lesion_are_told_by_prepare_and_check(root, caplog, capsys):
+    for number, grey in enumerate((0, 9)):
+        png(root / "m" / f"t{number}.png", 0)
+        Image.new("L", (16, 16), grey).save(root / "m" / f"t{number}.png")
+    prepare(root, "--masks", root / "m")
+    told = "1 abnormal image has a mask without lesion, and still counts as abnormal, the first: abnormal/t0.png; take out what shows none"
+    assert f"warning: {told}" in caplog.text
+    main(["check", "--data-root", str(root / "data"), "--output", str(root / "sheets"), "--workers", "1"])
+    assert f"WARNING: {told}" in capsys.readouterr().out
+
+
 def test_masks_are_paired_one_to_one(root):
     png(root / "a" / "t0.jpg", 92)
     png(root / "m" / "t0.png", 1)

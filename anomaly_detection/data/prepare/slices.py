@@ -7,6 +7,7 @@ from anomaly_detection.data.formats.nifti import is_nifti
 from anomaly_detection.data.manifest import Row
 
 POOLED = 3  # slices whose mean a patient's score is: of so many or fewer its expectation is that of one
+CROSS_SECTIONS = ("CT", "MR", "PT", "NM")  # modalities of which a series is a stack of slices
 FAR = 2  # times as many images of a patient, and the highest of them are others
 
 
@@ -18,6 +19,21 @@ def unmarked_warning(rows: Sequence[Row]) -> str | None:
     advice = "with --masks DIR those without are left out"
     volumes = "1 abnormal volume has" if len(slices) == 1 else f"{len(slices)} abnormal volumes have"
     return f"{volumes} no mask: all {slices.total()} slices taken of them count as abnormal, lesion or not; {advice}"
+
+
+def unmarked_series_warning(rows: Sequence[Row]) -> str | None:
+    """The same of DICOM files of several frames and of series of cross-sections, which no mask can tell of; None where there are none."""
+    frames = Counter(row.source for row in rows if row.abnormal and row.modality)
+    of_series = Counter((row.patient_id, row.series) for row in rows if row.abnormal and row.modality in CROSS_SECTIONS and row.series)
+    stacks = Counter(
+        (row.patient_id, row.series) if of_series[row.patient_id, row.series] else row.source
+        for row in rows if row.abnormal and (of_series[row.patient_id, row.series] > 1 or frames[row.source] > 1)
+    )  # fmt: skip
+    if not stacks:
+        return None
+    series = "1 abnormal DICOM series has" if len(stacks) == 1 else f"{len(stacks)} abnormal DICOM series have"
+    advice = "take those without out of the folder, or save each as a NIfTI volume and give --masks DIR"
+    return f"{series} several slices: all {stacks.total()} count as abnormal, lesion or not; {advice}"
 
 
 def unequal_warning(rows: Sequence[Row]) -> str | None:

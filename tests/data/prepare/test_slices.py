@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomaly_detection.data.manifest import Row
-from anomaly_detection.data.prepare.slices import POOLED, unequal_warning, unmarked_warning
+from anomaly_detection.data.prepare.slices import POOLED, unequal_warning, unmarked_series_warning, unmarked_warning
 from anomaly_detection.evaluation.normals import HIGHEST, pooled
 
 
@@ -61,3 +61,27 @@ def test_abnormal_volumes_without_masks_are_told():
     assert unmarked_warning(rows(20, 20, mask_pixels=7)) is None
     assert unmarked_warning(rows(20, 20, suffix=".png")) is None
     assert unmarked_warning(rows(20, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("modality", "series", "per_file", "told"),
+    [
+        ("CT", "1.{who}", 1, True),  # a file for each slice
+        ("CT", "1.{who}.{k}", 1, False),
+        ("CT", "", 1, False),
+        ("CT", "", 4, True),
+        ("CT", "1.{who}", 4, True),
+        ("US", "1.{who}", 4, True),  # a clip
+        ("DX", "1.{who}", 1, False),  # views
+        ("", "", 4, False),
+    ],
+)
+def test_abnormal_series_are_told_as_volumes_are(modality, series, per_file, told):
+    made = [
+        Row(f"{kind}/{who}_{k}.png", kind, f"P{who}", f"{kind}/{who}_{k // per_file}.dcm", "", "", None, "header", "", "", each, modality)
+        for kind in (0, 1) for who in range(1 + kind) for k in range(4) for each in [series.format(who=who, k=k)]
+    ]  # fmt: skip
+    assert unmarked_series_warning(made[:4]) is None, "normal ones"
+    line = unmarked_series_warning(made)
+    assert (line is not None) == told
+    assert not told or line.startswith("2 abnormal DICOM series have several slices: all 8 count as abnormal, lesion or not; take those without")
