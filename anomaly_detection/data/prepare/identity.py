@@ -2,12 +2,13 @@
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from anomaly_detection.data.folders import are_parts, common_folders, name_nobody, subfolders
 from anomaly_detection.data.formats.archives import is_archive
+from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.data.manifest import Key, Row
 from anomaly_detection.data.patients import merge_patients
 
@@ -21,15 +22,15 @@ def settle_patients(rows: Sequence[Row], told_by: Key) -> list[Row]:
     - PatientID is next. One that all files, or all normal ones, share tells nobody apart, and is passed over; so is then one that all abnormal ones
       share. A file without one is of the patient with whom it shares its study, or, if there is only one with a PatientID there, its subfolder.
     - The subfolder is next, unless such folders are called as sequences, kinds or parts are and there is a study that tells patients apart: the first
-      folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and
-      the abnormal images are one patient; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
+      folder on the way that is not the same for all files of a kind. Subfolders of one name below the normal and the abnormal images are one patient,
+      also where it differs in case alone; so is a folder that all files of one kind lie in, where it is such a subfolder of the other kind.
     - The study is next, as long as not all files share it, and likewise the series.
     - At last the file, which is then told apart from one of its name in the other folder.
     - Patients by subfolder that share a study or series are one, since a study may have a folder for each series.
     """
     patients, studies, series = (_telling([(row, getattr(row, key)) for row in rows]) for key in ("patient_id", "study", "series"))
     sources = {kind: [row.source for row in rows if row.abnormal == kind] for kind in (0, 1)}
-    folders = {kind: _subfolders(sources[kind], sources[1 - kind]) for kind in (0, 1)}
+    folders = _spelled_alike({kind: _subfolders(sources[kind], sources[1 - kind]) for kind in (0, 1)})
     nobodys = {kind: name_nobody(names) or are_parts(names) for kind in (0, 1) if (names := set(folders[kind].values()))}
     known = [row for row in rows if row.patient_id in patients]
     of_folder = _only_patients((folders[row.abnormal].get(row.source), row.patient_id) for row in known)
@@ -81,9 +82,18 @@ def _subfolders(sources: Sequence[str], others: Sequence[str]) -> dict[str, str]
         others: of the other kind. If all sources lie in one folder, which tells none of them apart, it still is a patient's where it tells these
             apart: otherwise the patient whose abnormal images are the only ones would be another one among the normal images.
     """
-    patients = {_composed(folder) for folder in subfolders(others).values()}
-    shared = next((folder for folder in common_folders(sources) if _composed(folder) in patients), None)
+    patients = {same_name(folder) for folder in subfolders(others).values()}
+    shared = next((folder for folder in common_folders(sources) if same_name(folder) in patients), None)
     return dict.fromkeys(sources, shared) if shared else subfolders(sources)
+
+
+def _spelled_alike(folders: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, str]]:
+    """The folders of each kind with one spelling, the first, of names that some file system takes for one: `p1` is no other patient than `P1`."""
+    first: dict[str, str] = {}
+    return {
+        kind: {source: first.setdefault(same_name(folder), _composed(folder)) for source, folder in own.items()}
+        for kind, own in folders.items()
+    }  # fmt: skip
 
 
 def _only_patients(named: Iterable[tuple[str | None, str]]) -> dict[str, str]:
@@ -107,7 +117,7 @@ def patients_in_words(rows: Sequence[Row]) -> str:
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What a user must know of how patients were told, a line each."""
     of_headers = (_header_passed_over(rows), _one_ill_patient(rows), _mixed_studies(rows))
-    said = (*of_headers, _folders_of_one_study(rows), _folders_of_both_kinds(rows), _same_pixels(rows))
+    said = (*of_headers, _folders_of_one_study(rows), _folders_of_both_kinds(rows), _files_called_as_folders(rows), _same_pixels(rows))
     return [line for line in said if line]
 
 
@@ -121,7 +131,7 @@ def patients_folder_warning(abnormal: Path, rows: Sequence[Row]) -> str | None:
     if all(row.patient_from in ("--patient", "header") for row in rows if row.abnormal):
         return None
     name = abnormal.stem if is_archive(abnormal.name) else abnormal.name
-    if name not in subfolders([row.source for row in rows if not row.abnormal]).values():
+    if same_name(name) not in map(same_name, subfolders([row.source for row in rows if not row.abnormal]).values()):
         return None
     advice = "if it is of the same patient, give the folder that it lies in, or the patient may be trained on AND tested"
     return f"--abnormal {abnormal}: has the name of a subfolder of the normal images; {advice}"
@@ -168,7 +178,7 @@ def _folders_of_one_study(rows: Sequence[Row]) -> str | None:
 
 
 def _is_on_way(row: Row) -> bool:
-    return row.patient in _composed(row.source).split("/")[:-1]
+    return same_name(row.patient) in same_name(row.source).split("/")[:-1]
 
 
 def _folders_of_both_kinds(rows: Sequence[Row]) -> str | None:
@@ -180,6 +190,17 @@ def _folders_of_both_kinds(rows: Sequence[Row]) -> str | None:
     if not both:
         return None
     return f"{len(both)} subfolders are among normal and abnormal images alike, each counted as one patient; the first: {both[0]}"
+
+
+def _files_called_as_folders(rows: Sequence[Row]) -> str | None:
+    """That files which count as patients have the names of subfolders of the other kind, which do so, too."""
+    patients = {(row.abnormal, same_name(row.patient)) for row in rows if row.patient_from == "folder"}
+    stems = {row.source: _without_suffix(row.source).rpartition("/")[2] for row in rows if row.patient_from == "file"}
+    alike = sorted({row.source for row in rows if row.source in stems and (1 - row.abnormal, same_name(stems[row.source])) in patients})
+    if not alike:
+        return None
+    advice = f"if they are of these patients, put each into a folder of that name ({stems[alike[0]]}/), or the patient may be trained on AND tested"
+    return f"{len(alike)} files are called as subfolders of the other kind, and count as other patients; the first: {alike[0]}; {advice}"
 
 
 def _same_pixels(rows: Sequence[Row]) -> str | None:

@@ -188,6 +188,7 @@ def test_a_patient_who_is_in_both_folders_is_one_but_a_file_name_is_not():
         (["p1/a", "p2/a"], ["site/ct/p2/b"], ["p1", "p2", "p2"]),
         (["p2/a"], ["p1/b", "p2/b"], ["p2", "p1", "p2"]),
         (["Jos\u00e9/a", "p2/a"], ["Jose\u0301/b"], ["Jos\u00e9", "p2", "Jos\u00e9"]),
+        (["P1/a", "P2/a"], ["p2/b"], ["P1", "P2", "P2"]),
         (["p1/a", "p2/a"], ["ill/b"], ["p1", "p2", "abnormal/ill/b"]),
         (["images/a"], ["images/b"], ["normal/images/a", "abnormal/images/b"]),
     ],
@@ -196,6 +197,25 @@ def test_a_folder_that_all_files_of_a_kind_share_is_a_patient_if_it_is_one_of_th
     rows = [*map(row, normal), *(row(source, "abnormal") for source in abnormal)]
     assert [patient for patient, _ in told(*rows)] == patients
     assert bool(remarks(settle_patients(rows, "--patient"))) == (patients[-1] in patients[: len(normal)])
+
+
+def test_subfolders_that_differ_in_case_alone_are_one_patient():
+    """Some file systems would have made one of them; what PatientID says is not."""
+    rows = [row(name, kind) for kind, names in (("normal", ("P1/a", "P2/a")), ("abnormal", ("p1/a", "p2/a", "p3/a"))) for name in names]
+    settled = settle_patients(rows, "--patient")
+    assert [each.patient for each in settled] == ["P1", "P2", "P1", "P2", "p3"]
+    assert remarks(settled) == ["2 subfolders are among normal and abnormal images alike, each counted as one patient; the first: P1"]
+    assert patients_folder_warning(Path("ill/p2"), settled) is not None
+    assert len(set(told(row("a/1", patient_id="A"), row("b/1", patient_id="a"), row("c/1", patient_id="B")))) == 3
+
+
+def test_files_that_are_called_as_subfolders_of_the_other_kind_are_told():
+    rows = [row("P1/a"), row("P2/a"), row("p1", "abnormal"), row("P9", "abnormal")]
+    settled = settle_patients(rows, "--patient")
+    assert [each.patient for each in settled] == ["P1", "P2", "abnormal/p1", "abnormal/P9"]
+    (line,) = remarks(settled)
+    assert line.startswith("1 files are called as subfolders of the other kind, and count as other patients; the first: p1.dcm; if they are of these")
+    assert remarks(settle_patients([row("P1/a"), row("P2/a"), row("P1")], "--patient")) == [], "beside them it may be anything"
 
 
 @pytest.mark.parametrize("key", [{}, {"patient_id": "Jos\u00e9"}, {"patient": "Jos\u00e9"}])
