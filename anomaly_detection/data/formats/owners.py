@@ -36,7 +36,42 @@ def folder_owners(files: Sequence[SourceFile], layouts: Sequence[Layout | None])
     if not name_nobody(set(inputs)):
         owners = _told_apart(owners)
     volumes = _volumes(files)
-    return _of_one_study([volumes.get(file) or owners[file.origin].get(file.name, "") for file in files], layouts)
+    settled = _of_one_study([volumes.get(file) or owners[file.origin].get(file.name, "") for file in files], layouts)
+    for line in (_unknown_inputs(files, layouts, settled), _one_id_of_all(layouts, settled)):
+        if line:
+            logger.warning("WARNING: %s", line)
+    return settled
+
+
+def _is_image(file: SourceFile, layout: Layout | None) -> bool:
+    return layout is not None or is_picture(file.name) or is_nifti(file.name)
+
+
+def _unknown_inputs(files: Sequence[SourceFile], layouts: Sequence[Layout | None], owners: Sequence[str]) -> str | None:
+    """That nothing tells whose the images of several inputs are, each of which may be a patient, as where a shell made them of `scans/*`."""
+    unknown = Counter(
+        file.origin for file, layout, owner in zip(files, layouts, owners, strict=True)
+        if not owner and _is_image(file, layout) and not (layout and layout.header.patient_id)
+    )  # fmt: skip
+    inputs = sorted(origin for origin, count in unknown.items() if count > 1)
+    if len(inputs) < 2 or name_nobody(set(inputs)):
+        return None
+    advice = "if each is a patient, give the folder that they lie in, by which patients.csv pools them"
+    return f"nothing tells whose the images of {len(inputs)} inputs are, the first: {inputs[0]}; {advice}"
+
+
+def _one_id_of_all(layouts: Sequence[Layout | None], owners: Sequence[str]) -> str | None:
+    """That one PatientID is of all files, though their studies lie in folders as those of several patients do."""
+    named = [(layout.header, owner) for layout, owner in zip(layouts, owners, strict=True) if layout is not None and layout.header.patient_id]
+    ids, folders = {header.patient_id for header, _ in named}, {owner for _, owner in named if owner}
+    homes = {(header.study, owner) for header, owner in named if header.study and owner}
+    studies = {study for study, _ in homes}
+    if len(ids) != 1 or len(folders) < 2 or len(studies) < len(homes):
+        return None
+    what = (
+        f"PatientID {ids.pop()!r} is of all {len(named)} DICOM files, of {len(studies)} studies in {len(folders)} folders, and counts as one patient"
+    )
+    return f"{what}; if that is what anonymisation left, give one folder at a time"
 
 
 def _of_one_study(owners: Sequence[str], layouts: Sequence[Layout | None]) -> list[str]:
@@ -56,7 +91,7 @@ def _of_one_study(owners: Sequence[str], layouts: Sequence[Layout | None]) -> li
 
 def _owners_below(files: Sequence[tuple[SourceFile, Layout | None]], alone: bool) -> dict[str, str]:
     """Those of the files of one input, by their names; a warning is given where folders may be no patients."""
-    images = [file.name for file, layout in files if layout is not None or is_picture(file.name) or is_nifti(file.name)]
+    images = [file.name for file, layout in files if _is_image(file, layout)]
     folders = patient_folders([file.name for file, _ in files], images)
     if not folders and not alone and only_views(images):
         return {file.name: file.origin for file, _ in files}

@@ -323,6 +323,41 @@ def test_folders_that_may_be_no_patients_are_told(tmp_path, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_inputs_of_which_nothing_tells_the_patient_are_told(tmp_path, caplog, packed):
+    """As a shell makes them of `scans/*`; a batch of pictures may be of many patients, so none is made of it."""
+    pictures(tmp_path, *(f"{who}/{k}.png" for who in ("p1", "p2", "p3") for k in range(2)), "normal/1.png", "normal/2.png")
+    inputs = [tmp_path / who for who in ("p1", "p2", "p3")]
+    if packed:
+        inputs = [Path(shutil.make_archive(str(path), "zip", path)) for path in inputs]
+    assert set(patients(*inputs).values()) == {""}
+    assert "WARNING: nothing tells whose the images of 3 inputs are, the first: p1; if each is a patient, give the folder that" in caplog.text
+    caplog.clear()
+    patients(inputs[0])
+    patients(inputs[0], tmp_path / "normal")
+    patients(*(tmp_path / who / "1.png" for who in ("p1", "p2", "p3")))
+    for who in ("q1", "q2"):
+        for name in "ab":
+            write(tmp_path / who / f"{name}.dcm", 1, uid=f"1.{who[1]}", PatientID=who)
+    patients(tmp_path / "q1", tmp_path / "q2")
+    assert "nothing tells" not in caplog.text
+
+
+def test_one_identifier_for_patients_in_folders_of_their_own_is_told(tmp_path, caplog):
+    for who in range(3):
+        write(tmp_path / f"p{who}" / "1.dcm", 1, uid=f"1.3.{who}", PatientID="ANON", StudyInstanceUID=f"1.2.{who}")
+    assert set(patients(tmp_path).values()) == {"ANON"}
+    assert "WARNING: PatientID 'ANON' is of all 3 DICOM files, of 3 studies in 3 folders, and counts as one patient; if that is what" in caplog.text
+    caplog.clear()
+    patients(tmp_path / "p0")
+    for who in range(3):  # the series of a study
+        write(tmp_path / "one" / f"s{who}" / "1.dcm", 1, uid=f"1.3.{who}", PatientID="ANON", StudyInstanceUID="1.2")
+    patients(tmp_path / "one")
+    write(tmp_path / "p1" / "1.dcm", 1, uid="1.3.1", PatientID="P1", StudyInstanceUID="1.2.1")
+    patients(tmp_path / "p0", tmp_path / "p1")
+    assert "PatientID" not in caplog.text
+
+
 def test_copies_in_a_series_are_left_out(tmp_path, caplog):
     for name in ("a", "b"):
         write(tmp_path / name / "1.dcm", 1, corner=(0, 0, 0))
