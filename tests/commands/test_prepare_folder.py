@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import Dataset
 
 from anomaly_detection.__main__ import main
 from anomaly_detection.config.paths import PROJECT, find_folds
@@ -298,6 +299,35 @@ def test_automatic_windows_of_single_slices_are_told(root, caplog):
     write_dicom(root / "n" / "frames", np.stack(slices), PatientID="P", SeriesInstanceUID="1.2")
     write_dicom(root / "n" / "other", slices[1], PatientID="Q", SeriesInstanceUID="1.3")
     assert told("frames", "--window", "auto")[0] == []
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_windows_that_differ_from_slice_to_slice_are_told(root, caplog, frames):
+    def save(series, windows, **tags):
+        tags = {"PatientID": series, "SeriesInstanceUID": series, "Modality": "MR"} | tags
+        if frames:
+            groups = [Dataset() for _ in windows]
+            for group, (level, width) in zip(groups, windows, strict=True):
+                group.FrameVOILUTSequence = [Dataset()]
+                group.FrameVOILUTSequence[0].WindowCenter, group.FrameVOILUTSequence[0].WindowWidth = level, width
+            write_dicom(root / "n" / series, np.stack([STORED] * len(windows)), PerFrameFunctionalGroupsSequence=groups, **tags)
+            return
+        for number, (level, width) in enumerate(windows):
+            write_dicom(root / "n" / f"{series}_{number}", STORED, WindowCenter=level, WindowWidth=width, SOPInstanceUID=f"{series}.{number}", **tags)
+
+    def told(data, *options):
+        caplog.clear()
+        prepare(root, *options, data=data)
+        return [record.getMessage() for record in caplog.records if "several windows" in record.getMessage()]
+
+    save("1.2", [(40, 400), (40, 400)])
+    save("1.3", [(50, 400)])
+    save("1.4", [(60, 400), (70, 400)], Modality="CR")
+    assert told("alike") == []
+    save("1.5", [(40, 400), (500, 400), (40, 400)])
+    advice = "so that the same tissue has other greys from slice to slice; give --window LEVEL WIDTH"
+    assert told("apart") == [f"WARNING: x: 1 series has several windows by the headers, {advice}"]
+    assert told("fixed", "--window", "40", "400") == []
 
 
 def check(root, capsys):

@@ -83,6 +83,16 @@ def own_share(values: Values, header: Dataset, number: int) -> np.ndarray | None
     return None
 
 
+def stated_window(header: Dataset, number: int) -> str:
+    """What `own_share` shows a frame through: level and width, "table", or "" where the file states neither."""
+    for place in places(header, number, "FrameVOILUTSequence"):
+        if _tables(place, "VOILUTSequence"):
+            return "table"
+        for center, width in _windows(place):
+            return f"{center:g} {width:g}"
+    return ""
+
+
 def whole_share(values: Values) -> np.ndarray:
     """The same where all values that the stored bits can stand for are shown."""
     low, high = values.span

@@ -10,7 +10,7 @@ import pydicom
 from pydicom.multival import MultiValue
 
 from anomaly_detection.data.formats.dicom import DICOM, QUIET, START, begins_as_dicom, other_content
-from anomaly_detection.data.formats.greyscale import places, value
+from anomaly_detection.data.formats.greyscale import places, stated_window, value
 from anomaly_detection.data.formats.sources import SourceFile
 
 TAGS = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
@@ -19,6 +19,8 @@ _LAYOUT = [
     *("SOPInstanceUID", "InstanceNumber", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "SOPClassUID", "Rows", "Columns"),
 ]
+
+_WINDOWS = ["WindowCenter", "WindowWidth", "VOILUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 
 
 class Header(NamedTuple):
@@ -71,6 +73,17 @@ def read_header(path: Path) -> Header:
             return _identity(_read(path, TAGS))
     except Exception:  # a damaged file makes pydicom raise all kinds of errors
         return Header()
+
+
+def read_windows(path: Path) -> set[str]:
+    """What the frames of a DICOM file are to be shown through, see `stated_window`; nothing where it cannot be read."""
+    try:
+        with QUIET:
+            data = _read(path, _WINDOWS)
+            frames = len(value(data, "PerFrameFunctionalGroupsSequence") or [None])
+            return {window for number in range(frames) if (window := stated_window(data, number))}
+    except Exception:
+        return set()
 
 
 def read_layout(file: SourceFile) -> Layout | None:

@@ -25,7 +25,7 @@ from anomaly_detection.data.formats.sources import SourceFile, same_name
 from anomaly_detection.data.manifest import MANIFEST, Key, Row, pixels_hash, read_manifest, write_manifest
 from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.prepare.identity import settle_patients
-from anomaly_detection.data.prepare.scans import masks_elsewhere_warning
+from anomaly_detection.data.prepare.scans import masks_elsewhere_warning, other_windows_warning
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, wait_for_disk, whole_file
@@ -52,6 +52,7 @@ class Picture(NamedTuple):
         mask: (H, W) bool, where the lesion is; None where that is not known.
         header: what the file says of whose it is, and how it was taken.
         apart: by how many mm the files of image and mask say that they lie apart in the patient, see `Volume.apart`; 0 where they do not.
+        windows: of the file's header, see `read_windows`, where images are shown through these.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Picture(NamedTuple):
     mask: np.ndarray | None = None
     header: Header = Header()
     apart: float = 0.0
+    windows: frozenset[str] = frozenset()
 
 
 class NoImage(UserError):
@@ -82,6 +84,7 @@ class _Result(NamedTuple):
     bad: str | None
     turned_grey: int = 0
     apart: float = 0.0
+    windows: Sequence[str] = ()
 
 
 def build_dataset(
@@ -157,6 +160,8 @@ def _make(
         logger.warning("%s: %d colour images were turned grey; --channels 3 keeps their colours", folder.name, turned_grey)
     if line := masks_elsewhere_warning({job.sources[1]: result.apart for job, result in zip(jobs, results, strict=True) if result.apart}):
         logger.warning("WARNING: %s: %s", folder.name, line)
+    if line := other_windows_warning((result.rows[0], result.windows) for result in results if result.windows):
+        logger.warning("WARNING: %s: %s", folder.name, line)
     _refuse_one_name_for_two(rows)
     rows = settle_patients(rows, told_by)
     if not rows:
@@ -222,7 +227,7 @@ def _refuse_one_name_for_two(rows: Sequence[Row]) -> None:
 def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: bool) -> _Result:
     """Write the images of one job; runs in a worker."""
     rows: list[Row] = []
-    turned_grey, apart = 0, 0.0
+    turned_grey, apart, windows = 0, 0.0, set()
     try:
         with contextlib.ExitStack() as stack:
             paths = [stack.enter_context(source.on_disk()) for source in job.sources]
@@ -231,13 +236,14 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
                 rows.append(_write(picture, job.sources[0].name, digest, folder, preprocessing))
                 turned_grey += preprocessing.loses_colour(picture.pixels)
                 apart = max(apart, picture.apart)
+                windows |= picture.windows
     except UserError as error:
         if not (skip_bad or isinstance(error, NoImage)):
             raise
         for row in rows:  # a file counts whole or not at all
             (folder / row.image).unlink()
         return _Result([], str(error))
-    return _Result(rows, None, turned_grey, apart)
+    return _Result(rows, None, turned_grey, apart, sorted(windows))
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_detection.data.formats.dicom import read_dicom
-from anomaly_detection.data.formats.header import read_header
+from anomaly_detection.data.formats.header import read_header, read_windows
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.read import kind_of, no_image
 from anomaly_detection.data.formats.sources import FORMATS, SourceFile, same_name, unique_names
@@ -37,9 +37,9 @@ class DicomJob:
         """The frames; the second and later ones have their number in their name."""
         if len(self.sources) > 1:
             raise UserError(f"{self.sources[1]}: masks of DICOM files are not read; save image and mask as PNG or NIfTI")
-        header = read_header(paths[0])
+        header, windows = read_header(paths[0]), frozenset() if self.window else frozenset(read_windows(paths[0]))
         for number, pixels in enumerate(read_dicom(paths[0], self.window)[1]):
-            yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient, self.abnormal, pixels, header=header)
+            yield Picture(f"{self.name}_{number:03d}" if number else self.name, self.patient, self.abnormal, pixels, header=header, windows=windows)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What whoever prepares a dataset of volumes and DICOM files must know of them."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from anomaly_detection.data.formats.sources import SourceFile
 from anomaly_detection.data.manifest import Row
@@ -36,6 +36,23 @@ def modalities_warning(rows: Sequence[Row]) -> str | None:
     named = ", ".join(f"{count} {modality}" for modality, count in counts.most_common())
     advice = "where these are not of the dataset's kind, such as PT beside CT, take them out of the folder"
     return f"DICOM files of {len(counts)} modalities became images: {named}; {advice}"
+
+
+def other_windows_warning(shown: Iterable[tuple[Row, Iterable[str]]]) -> str | None:
+    """That headers state several windows for the slices of a series, as scanners fit them to each; None where all of a series have one.
+
+    Args:
+        shown: an image of each file, and the windows of its header, see `read_windows`.
+    """
+    windows: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row, stated in shown:
+        if row.modality not in RADIOGRAPHS:
+            windows[row.patient_id, row.series or row.source] |= set(stated)
+    several = sum(len(stated) > 1 for stated in windows.values())
+    if not several:
+        return None
+    which = "1 series has" if several == 1 else f"{several} series have"
+    return f"{which} several windows by the headers, so that the same tissue has other greys from slice to slice; give --window LEVEL WIDTH"
 
 
 def single_slices_warning(rows: Sequence[Row], window: list[float] | str | None) -> str | None:
