@@ -191,8 +191,8 @@ def test_bad_downloads_leave_nothing_behind(downloads, tmp_path, break_it):
         ),
         (["folder", "x", "--organ", "a", "--modality", "b", "--normal", "SRC", "--abnormal", "SRC", "--window", "4", "-1"], "with a width above 0"),
         (["folder", "lits", "--organ", "a", "--modality", "b", "--normal", "SRC", "--abnormal", "SRC"], "lits is liver ct, not a b"),
-        (["folder", "x", "--organ", " ", "--modality", "b", "--normal", "SRC"], "^prepare folder: organ must not be empty$"),
-        (["folder", "x", "--organ", "a", "--modality", "", "--normal", "SRC"], "^prepare folder: modality must not be empty$"),
+        (["folder", "x", "--organ", " ", "--modality", "b", "--normal", "SRC"], "^prepare: organ must not be empty$"),
+        (["folder", "x", "--organ", "a", "--modality", "", "--normal", "SRC"], "^prepare: modality must not be empty$"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_written(tmp_path, words, message):
