@@ -4,7 +4,7 @@ A new baseline is one class that fills in this contract; see examples/.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
@@ -257,10 +257,17 @@ class Baseline(nn.Module, ABC):
         return terms["total"], {**log, **{f"{name}_accuracy": value for name, value in accuracy.items()}}
 
 
-def minimise(loss: Tensor, optimizer: Optimizer) -> None:
-    """One step of an optimizer. Only the gradients of its own parameters are computed: those of an adversary are neither needed nor touched."""
+def minimise(loss: Tensor | Sequence[Tensor], optimizer: Optimizer) -> None:
+    """One step of an optimizer. Only the gradients of its own parameters are computed: those of an adversary are neither needed nor touched.
+
+    Args:
+        loss: scalar; or several, whose gradients are added in their order, and which share no part of a graph. A penalty of gradients is one of its
+            own: of a sum with one, autograd on a GPU adds gradients in an order that depends on what the process has computed before.
+        optimizer: of some parameters.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     optimizer.zero_grad()
-    loss.backward(inputs=parameters)
+    for part in [loss] if isinstance(loss, Tensor) else loss:
+        part.backward(inputs=parameters)
     average_gradients(parameters)
     optimizer.step()

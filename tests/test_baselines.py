@@ -1,5 +1,6 @@
 """What every registered baseline owes by the contract, whatever its networks: learning, MADDR, independence of images, exact resume."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -239,3 +240,38 @@ def test_features_taken_once_train_as_features_taken_in_every_step(model, mixup,
     for row, other in zip(*rows, strict=True):
         name = "loss" if "loss" in row else "critic_gap"
         assert row[name] == pytest.approx(other[name], rel=2e-3)  # rounding, grown over the steps
+
+
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        ("f_anogan", None),
+        ("MADDR_dpa", {"type": "wasserstein"}),
+        ("MADDR_dpa", {"type": "nnl", "use_reg": True, "reg_type": "real_fake"}),
+    ],
+)
+def test_what_a_critic_learns_does_not_depend_on_what_autograd_did_before(model, loss, monkeypatch):
+    """On a GPU gradients to derive again are made in a thread of autograd's own. Each thread numbers its nodes, and the highest number goes first."""
+    adversarial = {"loss": loss, "ddis": {"type": "residual9", "inner_dims": [4] * 4}}
+    settings = settings_of(model, own={} if loss is None else {"adversarial": adversarial})
+    grad = torch.autograd.grad
+    number = torch.ones(1, requires_grad=True)
+
+    def use_up(count):
+        for _ in range(count):
+            number * 1
+
+    def learned():
+        baseline = built(settings).train()
+        batch, optimizers = toy_images(8, side=32).batch(torch.arange(8)), baseline.optimizers(baseline.phases()[0])
+        step, critic = (baseline._discriminator_step, "discriminator") if loss else (baseline._critic_step, "critic")
+        step(batch, optimizers[critic])
+        return [parameter.grad for parameter in getattr(baseline, critic).parameters()]
+
+    with ThreadPoolExecutor(1) as beside:
+        monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: beside.submit(grad, *args, **options).result())
+        use_up(5_000)
+        ahead = learned()
+        beside.submit(use_up, 20_000).result()
+        behind = learned()
+    assert all(map(torch.equal, ahead, behind))

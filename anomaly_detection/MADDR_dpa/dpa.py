@@ -222,9 +222,9 @@ class DPA(Baseline):
         with torch.no_grad(), self.autocast():
             fake = self._decode(self._encode(x))
         with self.autocast():
-            loss = self.adversarial.discriminator_loss(self._discriminate, x, fake.float())
-        minimise(loss, optimizer)
-        return {"discriminator": loss.detach()}
+            losses = self.adversarial.discriminator_losses(self._discriminate, x, fake.float())
+        minimise(losses, optimizer)
+        return {"discriminator": sum(losses).detach()}
 
     def _autoencoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
         x = self._at_stage(batch.image)

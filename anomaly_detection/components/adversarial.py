@@ -83,19 +83,20 @@ class AdversarialLoss(ABC):
     def generator_loss(self, fake_logits: Tensor) -> Tensor:
         """Float32 scalar from the logits of generated images, of any shape."""
 
-    def discriminator_loss(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor:
-        """Float32 scalar from as many real images as fake ones, (B, C, H, W); no gradient flows to either."""
+    def discriminator_losses(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> list[Tensor]:
+        """Float32 scalars to add, from as many real images as fake ones, (B, C, H, W); no gradient flows to either. Penalties of gradients come
+        first, each apart, see `anomaly_detection.baseline.minimise`."""
         if real.shape != fake.shape:
             raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
         real, fake = real.detach(), fake.detach()
-        loss = self._separation(discriminator(real).float(), discriminator(fake).float())
-        return loss + self._penalty(discriminator, real, fake)
+        separation = self._separation(discriminator(real).float(), discriminator(fake).float())
+        return [*self._penalties(discriminator, real, fake), separation]
 
     @abstractmethod
     def _separation(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
-    def _penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | float:
-        return 0.0
+    def _penalties(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> list[Tensor]:
+        return []
 
 
 class WassersteinLoss(AdversarialLoss):
@@ -109,11 +110,11 @@ class WassersteinLoss(AdversarialLoss):
         distance = real_logits.mean() - fake_logits.mean()
         return -self.settings.lambd * distance + self.settings.norm_penalty * (real_logits.square().mean() + fake_logits.square().mean())
 
-    def _penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | float:
+    def _penalties(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> list[Tensor]:
         if self.settings.gradient_penalty == 0:
-            return 0.0
+            return []
         norm = gradient_norm_between(discriminator, real, fake)
-        return self.settings.gradient_penalty * (norm / self.settings.target_gamma - 1).square().mean()
+        return [self.settings.gradient_penalty * (norm / self.settings.target_gamma - 1).square().mean()]
 
 
 class LeastSquaredLoss(AdversarialLoss):
@@ -136,11 +137,11 @@ class NegativeLogLikelihoodLoss(AdversarialLoss):
     def _separation(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
-    def _penalty(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> Tensor | float:
+    def _penalties(self, discriminator: Discriminator, real: Tensor, fake: Tensor) -> list[Tensor]:
         if not self.settings.use_reg:
-            return 0.0
+            return []
         places = {"real": [real], "fake": [fake], "real_fake": [real, fake]}[self.settings.reg_type]
-        return self.settings.reg_alpha * sum(squared_gradient_norm(discriminator, x).mean() for x in places)
+        return [self.settings.reg_alpha * squared_gradient_norm(discriminator, x).mean() for x in places]
 
 
 def adversarial_loss(settings: AdversarialSettings) -> AdversarialLoss:

@@ -68,7 +68,7 @@ class FAnoGAN(Baseline):
         self.latent_dim = options.latent_dim
         # Each critic step sees images of its own.
         images = settings.batch_size * options.critic_steps
-        # Its steps are not replayed: on a GPU they ended otherwise than kernel by kernel in the first trainings of a process; why is not known.
+        # Its steps are not replayed: they took as long replayed as kernel by kernel.
         self.gan_phase = Phase("gan", options.gan_iterations, images, options.critic_steps, shared=True)
         self.encoder_phase = Phase("encoder", settings.iterations, settings.batch_size, replayable=True)
         self.targets: TargetCache | None = None
@@ -112,11 +112,11 @@ class FAnoGAN(Baseline):
         with torch.no_grad(), self.autocast():
             fake = self.generator(self._noise(real, len(real))).float()
         # The critic stays in float32: its penalty needs the gradient of a gradient, and its loss is a small difference of large values.
-        gap = self.critic(real).mean() - self.critic(fake).mean()
+        value, value_of_fake = self.critic(real).mean(), self.critic(fake).mean()
         norm = gradient_norm_between(self.critic, real, fake)
         penalty = (norm - 1).square().mean()
-        minimise(-gap + self.options.gradient_penalty * penalty, optimizer)
-        return {"critic_gap": gap.detach(), "gradient_penalty": penalty.detach(), "gradient_norm": norm.detach().mean()}
+        minimise([self.options.gradient_penalty * penalty, value_of_fake, -value], optimizer)
+        return {"critic_gap": (value - value_of_fake).detach(), "gradient_penalty": penalty.detach(), "gradient_norm": norm.detach().mean()}
 
     def _encoder_step(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
         self.generator.eval()

@@ -50,12 +50,12 @@ def test_wasserstein_discriminator_loss_of_a_linear_critic(pair):
         expected = -lambd * (sum(r) - sum(f)) / 5 + drift * (sum(v * v for v in r) + sum(v * v for v in f)) / 5
         expected += penalty * (norm - gamma) ** 2 / gamma**2
         loss = loss_of("wasserstein", lambd=lambd, gradient_penalty=penalty, norm_penalty=drift, target_gamma=gamma)
-        assert loss.discriminator_loss(linear(weight), real, fake).item() == pytest.approx(expected, rel=1e-5)
+        assert sum(loss.discriminator_losses(linear(weight), real, fake)).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_wasserstein_penalty_has_the_gradient_in_the_weights(pair):
     weight = (torch.arange(1.0, 17).reshape(4, 4) / 8).requires_grad_()
-    loss = loss_of("wasserstein", lambd=0, gradient_penalty=3, target_gamma=2).discriminator_loss(linear(weight), *pair)
+    loss = sum(loss_of("wasserstein", lambd=0, gradient_penalty=3, target_gamma=2).discriminator_losses(linear(weight), *pair))
     loss.backward()
     norm = weight.detach().norm()
     # d/dw 3 (|w| / 2 - 1)^2
@@ -71,7 +71,7 @@ def test_wasserstein_penalty_is_taken_between_each_pair():
 
     torch.manual_seed(0)
     real, fake = torch.zeros(64, 1, 2, 2), torch.ones(64, 1, 2, 2)
-    loss = loss_of("wasserstein", lambd=0, gradient_penalty=1.0, target_gamma=1.5).discriminator_loss(critic, real, fake)
+    loss = sum(loss_of("wasserstein", lambd=0, gradient_penalty=1.0, target_gamma=1.5).discriminator_losses(critic, real, fake))
     share = seen[-1][:, 0, 0, 0]
     torch.testing.assert_close(seen[-1], share.view(-1, 1, 1, 1).expand(-1, 1, 2, 2))
     assert share.min() >= 0
@@ -82,7 +82,7 @@ def test_wasserstein_penalty_is_taken_between_each_pair():
 
 def test_a_flat_critic_has_a_penalty_with_a_finite_gradient(pair):
     weight = torch.zeros(4, 4, requires_grad=True)
-    loss = loss_of("wasserstein").discriminator_loss(linear(weight), *pair)
+    loss = sum(loss_of("wasserstein").discriminator_losses(linear(weight), *pair))
     loss.backward()
     assert loss.item() == pytest.approx(10, rel=1e-5)
     assert weight.grad.isfinite().all()
@@ -91,7 +91,7 @@ def test_a_flat_critic_has_a_penalty_with_a_finite_gradient(pair):
 def test_least_squared_discriminator_loss(pair):
     real, fake = pair
     expected = sum((a.sum().item() - 1) ** 2 + b.sum().item() ** 2 for a, b in zip(real, fake, strict=True)) / 5 / 2
-    assert loss_of("least_squared").discriminator_loss(linear(torch.ones(4, 4)), real, fake).item() == pytest.approx(expected, rel=1e-5)
+    assert sum(loss_of("least_squared").discriminator_losses(linear(torch.ones(4, 4)), real, fake)).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("places", "where"), [("real", [0]), ("fake", [1]), ("real_fake", [0, 1])])
@@ -102,10 +102,10 @@ def test_nnl_discriminator_loss_and_its_penalty(pair, places, where):
     real, fake = pair
     a, b = ((x**3).sum(dim=(1, 2, 3)) / 9 for x in pair)
     plain = F.binary_cross_entropy_with_logits(a, torch.ones(5)) + F.binary_cross_entropy_with_logits(b, torch.zeros(5))
-    torch.testing.assert_close(loss_of("nnl").discriminator_loss(critic, real, fake), plain)
+    torch.testing.assert_close(sum(loss_of("nnl").discriminator_losses(critic, real, fake)), plain)
     penalty = sum((pair[i] ** 4).sum() / 9 / 5 for i in where)
     regularised = loss_of("nnl", use_reg=True, reg_alpha=0.7, reg_type=places)
-    torch.testing.assert_close(regularised.discriminator_loss(critic, real, fake), plain + 0.7 * penalty)
+    torch.testing.assert_close(sum(regularised.discriminator_losses(critic, real, fake)), plain + 0.7 * penalty)
 
 
 def test_squared_gradient_norm_equals_finite_differences():
@@ -160,7 +160,7 @@ def test_discriminators_learn_and_images_get_no_gradient(kind, network, bf16):
     before = margin()
     for _ in range(5):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            value = loss.discriminator_loss(critic, real, fake)
+            value = sum(loss.discriminator_losses(critic, real, fake))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -178,7 +178,7 @@ def test_the_generator_is_drawn_to_higher_logits(kind):
 
 def test_unequal_batches_are_refused(pair):
     with pytest.raises(ValueError, match="^real and fake must have one shape"):
-        loss_of("wasserstein").discriminator_loss(linear(torch.ones(4, 4)), pair[0], pair[1][:1])
+        loss_of("wasserstein").discriminator_losses(linear(torch.ones(4, 4)), pair[0], pair[1][:1])
 
 
 def test_settings_are_checked():
