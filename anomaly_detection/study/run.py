@@ -4,7 +4,8 @@ import errno
 import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -198,6 +199,8 @@ def run_all(experiments: Sequence[Experiment], source: DataSource, workers: Work
     if workers.jobs == 1:
         outcomes = itertools.starmap(attempt, calls)
     else:
+        if workers.backend == LOCAL:  # workers of a cluster have logs of their own
+            calls = [(*call, logging.getLogger("anomaly_detection").getEffectiveLevel()) for call in calls]
         outcomes = run_side_by_side(attempt, calls, jobs, workers.backend, [experiment.name for experiment in todo])
     for number in range(before + 1, len(experiments) + 1):
         if workers.jobs == 1:
@@ -248,12 +251,18 @@ class Outcome(NamedTuple):
     whole: bool
 
 
-def attempt(experiment: Experiment, source: DataSource, device: torch.device) -> Outcome:
-    """Run an experiment, and say what failed, since one failed experiment must not cost the others."""
+def attempt(experiment: Experiment, source: DataSource, device: torch.device, level: int | None = None) -> Outcome:
+    """Run an experiment, and say what failed, since one failed experiment must not cost the others.
+
+    Args:
+        experiment, source, device: as `run_experiment` takes them.
+        level: of the command's log, in a worker process that has none yet; None in the command itself.
+    """
     started, failure = time.monotonic(), None
     begun = any((each.folder / "checkpoint.pt").exists() for each in experiment.begun())
     try:
-        run_experiment(experiment, source, device)
+        with nullcontext() if level is None else _log_of(experiment.name, level):
+            run_experiment(experiment, source, device)
     except (Exception, SystemExit) as error:  # code from elsewhere may want to end the program
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise  # it would cost them all
@@ -262,6 +271,21 @@ def attempt(experiment: Experiment, source: DataSource, device: torch.device) ->
         logger.error("failed: %s", failure, exc_info=None if isinstance(error, UserError) else error)
     release_memory()  # the next network may be smaller, and other processes at work
     return Outcome(experiment.name, experiment.settings.model, time.monotonic() - started, failure, failure is None and not begun)
+
+
+@contextmanager
+def _log_of(name: str, level: int) -> Iterator[None]:
+    """Lines of the log on stderr from `level` on, each with a name before it: those of several processes come between each other."""
+    package, handler = logging.getLogger("anomaly_detection"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{name.replace('%', '%%')}: %(message)s"))
+    before = package.level
+    package.addHandler(handler)
+    package.setLevel(level)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before)
 
 
 def _device_in_turn(device: torch.device, place: int) -> torch.device:

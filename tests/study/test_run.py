@@ -1,5 +1,6 @@
 """What one experiment of a study leaves to the next, and what is begun before it is needed."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,7 +81,29 @@ def test_a_cluster_is_told_of_folders_in_full(backend, absolute, events, tmp_pat
     monkeypatch.setattr(run, "run_side_by_side", lambda _, calls, *__: handed.extend(calls) or iter([outcome]))
     experiment, workers = Experiment.place(Settings("memae", ["a"]), Path("results")), run.Workers(torch.device("cpu"), 2, backend)
     run.run_all([experiment], DataSource(Path("data")), workers, lambda: None)
-    ((given, source, _),) = handed
+    ((given, source, *_),) = handed
     assert given.settings == experiment.settings
     assert (given.folder.is_absolute(), source.data_root.is_absolute()) == (absolute, absolute)
     assert (given.folder.absolute(), source.data_root.absolute()) == (tmp_path / experiment.folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize(("level", "told"), [(logging.INFO, "a: waiting\na: few\n"), (logging.WARNING, "a: few\n")])
+def test_workers_tell_as_much_as_the_command_and_of_which_experiment(level, told, monkeypatch, capsys, caplog):
+    def run_experiment(*_):
+        logging.getLogger("anomaly_detection.training").info("waiting")
+        logging.getLogger("anomaly_detection.training").warning("few")
+
+    def side_by_side(function, calls, *_):
+        for call in calls:
+            logging.getLogger("anomaly_detection").setLevel(logging.NOTSET)  # as in a new process
+            yield function(*call)
+
+    monkeypatch.setattr(run, "run_experiment", run_experiment)
+    monkeypatch.setattr(run, "is_finished", lambda *_: False)
+    monkeypatch.setattr(run, "release_memory", lambda: None)
+    monkeypatch.setattr(run, "run_side_by_side", side_by_side)
+    monkeypatch.setattr(run, "in_order_of_need", list)
+    caplog.set_level(level, "anomaly_detection")
+    run.run_all(experiments("a"), None, run.Workers(torch.device("cpu"), jobs=2), lambda: None)
+    assert capsys.readouterr().err == told
+    assert logging.getLogger("anomaly_detection").handlers == []
