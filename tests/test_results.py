@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import betabinom
 
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.evaluation.metrics import image_metrics
+from anomaly_detection.evaluation.normals import p_value, pooled, rejected
 from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.study.comparison import Difference
 from anomaly_detection.study.regimes import REGIMES
@@ -76,6 +78,32 @@ def test_the_variance_between_datasets_is_the_one_that_the_page_says():
     within = sum(np.var(group) * len(group) for group in groups) / (np.var(np.concatenate(groups)) * len(lines))
     told = re.search(r"(\d+) % of the variance of `gaussian`'s scores of validation normals", PAGE.read_text(encoding="utf-8"))[1]
     assert f"{100 * (1 - within):.0f}" == told
+
+
+def test_the_patients_that_are_called_though_healthy_are_those_that_the_page_counts():
+    """Of the normal patients of chest_xray, with as many images as its validation patients have, who alone are promised something."""
+    with gzip.open(DOCS / "results" / "real_scores.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        lines = [line for line in reader if line["dataset"] == "chest_xray"]
+    ill = {line["patient"] for line in lines if line["label"] == "1"}
+    val, test = ([line for line in lines if line["part"] == part and line["patient"] not in ill] for part in ("val", "test"))
+    units, others = (np.unique([line["patient"] for line in part], return_inverse=True)[1] for part in (val, test))
+    alike = np.bincount(others) <= np.bincount(units).max()
+    regimes, called = ("separate", "united", "maddr"), {}
+    for column in reader.fieldnames:
+        model, _, regime = column.rpartition(":")[0].partition(":")
+        if regime in regimes:
+            calibrated, scores = (pooled(np.array([float(each[column]) for each in part]), unit) for part, unit in ((val, units), (test, others)))
+            called.setdefault(model, []).append(int(rejected(p_value(scores, calibrated), 0.05)[alike].sum()))
+    page, readme = (re.sub(r"\s+", " ", path.read_text(encoding="utf-8")) for path in (PAGE, PROJECT / "README.md"))
+    ends = {model: f"{min(counts)} to {max(counts)}" for model, counts in called.items()}
+    low, high = min(called["feature_ae"]), max(called["feature_ae"])
+    assert f"of {alike.sum()} such patients it calls {ends['feature_ae']}" in page
+    assert f"MADDR_dpa calls {ends['MADDR_dpa']}, GANomaly {ends['ganomaly']}" in page
+    shares = [f"{1000 * betabinom.sf(count - 1, alike.sum(), 2, 38):.0f}" for count in (low, high)]
+    assert f"{low} or more are expected in {shares[0]} of 1,000 draws of validation and test patients, {high} or more in {shares[1]}" in page
+    told = f"`feature_ae` called {ends['feature_ae']} of {alike.sum()} normal patients anomalous, {100 * low / alike.sum():.0f} to"
+    assert f"{told} {100 * high / alike.sum():.0f} %" in readme
 
 
 def test_what_is_kept_is_small_and_known_by_its_origin():

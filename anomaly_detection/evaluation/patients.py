@@ -10,7 +10,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.data.thinning import spread
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.normals import HIGHEST, needed
-from anomaly_detection.evaluation.pooling import judge, pool_patients
+from anomaly_detection.evaluation.pooling import doubt_of_number, judge, pool_patients
 
 COLUMNS = (
     "patient",
@@ -28,12 +28,9 @@ COLUMNS = (
     "worst_slices",
 )
 BETWEEN = " | "  # the names of slices; no name on Windows has it
-# why a line is not as validation patients are
-UNASKED = "an older version calibrated the network and did not ask for slices, which `maddr evaluate` of its experiment, or fitting it again, mends"
+# why a line is not as validation patients are; further reasons: `doubt_of_number`
 UNREAD = "files or slices of it could not be read, and what they show nobody knows"
 SEVERAL = "one of several of its patient, each a chance of its own to be called anomalous"
-FEWER = "fewer images than any validation patient of its domain"
-MORE = "more images than any validation patient of its domain, and the highest of more are higher"
 
 Unit = tuple[str, str]  # patient and series, "" where that is not known
 
@@ -107,17 +104,20 @@ def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
     Of more images than any validation patient has, as many count as one has usually, those that `prepare` would take: it takes 20 slices of a
     volume, and the highest of 200 are higher than those of 20. Where these have one or two images, which is no volume, all count.
     """
+    return [image for image in spread(images, _counting(len(images), reference)) if image.known]
+
+
+def _counting(count: int, reference: Reference) -> int:
+    """How many of the images of a line have a part in its score, before it is asked which the network knows."""
     if reference.unit == "patients" and reference.slices is not None:
         _, usual, most = reference.slices
-        if len(images) > most and usual >= HIGHEST:
-            images = spread(images, usual)
-    return [image for image in images if image.known]
+        if count > most and usual >= HIGHEST:
+            return usual
+    return count
 
 
 def _doubt(count: int, unreadable: int, lines: int, reference: Reference) -> str | None:
     """Why a line is not as validation patients are, all of whose images were pooled; None where it is.
-
-    More images than any of them has are as theirs where all have as many: then they were taken in the same way.
 
     Args:
         count: images of the line that could be read.
@@ -125,16 +125,11 @@ def _doubt(count: int, unreadable: int, lines: int, reference: Reference) -> str
         lines: of the patient, each a chance of its own to be called anomalous; 0 of a series of which nobody knows whose it is.
         reference: of its domain.
     """
-    if reference.slices is None:
-        return UNASKED
-    fewest, usual, most = reference.slices
     if unreadable:
         return UNREAD
     if lines > 1:
         return SEVERAL
-    if count < fewest:
-        return FEWER
-    return MORE if count > most and (fewest < most or usual < HIGHEST) else None
+    return doubt_of_number(count, _counting(count, reference), reference)
 
 
 def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration, domains: Domains) -> str | None:

@@ -14,6 +14,10 @@ from anomaly_detection.system.lines import Lines
 
 # of patients.csv
 COLUMNS = ("dataset", "patient", "label", "slices", "unknown_slices", "score", "p_value", "anomalous", "guaranteed")
+# why a patient's number of images is not as that of validation patients
+UNASKED = "an older version calibrated the network and did not ask for slices, which `maddr evaluate` of its experiment, or fitting it again, mends"
+FEWER = "fewer images than any validation patient of its domain"
+MORE = "more images than any validation patient of its domain, and the highest of more are higher"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Judged:
         p_value: (P,) of the score among the validation patients of the domain, pooled alike.
         threshold: (P,) on the score.
         anomalous: (P,) bool, the score is above it.
-        guaranteed: (P,) bool, at most the promised share of new normal patients is; else the threshold is an estimate.
+        guaranteed: (P,) bool, at most the promised share of new normal patients is, of as many images as validation patients have; else the
+            threshold is an estimate.
     """
 
     p_value: np.ndarray
@@ -87,6 +92,24 @@ def judge(scores: np.ndarray, references: Sequence[Reference], calibration: Cali
     return Judged(np.array(p), np.array(threshold), np.array(anomalous, bool), np.array(guaranteed, bool))
 
 
+def doubt_of_number(images: int, counted: int, reference: Reference) -> str | None:
+    """Why the promise of a domain is none to a patient with so many images; None where it is one, see `Judged.guaranteed`.
+
+    More images than any validation patient has are as theirs only where as many count as each of them has: then they were taken in the same way.
+
+    Args:
+        images: of the patient.
+        counted: of these, before it is asked which the network knows, have a part in the score; of validation patients all have.
+        reference: of the domain.
+    """
+    if reference.slices is None:
+        return UNASKED
+    fewest, _, most = reference.slices
+    if images < fewest:
+        return FEWER
+    return MORE if images > most and not counted == fewest == most else None
+
+
 def _estimate(calibration: Calibration) -> float:
     """In spreads from the center of normals, what few pooled scores exceed."""
     references = list(calibration.domains.values()) if calibration.tells_domains else [calibration.everything]
@@ -102,6 +125,7 @@ def patient_rows(rows: Lines, calibration: Calibration, domains: Domains) -> lis
     """Lines of patients.csv: the test patients of each dataset whose patients are known, judged among the normals of its true domain.
 
     The p-value is that of the patient's score among their validation patients, pooled alike; anomalous is empty where there are too few of these.
+    Nothing is guaranteed where `predict` has no domain to judge in, nor of a patient with another number of images, see `doubt_of_number`.
 
     Args:
         rows: of scores.csv.
@@ -117,8 +141,9 @@ def patient_rows(rows: Lines, calibration: Calibration, domains: Domains) -> lis
         reference = calibration.domains[domains.organs.index(test[0]["organ"]), domains.modalities.index(test[0]["modality"])]
         judged = judge(each.scores, [reference] * len(each.names), calibration)
         for i, patient in enumerate(each.names):
-            guaranteed = int(judged.guaranteed[i])
-            numbers = (int(each.labels[i]), int(each.slices[i]), int(each.unknown[i]), float(each.scores[i]), float(judged.p_value[i]))
-            called = int(judged.anomalous[i]) if guaranteed else None
-            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, guaranteed), strict=True)))
+            slices = int(each.slices[i])
+            numbers = (int(each.labels[i]), slices, int(each.unknown[i]), float(each.scores[i]), float(judged.p_value[i]))
+            called = int(judged.anomalous[i]) if judged.guaranteed[i] else None
+            guaranteed = judged.guaranteed[i] and calibration.tells_domains and doubt_of_number(slices, slices, reference) is None
+            lines.append(dict(zip(COLUMNS, (name, patient, *numbers, called, int(guaranteed)), strict=True)))
     return lines

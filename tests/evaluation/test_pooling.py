@@ -1,5 +1,7 @@
 """From slices to patients."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -8,6 +10,7 @@ from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
 from anomaly_detection.evaluation.known import Known
 from anomaly_detection.evaluation.normals import pooled
+from anomaly_detection.evaluation.patients import Said, verdict_rows
 from anomaly_detection.evaluation.pooling import patient_rows, pool_patients
 from anomaly_detection.evaluation.rows import patient_metrics
 from anomaly_detection.system.lines import Lines
@@ -111,6 +114,29 @@ def rows(patient="P"):
         | {"organ": "liver", "modality": "ct"}
         for i in range(6)
     )
+
+
+@pytest.mark.parametrize("heads", [0.5, None])
+@pytest.mark.parametrize("organs", [1, 2])
+@pytest.mark.parametrize("slices", [(1, 1, 5), (2, 2, 2), (3, 3, 3), (2, 4, 5), None])
+def test_what_is_promised_a_patient_is_what_predict_promises_it(slices, organs, heads):
+    """The more images, the higher the highest of them: 12 of a patient are called more often than validation patients' 1 to 5."""
+    reference = Reference(0.0, 1.0, 0.0, True, tuple(np.arange(19.0)), tuple(np.arange(19.0)), slices=slices)
+    references, everything = {(organ, 0): reference for organ in range(organs)}, reference if organs == 1 else replace(reference, guaranteed=False)
+    calibration = Calibration(0.05, references, {}, everything, Known(((0.0,),), (((1.0,),),), 1.0, heads, 19, True))
+    domains = Domains(("liver", "lung")[:organs], ("ct",))
+    facts = {"dataset": "x", "part": "test", "label": 0, "unknown_domain": 0, "organ": "liver", "modality": "ct"}
+    test = Lines.of({**facts, "patient": f"{count} images", "score": 99.0} for count in (1, 2, 3, 5, 12) for _ in range(count))
+    named = ("liver", "ct") if heads else (None, None)
+    said = [Said(row["patient"], "", str(i), row["score"], True, *named) for i, row in enumerate(test)]
+    lines, predicted = patient_rows(test, calibration, domains), verdict_rows(said, calibration, domains)
+    expected = {line["patient"]: line["guaranteed"] for line in predicted}
+    if slices == (3, 3, 3):  # of 5 and of 12 images `predict` takes three, and an experiment all
+        expected |= {"5 images": 0, "12 images": 0}
+    assert {line["patient"]: line["guaranteed"] for line in lines} == expected
+    assert [line["anomalous"] for line in lines] == [1] * 5, "the verdict is the best there is"
+    assert max(expected.values()) == int(slices is not None and (organs == 1 or heads is not None))
+    assert expected["12 images"] == 0
 
 
 @pytest.mark.parametrize("guaranteed", [True, False])
