@@ -233,26 +233,38 @@ def share_interval_of(value: float, drawn: np.ndarray, degrees: float, outside: 
     return [min(low, value), max(high, value)]
 
 
-def difference_interval(one: tuple[float, np.ndarray], other: tuple[float, np.ndarray], degrees: float, outside: float = OUTSIDE) -> list[float]:
-    """[low, high] around the difference of two metrics in [0, 1], within [-1, 1]; without degrees of freedom it is that.
+def doubted(value: float, drawn: np.ndarray, degrees: float, share: float = 1.0, outside: float = OUTSIDE, seed: int = SEED) -> np.ndarray:
+    """Samples (S, B) of a difference, which vary also where its mean over S trainings is the same in all: that n patients agree is no certainty.
 
-    Where all samples of both are the same, there is nothing to take a deviation of: then the ends of each one's interval are put together as those of
-    independent shares are (Newcombe 1998, method 10), which is wide for networks that are alike.
+    Of all others up to 1 - (outside / 2)^(1 / n) may be otherwise (Clopper and Pearson), and in these the difference may be anything from -1 to 1.
+    Such samples are drawn from a normal distribution whose interval reaches as far.
 
     Args:
-        one, other: the value of the data as they are, and of the samples, which are paired.
+        value: of the data as they are.
+        drawn: of the samples.
+        degrees: of freedom, one less than these patients; 0: nobody knows, and the samples stay.
+        share: of the trainings, in which both networks do not give all images the same scores; where they do, nothing is doubted.
+        outside: the share of cases in which the true value lies outside of the interval.
+        seed: of the drawing.
+    """
+    if not degrees or not share or drawn.mean(axis=0).std() >= _ROUNDING:
+        return drawn
+    reach = (1 - (outside / 2) ** (1 / (degrees + 1))) * (1 + abs(value)) * share
+    steps = np.random.default_rng([seed, 2]).standard_normal(drawn.shape[1])
+    return drawn + reach / student.ppf(1 - outside / 2, degrees) * (steps - steps.mean()) / steps.std()
+
+
+def difference_interval(value: float, drawn: np.ndarray, degrees: float, outside: float = OUTSIDE) -> list[float]:
+    """[low, high] around the difference of two metrics in [0, 1], within [-1, 1]; without degrees of freedom it is that.
+
+    Args:
+        value: of the data as they are.
+        drawn: of the samples, in which both metrics are of the same patients; see `doubted`.
         degrees: of freedom, of the difference.
         outside: the share of cases in which the true difference lies outside.
     """
-    if not degrees:
-        return [-1.0, 1.0]
-    value, drawn = one[0] - other[0], one[1] - other[1]
-    if max(one[1].std(), other[1].std()) < _ROUNDING:
-        (low, high), (other_low, other_high) = (share_interval_of(*each, degrees, outside) for each in (one, other))
-        below, above = np.hypot(one[0] - low, other_high - other[0]), np.hypot(high - one[0], other[0] - other_low)
-    else:
-        below = above = student.ppf(1 - outside / 2, degrees) * drawn.std()
-    return [max(value - float(below), -1.0), min(value + float(above), 1.0)]
+    reach = float(student.ppf(1 - outside / 2, degrees) * drawn.std()) if degrees else 2.0
+    return [max(value - reach, -1.0), min(value + reach, 1.0)]
 
 
 def over_seeds(values: Sequence[float], drawn: np.ndarray, degrees: float, seed: int = SEED) -> tuple[np.ndarray, float]:

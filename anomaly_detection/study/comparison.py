@@ -13,6 +13,7 @@ from anomaly_detection.evaluation.bootstrap import (
     OUTSIDE,
     auroc_samples,
     difference_interval,
+    doubted,
     freedom,
     metric_samples,
     over_seeds,
@@ -66,15 +67,14 @@ class Measured(NamedTuple):
     degrees: float
     group: int = 0
 
-    def sides(self) -> tuple["Measured", "Measured"]:
-        """Of every other network, from the first, and of the ones behind these."""
-        one, other = (self._replace(values=self.values[place::2], samples=self.samples[place::2]) for place in (0, 1))
-        return one, other
-
     def paired(self) -> "Measured":
-        """Of the first of `sides` minus the second."""
-        one, other = self.sides()
-        return self._replace(values=[a - b for a, b in zip(one.values, other.values, strict=True)], samples=one.samples - other.samples)
+        """Of every other network, from the first, minus the one behind it."""
+        values = [a - b for a, b in zip(self.values[::2], self.values[1::2], strict=True)]
+        return self._replace(values=values, samples=self.samples[::2] - self.samples[1::2])
+
+    def doubted(self, share: float, outside: float = OUTSIDE) -> "Measured":
+        """Of a difference: with samples that vary, see `doubted` of the bootstrap."""
+        return self._replace(samples=doubted(mean(self.values), self.samples, self.degrees, share, outside, self.group))
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def differences(one: Mapping[str, Sequence[Scored]], other: Mapping[str, Sequenc
         UserError: the images of a dataset are not said to be of the same patients everywhere.
     """
     aurocs = _aurocs({dataset: [network for pair in zip(one[dataset], other[dataset], strict=True) for network in pair] for dataset in one})
-    alike = {name: all(np.array_equal(a.scores, b.scores) for a, b in zip(one[name], other[name], strict=True)) for name in aurocs}
-    single = {name: _difference({name: each}, outside, alike[name]) for name, each in aurocs.items()}
-    return {**single, "mean": _difference(aurocs, outside, all(alike.values()))} if aurocs else {}
+    unlike = {name: mean(not np.array_equal(a.scores, b.scores) for a, b in zip(one[name], other[name], strict=True)) for name in aurocs}
+    single = {name: _difference({name: each}, unlike, outside) for name, each in aurocs.items()}
+    return {**single, "mean": _difference(aurocs, unlike, outside)} if aurocs else {}
 
 
 def mean_auroc_interval(networks: Mapping[str, Sequence[Scored]]) -> list[float]:
@@ -218,10 +218,16 @@ class Raised:
     Attributes:
         flags: (P,) 1 where the lesion raises the score, 0.5 where both are equal.
         patients: whose each pair is.
+        rises: (P,) of the scores; None where they are not known.
     """
 
     flags: np.ndarray
     patients: tuple[str | None, ...]
+    rises: np.ndarray | None = None
+
+    def scores_as(self, other: "Raised") -> bool:
+        """Whether another network is known to give the same scores."""
+        return self.rises is not None and other.rises is not None and np.array_equal(self.rises, other.rises)
 
 
 def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
@@ -237,7 +243,8 @@ def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
         patients = dict(zip(images.column("image"), images.column("patient"), strict=True))
         chosen = sorted((pair for pair in pairs if pair["dataset"] == name), key=lambda pair: pair["image"])
         scores, twins = (np.array([pair[key] for pair in chosen]) for key in ("score", "twin_score"))
-        by_dataset[name] = Raised((scores > twins) + 0.5 * (scores == twins), tuple(patients[pair["image"]] for pair in chosen))
+        flags = (scores > twins) + 0.5 * (scores == twins)
+        by_dataset[name] = Raised(flags, tuple(patients[pair["image"]] for pair in chosen), scores - twins)
     return by_dataset
 
 
@@ -258,17 +265,18 @@ def twin_rate_difference(one: Sequence[Mapping[str, Raised]], other: Sequence[Ma
         for name, part, samples in zip(names, parts, drawn, strict=True):
             degrees = freedom(np.zeros(len(part.flags), int), part.patients)
             rates[name] = Measured([float(network[name].flags.mean()) for network in networks], samples, degrees, number)
-    return _difference(rates)
+    return _difference(rates, {name: mean(not a[name].scores_as(b[name]) for a, b in zip(one, other, strict=True)) for name in order})
 
 
-def _difference(measured: Mapping[str, Measured], outside: float = OUTSIDE, alike: bool = False) -> Difference:
-    """The mean over datasets and trainings of the difference between the `sides` of each, with its interval; see `over_seeds`.
+def _difference(measured: Mapping[str, Measured], unlike: Mapping[str, float], outside: float = OUTSIDE) -> Difference:
+    """The mean over datasets and trainings of the difference between pairs of networks, with its interval; see `over_seeds`.
 
-    Sides that are `alike`, scores that are the same numbers, have no difference in any sample, which needs no deviation to be known.
+    Args:
+        measured: of each dataset.
+        unlike: of each, in how large a share of the trainings the scores of both are not the same numbers.
+        outside: the share of cases in which the true difference lies outside.
     """
-    paired = _mean({name: each.paired() for name, each in measured.items()})
-    if alike and paired.degrees:
-        return Difference(0.0, 0.0, 0.0)
-    degrees = over_seeds(paired.values, paired.samples, paired.degrees)[1]
-    sides = [(mean(side.values), over_seeds(side.values, side.samples, paired.degrees)[0]) for side in _mean(measured).sides()]
-    return Difference(mean(paired.values), *difference_interval(*sides, degrees, outside))
+    pairs = {name: each.paired() for name, each in measured.items()}
+    together = _mean({name: each.doubted(unlike[name], outside) for name, each in pairs.items()})
+    samples, degrees = over_seeds(together.values, together.samples, together.degrees)
+    return Difference(mean(together.values), *difference_interval(mean(together.values), samples, degrees, outside))

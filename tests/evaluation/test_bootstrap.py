@@ -4,12 +4,14 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score, roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import (
     auroc_samples,
     difference_interval,
+    doubted,
     freedom,
     metric_intervals,
     metric_samples,
@@ -204,7 +206,7 @@ def test_a_class_of_one_patient_says_nothing_of_others(patients, labels):
     assert {tuple(interval) for interval in intervals.values()} == {(0.0, 1.0)}
     trainings = np.array([metric_samples(labels, scores, scores > 2, names)["auroc"]] * 2)
     assert seeds_interval([0.5, 0.6], trainings, 0) == [0.0, 1.0]
-    assert difference_interval((0.6, trainings[0]), (0.5, trainings[1]), 0) == [-1.0, 1.0]
+    assert difference_interval(0.1, trainings[0] - trainings[1] + 0.1, 0) == [-1.0, 1.0]
 
 
 @pytest.mark.parametrize(("patients", "slices"), [(13, 7), (7, 3), (20, 1), (11, 9), (2, 5)])
@@ -271,18 +273,26 @@ def test_paired_differences_are_narrower_than_those_of_strangers():
         return metric_samples(labels, values, values > 0, nobody, seed=seed)["auroc"]
 
     one, other = (float(roc_auc_score(labels, values)) for values in (better, scores))
-    paired = difference_interval((one, samples(better)), (other, samples(scores)), 59)
-    others = difference_interval((one, samples(better, 1)), (other, samples(scores)), 59)
+    paired = difference_interval(one - other, samples(better) - samples(scores), 59)
+    others = difference_interval(one - other, samples(better, 1) - samples(scores), 59)
     assert paired[0] > 0
     assert paired[1] - paired[0] < 0.3 * (others[1] - others[0])
 
 
-def test_a_difference_that_no_sample_changes_is_as_wide_as_two_shares_of_so_many_patients():
-    """9 of 9 against 3 of 9: Clopper and Pearson's [0.664, 1] and [0.075, 0.701], put together as Newcombe does."""
-    low, high = difference_interval((1.0, np.ones(100)), (1 / 3, np.full(100, 1 / 3)), 8)
-    assert (low, high) == pytest.approx((2 / 3 - np.hypot(0.3363, 0.3674), 2 / 3 + 0.2585), abs=1e-3)
-    low, high = difference_interval((1.0, np.ones(100)), (0.5, np.full(100, 0.5)), 1)
-    assert low < 0 < high, "two patients of a class say nearly nothing"
+@pytest.mark.parametrize("outside", [0.05, 0.01])
+def test_a_difference_that_no_sample_changes_may_be_any_in_as_many_patients_as_none_of_so_many_may_be(outside):
+    """0 of 9: Clopper and Pearson's 0.336; of these a difference of 2/3 may be -1."""
+    most = beta.ppf(1 - outside / 2, 1, 9)
+    for value in (0.0, 2 / 3, -2 / 3):
+        drawn = doubted(value, np.full((2, 1000), value), 8, outside=outside)
+        low, high = difference_interval(value, drawn[0], 8, outside)
+        reach = most * (1 + abs(value))
+        assert (low, high) == pytest.approx((max(value - reach, -1), min(value + reach, 1)))
+        half = doubted(value, np.full((2, 1000), value), 8, 0.5, outside)
+        assert half.std() == pytest.approx(drawn.std() / 2), "in the other training the scores are the same"
+    same = np.full((1, 1000), 0.1)
+    assert doubted(0.1, same, 8, 0.0) is same
+    assert doubted(0.1, varied := np.linspace(0, 0.2, 1000)[None], 8) is varied, "they tell themselves"
 
 
 def test_seeds_are_not_drawn_as_patients_are():

@@ -60,6 +60,44 @@ def test_two_patients_of_a_class_prove_nothing():
     assert twin_rate_difference(*rates).low < 0
 
 
+def of_patients(*scores: float, normal: int = 3) -> Scored:
+    labels = np.repeat([0, 1], [normal, len(scores) - normal])
+    return Scored(labels, np.array(scores), np.zeros(len(scores)), tuple(map(str, range(len(scores)))))
+
+
+def test_networks_that_differ_in_no_sample_may_differ_in_other_patients():
+    """Both AUROCs vary with the patients who are drawn, and in every sample alike: of all other patients 71 % may be otherwise."""
+    one, other = of_patients(1, 2, 3, 1.5, 4, 5, 6, 7), of_patients(1.2, 2.4, 2.9, 1.9, 4.5, 4.6, 9, 8)
+    most = 1 - 0.025 ** (1 / 3)
+    found = differences({"a": [one]}, {"a": [other]})
+    for each in found.values():
+        assert (each.low, each.value, each.high) == pytest.approx((-most, 0, most))
+    half = differences({"a": [one, one]}, {"a": [other, one]})["a"]
+    assert half.high == pytest.approx(most / 2), "one of two trainings is the same"
+
+
+def test_pairs_of_which_two_networks_say_the_same_are_no_proof_unless_their_scores_are_the_same():
+    bodies = tuple(f"body {i}" for i in range(20))
+    flags, rises = np.arange(20) % 4 > 0, np.linspace(-1, 2, 20)
+    one, same, other = (Raised(flags.astype(float), bodies, each) for each in (rises, rises.copy(), 2 * rises))
+    most = 1 - 0.025 ** (1 / 20)
+    for unlike in (other, replace(one, rises=None)):
+        found = twin_rate_difference([{"a": one}], [{"a": unlike}])
+        assert (found.low, found.value, found.high) == pytest.approx((-most, 0, most))
+    assert str(twin_rate_difference([{"a": one}], [{"a": same}])) == "+0.000 [+0.000, +0.000]"
+
+
+def test_a_dataset_on_which_no_sample_tells_adds_to_the_variance_of_a_mean():
+    one, other = of_patients(1, 2, 3, 1.5, 4, 5, 6, 7), of_patients(1.2, 2.4, 2.9, 1.9, 4.5, 4.6, 9, 8)
+    few, many = ({"a": [each]} for each in (one, other)), ({"b": [example(0, 1.5)]}, {"b": [example(1, 0.2)]})
+    found = differences(*({**a, **b} for a, b in zip(few, many, strict=True)))
+    deviations = [(found[name].high - found[name].value) / student.ppf(0.975, freedom) for name, freedom in (("a", 2), ("b", 49))]
+    assert deviations[0] > 0.1
+    variances = [each**2 / 4 for each in deviations]
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 2 + variances[1] ** 2 / 49)
+    assert found["mean"].high - found["mean"].value == pytest.approx(student.ppf(0.975, freedom) * np.sqrt(sum(variances)), rel=0.05)
+
+
 def test_images_are_paired_by_name():
     rows = [
         {"image": name, "dataset": dataset, "part": part, "label": int(name > "b"), "score": score, "other": -score}
