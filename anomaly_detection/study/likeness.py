@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 from anomaly_detection.config.layers import to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.study.experiment import FREE_KEYS, flat
-from anomaly_detection.study.regimes import REGIMES
+from anomaly_detection.study.regimes import REGIMES, TERMS
 
 CONSTRAINT = "maddr."  # in which regimes differ, and the seeds of one do not
+SWITCHES = (f"{CONSTRAINT}enabled", f"{CONSTRAINT}probe")
+WEIGHTS = [f"{CONSTRAINT}{term}_weight" for term in TERMS]  # 0: the term is off
 # what else a study varies, and what changes no weight
 APART = ("model", "datasets", "seed", *FREE_KEYS, "log_iter", "sample_iter", "checkpoint_iter", "tensorboard")
 SHOWN = 4  # settings that a sentence names one by one
@@ -25,8 +27,9 @@ class Network(NamedTuple):
 def unlike(networks: Sequence[tuple[str, Settings]]) -> str:
     """A sentence that says which networks were trained otherwise than those they are compared with, and how; "" where all were trained alike.
 
-    Where a model has several regimes they are held against its first network of the most datasets, but for the constraint. Networks of one regime are
-    of different datasets and compared with none; their seeds, of which tables show the mean, are held against the first, the constraint, too.
+    Where a model has several regimes they are held against its first network of the most datasets; the constraint of those that have one against the
+    first of the most terms, but for the weights of terms that one of both lacks. Networks of one regime are of different datasets and compared with
+    none; their seeds, of which tables show the mean, are held against the first, all of the constraint, too.
 
     Args:
         networks: their regimes and settings.
@@ -43,15 +46,25 @@ def unlike(networks: Sequence[tuple[str, Settings]]) -> str:
 def _of_model(own: Sequence[tuple[Network, dict[str, Any]]]) -> str:
     several = len({network.regime for network, _ in own}) > 1
     _, widest = max(own, key=lambda each: len(each[0].datasets))
+    _, constrained = max(own, key=lambda each: len(_terms(each[1])))
     first: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     otherwise: dict[str, list[Network]] = {}
     for network, values in own:
         seed = first.setdefault((network.regime, network.datasets), values)
         other = {key: value for key, value in widest.items() if not key.startswith(CONSTRAINT)} if several else seed
-        if text := _differences(values, other | {key: value for key, value in seed.items() if key.startswith(CONSTRAINT)}):
+        other = other | {key: value for key, value in seed.items() if key.startswith(CONSTRAINT)}
+        if several and _terms(values):
+            lacking = set(WEIGHTS) - (_terms(values) & _terms(constrained))
+            other |= {key: value for key, value in constrained.items() if key.startswith(CONSTRAINT) and key not in (*SWITCHES, *lacking)}
+        if text := _differences(values, other):
             otherwise.setdefault(text, []).append(network)
     among = [network for network, _ in own]
     return "; ".join(f"{named(networks, among)}: {text}" for text, networks in otherwise.items())
+
+
+def _terms(values: dict[str, Any]) -> set[str]:
+    """The weights of the terms that act; none without the constraint."""
+    return {key for key in WEIGHTS if values[SWITCHES[0]] and values[key] > 0}
 
 
 def _differences(values: dict[str, Any], other: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from anomaly_detection.config.settings import MaddrSettings, MixupSettings, Settings
 from anomaly_detection.study.likeness import Network, named, unlike, unlike_thresholds
+from anomaly_detection.study.regimes import REGIMES
 from tests.helpers import ToySettings
 
 TWO = ["lits", "brain"]
@@ -48,6 +49,20 @@ def test_the_constraint_is_compared_among_seeds_alone():
     told = "(maddr seed 1: maddr.center_weight 5.0 instead of 0.1)"
     assert told in unlike([network("maddr"), other])
     assert told in unlike([network("united"), network("maddr"), other])
+
+
+def test_the_constraints_of_two_regimes_are_compared_but_for_terms_that_one_lacks():
+    def constrained(regime: str, **values) -> tuple[str, Settings]:
+        maddr = {key: value for key, value in REGIMES[regime].settings()["maddr"].items() if key != "probe"}
+        return regime, replace(network("united")[1], maddr=MaddrSettings(**{**values, **maddr}))
+
+    plain = [network("united"), constrained("maddr_organ"), constrained("maddr_center"), constrained("maddr")]
+    assert unlike(plain) == ""
+    heavy = constrained("maddr", organ_weight=1.0, center_weight=1.0, organ_dim=32)
+    told = "maddr_center: maddr.organ_dim 10 instead of 32, maddr.center_weight 0.1 instead of 1.0"
+    organ = "maddr_organ: maddr.organ_dim 10 instead of 32, maddr.organ_weight 0.1 instead of 1.0"
+    assert unlike([*plain[:3], heavy]).endswith(f"memae ({organ}; {told}).")
+    assert unlike([constrained(name, organ_dim=32) for name in ("maddr_organ", "maddr")] + [network("united")]) == ""
 
 
 def test_of_many_settings_some_are_told():
