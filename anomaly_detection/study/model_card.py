@@ -22,7 +22,7 @@ from anomaly_detection.registry import find_baseline
 from anomaly_detection.study.provenance import runs_line
 from anomaly_detection.study.regimes import TERMS
 from anomaly_detection.study.render import Table, to_table
-from anomaly_detection.study.results import MISSING
+from anomaly_detection.study.results import MISSING, as_deployed, untold
 from anomaly_detection.study.summary import WAYS, shown
 from anomaly_detection.system.files import whole_file
 
@@ -188,10 +188,9 @@ def _training(subject: Subject) -> Iterator[str]:
 
 
 def _untold(subject: Subject, source: DataSource) -> bool:
-    """Whether there are several domains and nothing names that of an image: what was measured in the true one is not what `predict` says."""
+    """See the function of that name in `results`."""
     specs = [source.catalog[name] for name in subject.settings.datasets]
-    measured = {} if subject.metrics is None else subject.metrics["datasets"]
-    return len({(spec.organ, spec.modality) for spec in specs}) > 1 and not all("named_rightly" in values for values in measured.values())
+    return subject.metrics is not None and untold({(spec.organ, spec.modality) for spec in specs}, subject.metrics)
 
 
 def _results(folder: Path, metrics: Metrics | None, untold: bool) -> str:
@@ -238,24 +237,14 @@ def _limits(subject: Subject, source: DataSource) -> Iterator[str]:
         for key in counted_as_patients(source.data_root / spec.root) if spec.patient is None else ():
             told = f"each {key} counts as a patient, since nothing says whose it is"
             yield f"{name}: {told}: one may be trained on and tested, and intervals too narrow"
-    if subject.metrics is not None and _untold(subject, source):
-        yield _as_deployed(subject.metrics["pooled"])
+    if _untold(subject, source):
+        yield as_deployed({"": [subject.metrics["pooled"]]})
     for name, values in ({} if subject.metrics is None else subject.metrics["datasets"]).items():
         yield from (f"{name}: {line}" for line in _limits_of(values))
     yield f"one training with seed {settings.seed}: another one would give other numbers"
     if is_phantom(source.data_root):
         yield "its images are phantoms, rendered by a computer: this says nothing about patients"
     yield "not measured: other hospitals, devices and protocols than those of the data; how it differs by age, sex or disease"
-
-
-def _as_deployed(pooled: Metrics) -> str:
-    """What one threshold for all domains finds, which is what there is where nothing names them."""
-    shares = [("sensitivity", "abnormal", 0.0), ("specificity", "normal", 1.0)]
-    told = [f"{_percent(abs(less - pooled[name]))} of {kind}" for name, kind, less in shares if name in pooled]
-    return (
-        "nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one threshold for all domains, "
-        f"an estimate, above which lie {' and '.join(told)} test images, of all datasets together that have both"
-    )
 
 
 def _limits_of(values: Metrics) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What experiments found: each one's metrics, and a metric of each dataset over seeds, with its interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -33,6 +33,39 @@ class Result:
     rows: Lines = field(default_factory=lambda: Lines.of(()))  # of scores.csv
     pairs: Sequence[Mapping[str, Any]] = ()  # of twins.csv
     settings: Settings | None = None  # None: nobody knows, and nothing is said of them
+
+    @property
+    def untold(self) -> bool:
+        """See the function of that name."""
+        firsts = [own[0] for name in self.datasets if (own := self.rows.where(dataset=name))]
+        return untold({(row.get("organ"), row.get("modality")) for row in firsts}, self.metrics)
+
+
+def untold(domains: Collection, metrics: Mapping[str, Any]) -> bool:
+    """Whether there are several domains and nothing names that of an image: what was measured in the true one is not what `predict` says.
+
+    Args:
+        domains: of the network.
+        metrics: of metrics.json.
+    """
+    return len(domains) > 1 and not all("named_rightly" in values for values in metrics["datasets"].values())
+
+
+def as_deployed(pools: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What one threshold for all domains finds, which is what there is where nothing names them, as a sentence without its end.
+
+    Args:
+        pools: of networks by name, "" of one alone, what each training has as "pooled".
+    """
+    told = []
+    for name, trainings in pools.items():
+        shares = [("sensitivity", "abnormal", 0.0), ("specificity", "normal", 1.0)]
+        words = [f"{100 * abs(less - mean(each[key] for each in trainings)):.1f} % of {kind}" for key, kind, less in shares if key in trainings[0]]
+        told.append(f"{name and f'{name}: '}{' and '.join(words)} test images")
+    return (
+        "nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one threshold for all domains, "
+        f"an estimate, above which lie {'; '.join(told)}, of all datasets together that have both"
+    )
 
 
 @dataclass(frozen=True)

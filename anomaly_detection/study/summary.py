@@ -5,7 +5,7 @@ from statistics import mean
 
 from anomaly_detection.data.splits import NO_ABNORMAL
 from anomaly_detection.study.regimes import MADDR, PROBE, REGIMES, SEPARATE, UNITED
-from anomaly_detection.study.results import Cell, Compared, Result, cells, compared, normal_alone
+from anomaly_detection.study.results import Cell, Compared, Result, as_deployed, cells, compared, normal_alone
 from anomaly_detection.study.tables import unlike_settings
 
 TOLD = (MADDR.name, UNITED.name, SEPARATE.name)  # of a detector the first that there is
@@ -32,7 +32,7 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
     models = list(dict.fromkeys(result.model for result in results))
     lines = [_detection(results, model, datasets) for model in models]
     if lines:
-        lines.insert(0, _promise(results))
+        lines = [_promise(results), *lines, *deployed(results, [(model, _told(results, model)) for model in models])]
     if alone := normal_alone(results, datasets):
         lines.append(f"{', '.join(spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
     if len(models) > 1:
@@ -61,8 +61,22 @@ def _promise(results: Sequence[Result]) -> str:
     return f"Each detector was set to call at most {promised} of the normal images of each dataset abnormal{estimate}. [low–high] are 95 % intervals."
 
 
+def _told(results: Sequence[Result], model: str) -> str:
+    """The regime that a detector is told by."""
+    return next(name for name in (*TOLD, *REGIMES) if any((each.model, each.regime) == (model, name) for each in results))
+
+
+def deployed(results: Sequence[Result], networks: Sequence[tuple[str, str]]) -> list[str]:
+    """A sentence on those networks, by model and regime, that `predict` gives other thresholds than they were measured by, if there are any."""
+    pools: dict[str, list[Mapping]] = {}
+    for each in results:
+        if (each.model, each.regime) in networks and each.untold:
+            pools.setdefault(f"{each.model} ({each.regime})", []).append(each.metrics["pooled"])
+    return [f"{text[0].upper()}{text[1:]}." for text in ([as_deployed(pools)] if pools else [])]
+
+
 def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -> str:
-    regime = next(name for name in (*TOLD, *REGIMES) if any((each.model, each.regime) == (model, name) for each in results))
+    regime = _told(results, model)
     shares = {name: cells(results, model, regime, datasets, name) for name in ("sensitivity", "specificity")}
     parts = []
     for dataset in datasets:

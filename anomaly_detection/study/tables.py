@@ -141,7 +141,8 @@ def _promise_table(results: Sequence[Result]) -> Table:
                 promises = [each[kind] for each in metrics]
                 first = promises[0]
                 cell = Cell(tuple(each["observed"] for each in promises), first["interval"] if len(promises) == 1 else None)
-                guaranteed = _guaranteed(promises)
+                untold = kind == "false_alarms" and any(result.untold for result in chosen)
+                guaranteed = "no" if untold else _guaranteed(promises)
                 rows.append(
                     [*name, dataset, kind.replace("_", " "), f"{first['promised']:.3g}", guaranteed, f"{first['units']} {first['unit']}", cell]
                 )

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Literal
 
 from anomaly_detection.study.results import Cell, Result, cells
-from anomaly_detection.study.summary import TOLD, counted
+from anomaly_detection.study.summary import TOLD, counted, deployed
 
 CHANCE = 0.5
 NAMED = 4  # datasets that a sentence names one by one
@@ -162,4 +162,4 @@ def certainty(results: Sequence[Result], datasets: Sequence[str]) -> list[str]:
         named = ", ".join(estimates) if len(estimates) <= NAMED else f"{len(estimates)} of {len(datasets)} datasets"
         where = f"; on {named} that is an estimate, for want of validation normals" if estimates else ""
         lines.append(f"Thresholds were set on validation normals, for at most {promised} of normal images called abnormal{where}.")
-    return lines
+    return lines + deployed(results, [(each.model, each.regime) for each in verdicts(results, datasets)])

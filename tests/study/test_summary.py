@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
 from anomaly_detection.study.results import Result, compared
 from anomaly_detection.study.summary import counted, summary
+from anomaly_detection.study.verdict import certainty
 from anomaly_detection.system.lines import Lines
 
 DATASETS = ("lits", "covid_xray")
@@ -68,6 +69,27 @@ def test_a_detector_is_told_in_the_way_that_the_study_is_about(regimes, way):
 
 def test_a_threshold_that_is_an_estimate_is_said():
     assert "this is an estimate" in summary([result("memae", UNITED.name, 1, guaranteed=False)], DATASETS)[0]
+
+
+def test_what_somebody_would_have_to_tell_is_said_of_networks_that_name_no_domain():
+    """By the words of the model card, in the closing sentences and in those of the report: `predict` has one threshold for all domains."""
+
+    def united(seed: int, name: str = "memae", hits: float = 0.125, datasets=DATASETS, named: bool = False) -> Result:
+        each = result(name, UNITED.name, 1, seed, datasets)
+        each.metrics["pooled"] = {"sensitivity": hits, "specificity": 0.75}
+        for values in each.metrics["datasets"].values() if named else ():
+            values["named_rightly"] = 1.0
+        return each
+
+    results = [united(0), united(1, hits=0.375), united(0, "ganomaly"), result("memae", SEPARATE.name, 1, datasets=DATASETS[:1])]
+    (line,) = (line for line in summary(results, DATASETS) if "nothing names the domain" in line.lower())
+    shares = "memae (united): 25.0 % of abnormal and 25.0 % of normal test images; ganomaly (united): 12.5 % of abnormal"
+    assert line.startswith("Nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one")
+    assert shares in line
+    assert certainty(results, DATASETS)[-1] == line
+    alike = ("lits", "lits_2")
+    for other, datasets in ((united(0, named=True), DATASETS), (united(0, datasets=alike), alike)):
+        assert "names the domain" not in " ".join([*summary([other], datasets), *certainty([other], datasets)])
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,18 @@ def test_a_promise_on_several_datasets_is_none_on_each(guaranteed, datasets, wor
         assert f"| dpa | maddr | liver | {kind} | 0.05 | {word} | 60 patients | 0.040 [0.010, 0.200] |" in text
 
 
+def test_nothing_is_promised_of_a_threshold_that_predict_does_not_have():
+    """A network of two domains that names none has one for both."""
+    told = {"promised": 0.05, "observed": 0.04, "interval": [0.01, 0.2], "guaranteed": True, "units": 60, "unit": "patients", "datasets": ["liver"]}
+    for named, word in ((False, "no"), (True, "yes")):
+        rows = Lines.of({"dataset": name, "part": "val", "label": 0, "organ": name, "modality": "ct"} for name in DATASETS)
+        only = dataclasses.replace(result("united", 0, liver=0.6, lung=0.7), rows=rows)
+        for values in only.metrics["datasets"].values():
+            values |= {"false_alarms": told, "unknown": told} | ({"named_rightly": 1.0} if named else {})
+        (table,) = (each for each in study_document([only], DATASETS, "study", []).tables if each.title.startswith("False alarms"))
+        assert [row[5] for row in table.rows] == [word, "yes"] * 2
+
+
 def test_patients_stand_beside_images():
     only = result("maddr", 0, liver=0.6, lung=0.7)
     only.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}

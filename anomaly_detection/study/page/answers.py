@@ -57,7 +57,8 @@ def _alarm_chart(content: Content) -> str:
     end = min(math.ceil(10 * max([*highs, 0.2])) / 10, 1.0)
     scale = Scale(0.0, end, "normals called abnormal (%)", promised, f"promised: {100 * promised:.3g} %", percent=True)
     title = f"False alarms {term('promised')} and {term('observed')}"
-    estimates = {key for key, each in promises.items() if not each["guaranteed"]}
+    untold = {(result.model, result.regime) for result in content.main if result.untold}
+    estimates = {key for key, each in promises.items() if not each["guaranteed"] or key[:2] in untold}
     words = ["marks as for AUROC", f"dashed line: promised {100 * promised:.3g} %", *(["outline: only an estimate"] if estimates else [])]
     return _figure(title, legend([], words), _panels(content, rows, "false alarms", estimates, str), scale, WIDTHS[1])
 
@@ -123,7 +124,9 @@ def _half(results: list, label: int) -> str:
     if not called:
         return f"<div><h3>There are no {kind} test images</h3></div>"
     title = term(name, "Misses" if label else "False alarms") if wrong else f"No {term(name)}; the nearest to one"
-    network = f"({html.escape(results[0][0].regime)}, seed {results[0][0].seed}; score against threshold)"
+    first = results[0][0]
+    threshold = "threshold of its true domain, as if that were told" if first.untold else "threshold"
+    network = f"({html.escape(first.regime)}, seed {first.seed}; score against {threshold})"
     pictures = "".join(shown(picture, label) for picture in worst(results, label))
     heading = f"<h3>{title}: {wrong} of {len(called)} {kind} images <small>{network}</small></h3>"
     return f'<div>{heading}<div class="pictures">{pictures or "<p>no pictures</p>"}</div></div>'

@@ -103,6 +103,15 @@ def test_one_network_alone(tmp_path):
     assert len(page.of("option", value="0")) == 1
 
 
+@pytest.mark.parametrize(("regime", "hollow"), [("separate", 1), ("united", 2)])
+def test_a_threshold_that_predict_does_not_have_is_shown_as_an_estimate(tmp_path, regime, hollow):
+    """On lung_xray it is one for want of patients; a network of both that names no domain has another on liver_ct, too."""
+    text = to_page(made_study(tmp_path, regimes=(regime,)))
+    assert text.count('fill="#fff"') == hollow
+    assert ("threshold of its true domain, as if that were told" in text) == (regime == "united")
+    assert ("Nothing names the domain of an image" in text) == (regime == "united")
+
+
 def test_without_abnormal_images_the_page_says_what_it_can(tmp_path):
     page = Page(to_page(made_study(tmp_path, normal_alone=("liver_ct", "lung_xray"))))
     assert "memae (united): not measured. No abnormal test images, so nothing says what it finds. Flagged" in page.text
