@@ -140,7 +140,8 @@ def _promise_table(results: Sequence[Result]) -> Table:
             for kind in ("false_alarms", "unknown") if metrics else ():
                 promises = [each[kind] for each in metrics]
                 first = promises[0]
-                cell = Cell(tuple(each["observed"] for each in promises), first["interval"] if len(promises) == 1 else None)
+                joint = Cell.of(metrics, "specificity").complement().interval if kind == "false_alarms" else None
+                cell = Cell(tuple(each["observed"] for each in promises), first["interval"] if len(promises) == 1 else joint)
                 untold = kind == "false_alarms" and any(result.untold for result in chosen)
                 guaranteed = "no" if untold else _guaranteed(promises)
                 rows.append(

@@ -176,6 +176,9 @@ def test_what_was_promised_stands_beside_what_is_observed():
     assert "| dpa | maddr | liver | unknown | 0.02 | no | 50 patients | 0.040 [0.010, 0.200] |" in text
     both = table_markdown([only, other], ["liver"], "study", [])
     assert f"| dpa | maddr | liver | false alarms | 0.05 | yes | 30 patients | 0.060 ± {stdev([0.04, 0.08]):.3f} |" in both
+    for each in (only, other):
+        each.metrics["datasets"]["liver"]["intervals"] = {"specificity": [0.75, 0.99]}  # as `with_joint_intervals` leaves it
+    assert f"| 30 patients | 0.060 ± {stdev([0.04, 0.08]):.3f} [0.010, 0.250] |" in table_markdown([only, other], ["liver"], "study", [])
 
 
 @pytest.mark.parametrize(
