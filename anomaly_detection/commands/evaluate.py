@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     from anomaly_detection.data.dataset import DataSource
     from anomaly_detection.study import provenance
     from anomaly_detection.study.experiment import check_changeable, load_experiment, locked_folder
-    from anomaly_detection.study.report import tell_results
+    from anomaly_detection.study.report import tables_around, tell_results
     from anomaly_detection.study.train_and_score import evaluate_experiment
     from anomaly_detection.system.devices import choose_device
 
@@ -37,4 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
     with locked_folder(experiment, source):
         evaluate_experiment(experiment, source, device)
     print("\n".join([*(tell_results(experiment.folder, data_root) or ()), f"results in {experiment.folder}"]))
+    if (around := tables_around(experiment.folder)) is not None:
+        print(f"tables and report in {around} tell of the earlier scores until `maddr report {around}` writes them again")
     print(f"next: maddr report {experiment.folder} draws the figures")

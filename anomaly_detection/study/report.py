@@ -111,6 +111,12 @@ def _study_around(results: Path) -> Path | None:
     return outer[0] if outer and (outer[0] / "study.json").exists() and experiment_folders(results) == [results] else None
 
 
+def tables_around(folder: Path) -> Path | None:
+    """The folder of results in which that of an experiment lies, where it has tables or a report: they tell of what was measured before."""
+    outer = list(folder.resolve().parents)[3:4]
+    return outer[0] if outer and any((outer[0] / name).exists() for name in ("table.md", "table.csv", "report.html")) else None
+
+
 def experiment_folders(results: Path) -> list[Path]:
     """The folder itself where it is an experiment's, else those of all experiments that were begun in a folder of results."""
     if (results / provenance.FILE).exists():

@@ -42,7 +42,7 @@ from anomaly_detection.training.seed import one_at_a_time, seed_everything
 logger = logging.getLogger(__name__)
 
 # files that tell of scores.csv and the others: they go before these are written, so that what ends halfway is not taken for finished
-TELLING = ("metrics.json", "table.md", "table.csv", "report.html")
+TELLING = ("metrics.json", "table.md", "table.csv", "report.html", "figures/*.png")
 OF_NETWORK = (*TELLING, "model_card.md", "scores.csv", "patients.csv", "twins.csv", "details.npz")  # go before another is trained in its place
 
 
@@ -195,8 +195,9 @@ def evaluate_experiment(experiment: Experiment, source: DataSource, device: torc
 
 
 def _delete(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
+    """Delete files of a folder, of names or patterns."""
+    for path in [path for name in names for path in folder.glob(name)]:
+        path.unlink(missing_ok=True)
 
 
 def _write_card(experiment: Experiment, source: DataSource, described: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:

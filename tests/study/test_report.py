@@ -244,8 +244,13 @@ def test_a_study_of_images_with_twins(monkeypatch, tmp_path, twinned, capsys):
     assert re.findall(r'href="[^"]+/figures/(contrast_detail_\w+)\.png"', page) == ["contrast_detail_lung_ct", "contrast_detail_lung_xray"]
     assert "obvious_twin_rate" in re.findall(r"<option>(\w+)</option>", page)
     (twinned / "twins.csv").unlink()
+    assert (folder / "figures" / "roc.png").exists()
+    capsys.readouterr()
     assert main(["evaluate", str(folder)]) == 0
     assert not (folder / "twins.csv").exists(), "what is not known now is not told"
+    assert not list((folder / "figures").iterdir()), "nor shown"
+    stale = f"tables and report in {results.resolve()} tell of the earlier scores until `maddr report {results.resolve()}` writes them again"
+    assert stale in capsys.readouterr().out.splitlines()
 
 
 def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys):
