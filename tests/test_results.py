@@ -174,6 +174,12 @@ def words(roots) -> list[str]:
     return [f"one={roots[0]},commit=abc,device=a GPU,torch=2.", f"two={roots[1]},commit=def"]
 
 
+def test_a_mixture_in_another_order_is_the_same_experiment(tmp_path):
+    for name, datasets in (("one", NAMES), ("two", NAMES[::-1])):
+        made(tmp_path / name, "united", 0, names=datasets)
+    assert [run.source for run in gather([Source(name, tmp_path / name) for name in ("one", "two")]).runs] == ["one"]
+
+
 def test_an_experiment_is_taken_from_the_first_place_that_holds_it(words):
     gathered = gather([Source.parse(word) for word in words])
     assert gathered.datasets == NAMES

@@ -1193,13 +1193,27 @@ def test_what_has_not_changed_is_neither_read_nor_drawn_again(toy_model, data_ro
         tables.write()
 
 
-def test_the_short_table_says_how_many_seeds_its_rows_are_over(toy_model, data_root):
+def test_the_short_table_says_how_many_seeds_its_rows_are_over(toy_model, data_root, caplog):
     assert study(data_root, "--regimes", "united") == 0
     assert study(data_root, "--regimes", "maddr", "--seeds", "0", "1") == 0
     results = data_root.parent / "results"
     tables = Tables(results, Study.read(results), DataSource(data_root))
     tables.write()
     assert [(row[1], row[-1]) for row in tables.short().rows] == [("united", "1"), ("maddr", "2")]
+    whole, folder = [(result.regime, result.datasets, result.seed) for result in tables.rows], named(results, "united")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    turned = config["datasets"][::-1]
+    other = results / "toy" / "united" / "+".join(turned) / "seed_0"
+    shutil.copytree(folder, other)
+    (other / "config.yaml").write_text(yaml.safe_dump({**config, "datasets": turned}))
+    caplog.clear()
+    again = Tables(results, Study.read(results), None)
+    for _ in range(2):
+        again.write()
+        assert [(result.regime, result.datasets, result.seed) for result in again.rows] == whole, "the same mixture in another order is no seed more"
+    told = [message for message in caplog.messages if "left out" in message]
+    assert told == [f"left out of the tables: {other}: of the same datasets and seed as {folder}, in another order"]
+    shutil.rmtree(other)
     assert {len(row) for row in tables.short().rows} == {len(tables.short().header)}
     shutil.rmtree(next(results.glob("toy/maddr/*/seed_1")))
     tables.write()

@@ -140,6 +140,7 @@ class Tables:
         self.rows: list[Result] = []
         self._results, self._study, self._source = results, study, source
         self._finished: dict[Path, tuple[int, Experiment | None]] = {}  # by metrics.json, with the time of that file
+        self._twice: set[Path] = set()  # of which it was told that they are left out
         self._gathered: dict[tuple[Path, int], Result] = {}
         self._joint: dict[tuple, tuple[list[Result], list[Result]]] = {}
 
@@ -182,14 +183,15 @@ class Tables:
         """Every finished experiment under the results folder that belongs in the tables, also those of earlier commands.
 
         They stand in the order of models, regimes and seeds. What was measured on other images of the same names, or by a model, in a regime or
-        with a version of this package that is not to be had now, stays out, and is told once.
+        with a version of this package that is not to be had now, stays out, and is told once; so does the mixture of a seed in another order of its
+        datasets than the study's where both are there.
         """
         times = {folder / "metrics.json": _written_at(folder / "metrics.json") for folder in experiment_folders(self._results)}
         times = {path: written for path, written in times.items() if written is not None}
         for path, written in times.items():
             if path not in self._finished or self._finished[path][0] != written:
                 self._finished[path] = written, _belonging(path.parent, self._study.datasets, self._source)
-        experiments = [each for path in times if (each := self._finished[path][1]) is not None]
+        experiments = self._once([each for path in times if (each := self._finished[path][1]) is not None])
         models, regimes = [*BASELINES, *sorted({each.settings.model for each in experiments} - set(BASELINES))], list(REGIMES)
 
         def place(experiment: Experiment) -> tuple[int, ...]:
@@ -197,6 +199,17 @@ class Tables:
             return models.index(settings.model), regimes.index(experiment.regime), settings.seed, self._study.datasets.index(settings.datasets[0])
 
         return sorted(experiments, key=place)
+
+    def _once(self, experiments: Sequence[Experiment]) -> list[Experiment]:
+        """One experiment of each model, regime, seed and set of datasets: that in the study's order, else the first."""
+        kept: dict[tuple, Experiment] = {}
+        for each in sorted(experiments, key=lambda one: tuple(one.settings.datasets) != self._study.datasets):
+            key = each.settings.model, each.regime, each.settings.seed, frozenset(each.settings.datasets)
+            if (first := kept.setdefault(key, each)) is not each and each.folder not in self._twice:
+                self._twice.add(each.folder)
+                text = "left out of the tables: %s: of the same datasets and seed as %s, in another order"
+                logger.warning(text, each.folder, first.folder)
+        return list(kept.values())
 
     def _counts(self) -> dict[str, Mapping[tuple[str, str], int]]:
         """Images of each dataset by kind and part; where the images are gone, those that were scored."""

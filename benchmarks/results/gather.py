@@ -110,7 +110,7 @@ def gather(sources: Sequence[Source]) -> Gathered:
     found: dict[tuple, Run] = {}
     for source in sources:
         for run in _runs(source):
-            found.setdefault((run.result.model, run.result.regime, run.result.datasets, run.result.seed), run)
+            found.setdefault((run.result.model, run.result.regime, frozenset(run.result.datasets), run.result.seed), run)
     if not found:
         raise UserError(f"{', '.join(str(source.folder) for source in sources)}: no finished experiment")
     datasets = max((run.result.datasets for run in found.values()), key=len)
