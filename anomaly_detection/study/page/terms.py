@@ -19,8 +19,8 @@ TERMS = {
     "false alarm": "A normal test image that scores above the threshold of its dataset.",
     "spread": "The unit of the slider: 1.4826 times the median absolute deviation of the scores of a dataset's validation normals; of a normal "
     "distribution that is the standard deviation.",
-    "can be promised": "The false-alarm rate that a threshold fixed there beforehand would keep for new patients: (k + 1) / (n + 1), where k of n "
-    "validation patients lie above it.",
+    "can be promised": "The false-alarm rate that a threshold fixed there beforehand would keep for new patients, their domain being told: "
+    "(k + 1) / (n + 1), where k of n validation patients lie above it.",
     "oracle_": f"A measure {ORACLE}.",
     "twin rate": "How often an abnormal image scores higher than the same body without its lesions, its healthy twin; 0.5 is chance.",
     "unknown domain": "An image that resembles nothing of the training: its verdict should not be trusted.",
