@@ -59,8 +59,9 @@ def as_deployed(pools: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """
     told = []
     for name, trainings in pools.items():
-        shares = [("sensitivity", "abnormal", 0.0), ("specificity", "normal", 1.0)]
-        words = [f"{100 * abs(less - mean(each[key] for each in trainings)):.1f} % of {kind}" for key, kind, less in shares if key in trainings[0]]
+        above = (("sensitivity", "abnormal", 0.0), ("specificity", "normal", 1.0))
+        shares = [(kind, less, [each[key] for each in trainings if key in each]) for key, kind, less in above]
+        words = [f"{100 * abs(less - mean(found)):.1f} % of {kind}" for kind, less, found in shares if found]
         told.append(f"{name and f'{name}: '}{' and '.join(words)} test images")
     return (
         "nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one threshold for all domains, "

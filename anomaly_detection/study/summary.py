@@ -68,10 +68,12 @@ def _told(results: Sequence[Result], model: str) -> str:
 
 def deployed(results: Sequence[Result], networks: Sequence[tuple[str, str]]) -> list[str]:
     """A sentence on those networks, by model and regime, that `predict` gives other thresholds than they were measured by, if there are any."""
-    pools: dict[str, list[Mapping]] = {}
+    untold: dict[str, list[Result]] = {}
     for each in results:
         if (each.model, each.regime) in networks and each.untold:
-            pools.setdefault(f"{each.model} ({each.regime})", []).append(each.metrics["pooled"])
+            untold.setdefault(f"{each.model} ({each.regime})", []).append(each)
+    most = {name: max(len(each.datasets) for each in own) for name, own in untold.items()}
+    pools = {name: [each.metrics["pooled"] for each in own if len(each.datasets) == most[name]] for name, own in untold.items()}
     return [f"{text[0].upper()}{text[1:]}." for text in ([as_deployed(pools)] if pools else [])]
 
 

@@ -87,6 +87,10 @@ def test_what_somebody_would_have_to_tell_is_said_of_networks_that_name_no_domai
     assert line.startswith("Nothing names the domain of an image, and the results above are as if somebody told it: `maddr predict` has one")
     assert shares in line
     assert certainty(results, DATASETS)[-1] == line
+    narrow, whole = united(0, hits=1.0), united(1, datasets=(*DATASETS, "lits_2"))
+    del narrow.metrics["pooled"]["sensitivity"], results[0].metrics["pooled"]["sensitivity"]
+    assert "above which lie memae (united): 12.5 % of abnormal" in summary([narrow, whole], (*DATASETS, "lits_2"))[-1], "as in the column pooled"
+    assert "memae (united): 37.5 % of abnormal and 25.0 % of normal" in summary(results, DATASETS)[-2], "of those that had abnormal images"
     alike = ("lits", "lits_2")
     for other, datasets in ((united(0, named=True), DATASETS), (united(0, datasets=alike), alike)):
         assert "names the domain" not in " ".join([*summary([other], datasets), *certainty([other], datasets)])
