@@ -69,17 +69,17 @@ def toy_baseline(settings, maddr: bool = True) -> ToyBaseline:
     return baseline
 
 
-def die_at(baseline: Baseline, call: int | None) -> None:
-    """Make that call of training_step end the run, as a killed process would; None: no call."""
-    step, calls = baseline.training_step, []
+def die_at(baseline: Baseline, call: int | None, method: str = "training_step") -> None:
+    """Make that call of a method end the run, as a killed process would; None: no call."""
+    own, calls = getattr(baseline, method), []
 
     def dying(*arguments):
         calls.append(1)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return step(*arguments)
+        return own(*arguments)
 
-    baseline.training_step = dying
+    setattr(baseline, method, dying)
 
 
 def toy_settings(**options) -> SimpleNamespace:

@@ -1,6 +1,6 @@
 """Training steps as one CUDA graph: the hundreds of kernels of a small network's step take longer to launch, one after the other, than to run."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
@@ -26,8 +26,8 @@ def step_of(baseline: Baseline, phase: Phase, device: torch.device) -> Step:
 class ReplayedStep:
     """`Baseline.training_step` on a GPU: captured as a graph after some steps, and replayed from then on with the images of each batch copied in.
 
-    It gives the same weights: the same kernels run on the same values. What the graph holds fast are the shapes of a batch and the learning rates;
-    where they change it is captured anew, and mixtures, whose share is another in each step, are done without.
+    It gives the same weights: the same kernels run on the same values. What the graph holds fast are the shapes of a batch and the options of the
+    optimizers, as their learning rates; where they change it is captured anew, and mixtures, whose share is another in each step, are done without.
     """
 
     def __init__(self, baseline: Baseline):
@@ -52,7 +52,7 @@ class ReplayedStep:
         self._graph.replay()
         return dict(zip(self._names, self._losses.clone().unbind(), strict=True))
 
-    def _restart(self, held: Hashable) -> None:
+    def _restart(self, held: tuple | None) -> None:
         self._held, self._warm, self._graph = held, 0, None
 
     def _on_a_stream_beside(self, batch: Batch, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
@@ -66,17 +66,18 @@ class ReplayedStep:
 
     def _capture(self, batch: Batch, optimizers: dict[str, Optimizer]) -> None:
         self._batch = replace(batch, **{name: value.clone() for name, value in _tensors(batch).items()})
-        self._graph = torch.cuda.CUDAGraph()
-        with _capturable(optimizers), torch.cuda.graph(self._graph, stream=self._stream):
+        graph = torch.cuda.CUDAGraph()
+        with _capturable(optimizers), torch.cuda.graph(graph, stream=self._stream):
             losses = self.baseline.training_step(self._batch, optimizers)
             self._names, self._losses = list(losses), torch.stack([value.float() for value in losses.values()])
+        self._graph = graph  # only now: what was not captured whole is not replayed
 
 
 @contextmanager
 def _capturable(optimizers: dict[str, Optimizer]) -> Iterator[None]:
     """Inside, optimizers say what torch asks for; the step of a fused one is the same either way. Steps are counted on the GPU from now on."""
     groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
-    before = [group.get("capturable") for group in groups]
+    before = [{key: group[key] for key in ("capturable",) if key in group} for group in groups]
     for group in groups:
         group["capturable"] = True
     for optimizer in optimizers.values():
@@ -86,13 +87,15 @@ def _capturable(optimizers: dict[str, Optimizer]) -> Iterator[None]:
         yield
     finally:
         for group, value in zip(groups, before, strict=True):
-            group["capturable"] = value
+            del group["capturable"]
+            group.update(value)
 
 
 def _tensors(batch: Batch) -> dict[str, Tensor]:
     return {each.name: value for each in fields(batch) if isinstance(value := getattr(batch, each.name), Tensor)}
 
 
-def _held_fast(batch: Batch, optimizers: dict[str, Optimizer]) -> Hashable:
-    rates = [group["lr"] for optimizer in optimizers.values() for group in optimizer.param_groups]
-    return tuple((name, value.shape) for name, value in _tensors(batch).items()), tuple(rates)
+def _held_fast(batch: Batch, optimizers: dict[str, Optimizer]) -> tuple:
+    groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+    options = [tuple((key, value) for key, value in group.items() if key != "params") for group in groups]
+    return tuple((name, value.shape) for name, value in _tensors(batch).items()), tuple(options)

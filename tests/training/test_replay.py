@@ -35,8 +35,10 @@ class FakeGraph:
     @contextmanager
     def capture(graph, stream):
         FakeGraph.capturing = graph
-        yield
-        FakeGraph.capturing = None
+        try:
+            yield
+        finally:
+            FakeGraph.capturing = None
 
 
 class Watched:
@@ -92,20 +94,34 @@ def test_steps_are_replayed_with_the_images_of_each_batch(fake_gpu):
     assert watched.done == [(way, float(value), 0.5) for value, way in enumerate(ways)]
     assert all(set(each) == {"loss"} for each in losses)
     assert watched.capturable is True
-    assert not optimizers["sgd"].param_groups[0].get("capturable"), "a checkpoint says what it said before"
+    assert "capturable" not in optimizers["sgd"].param_groups[0], "a checkpoint says what it said before"
 
 
-def test_another_learning_rate_or_batch_size_is_captured_anew(fake_gpu):
+@pytest.mark.parametrize(("option", "value", "rate"), [("lr", 0.25, 0.25), ("momentum", 0.9, 0.5)])
+def test_another_option_or_batch_size_is_captured_anew(fake_gpu, option, value, rate):
     watched, optimizers = Watched(), {"sgd": sgd()}
     step = replay.ReplayedStep(watched)
-    for value in range(4):
-        step(batch_of(float(value)), optimizers)
-    optimizers["sgd"].param_groups[0]["lr"] = 0.25
-    for value in range(4):
-        step(batch_of(float(value)), optimizers)
-    assert watched.done[4:] == [("done", 0.0, 0.25), ("done", 1.0, 0.25), ("done", 2.0, 0.25), ("replayed", 3.0, 0.25)]
+    for number in range(4):
+        step(batch_of(float(number)), optimizers)
+    optimizers["sgd"].param_groups[0][option] = value
+    for number in range(4):
+        step(batch_of(float(number)), optimizers)
+    assert watched.done[4:] == [("done", 0.0, rate), ("done", 1.0, rate), ("done", 2.0, rate), ("replayed", 3.0, rate)]
     step(replace(batch_of(7.0), image=torch.full((2, 1, 1, 1), 7.0)), optimizers)
-    assert watched.done[-1] == ("done", 14.0, 0.25)
+    assert watched.done[-1] == ("done", 14.0, rate)
+
+
+def test_what_was_not_captured_whole_is_captured_anew(fake_gpu, monkeypatch):
+    watched, optimizers = Watched(), {"sgd": sgd()}
+    step = replay.ReplayedStep(watched)
+    for number in range(replay.WARM_UP):
+        step(batch_of(float(number)), optimizers)
+    with monkeypatch.context() as patch:
+        patch.setattr(watched, "training_step", lambda batch, optimizers: {}["no loss"])
+        with pytest.raises(KeyError):
+            step(batch_of(3.0), optimizers)
+    step(batch_of(4.0), optimizers)
+    assert watched.done[replay.WARM_UP :] == [("replayed", 4.0, 0.5)]
 
 
 def test_mixtures_are_never_replayed(fake_gpu):
@@ -136,7 +152,7 @@ def trained(folder, model, replayed, monkeypatch, stop_at=None, **options):
             patch.setattr(loop, "step_of", lambda baseline, phase, device: baseline.training_step)
         own = {"gan_iterations": 8} if model == "f_anogan" else {}
         baseline = built(settings_of(model, iterations=12, own=own, **options), maddr=True).cuda()
-        die_at(baseline, stop_at)
+        die_at(baseline, stop_at, "after_step")
         train(baseline, toy_images(30, side=32).to("cuda"), toy_images(9, seed=1, side=32).to("cuda"), baseline.settings, folder)
     return baseline.state_dict()
 
@@ -155,7 +171,7 @@ def test_replayed_steps_end_with_the_same_weights(tmp_path, monkeypatch, model, 
 @pytest.mark.parametrize("model", REPLAYED)
 def test_a_killed_run_that_is_replayed_ends_as_one_that_was_not(tmp_path, monkeypatch, model):
     whole = trained(tmp_path / "whole", model, True, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "part", model, True, monkeypatch, stop_at=3)
+    with pytest.raises(KeyboardInterrupt):  # after four steps that were replayed, a checkpoint among them
+        trained(tmp_path / "part", model, True, monkeypatch, stop_at=7 + 8 * (model == "f_anogan"))
     again = trained(tmp_path / "part", model, True, monkeypatch)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
