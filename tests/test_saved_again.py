@@ -12,8 +12,8 @@ from anomaly_detection import registry
 from anomaly_detection.__main__ import main
 from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.manifest import MANIFEST, Row, read_manifest, write_manifest
-from anomaly_detection.data.prepare.build import RECORD
 from anomaly_detection.data.prepare.lists import write_splits
+from anomaly_detection.data.record import RECORD
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.evaluation.figures import draw_roc, draw_training, read_log
 from anomaly_detection.system.files import read_json, write_json

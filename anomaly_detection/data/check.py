@@ -17,6 +17,7 @@ from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.leaks import Listed, leaks, listed_images
 from anomaly_detection.data.manifest import MANIFEST, pixels_hash
 from anomaly_detection.data.masks import mask_path, read_mask, shared_masks
+from anomaly_detection.data.record import made_otherwise
 from anomaly_detection.data.splits import NEEDED, Kind, Part, SplitEntry, aliases, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import map_jobs
@@ -95,6 +96,8 @@ def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images
     for kind, part in NEEDED:
         if not any((group.kind, group.part) == (kind, part) for group in groups):
             yield f"no image is listed in {kind}/{part}"
+    if line := made_otherwise(spec, data_root):
+        yield line
     missing = [image.entry for image in images if image.file is None]
     if missing:
         yield missing_images(missing, len(images), spec, data_root)

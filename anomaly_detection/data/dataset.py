@@ -21,6 +21,7 @@ from anomaly_detection.data.mapped import MappedImages
 from anomaly_detection.data.masks import LesionMasks, load_masks
 from anomaly_detection.data.patients import patient_of, patients_of
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.record import made_otherwise
 from anomaly_detection.data.splits import SPLITS, Kind, Part, SplitEntry, Splits, aliases, linked_outside
 from anomaly_detection.system.errors import UserError
 
@@ -171,6 +172,7 @@ class DataSource:
         self._patients_digests: dict[str, str] = {}
         self._masks_digests: dict[tuple[str, Preprocessing], str | None] = {}
         self._files_checked = False
+        self._patients_checked: set[str] = set()
 
     def absolute(self) -> "DataSource":
         """The same source, for processes with other working folders."""
@@ -211,8 +213,16 @@ class DataSource:
                 yield entry, patient_of(entry.image, entry.kind == "anomaly", manifest, spec.patient)
 
     def preprocessing(self, datasets: Sequence[str], image_size: int, channels: Literal[1, 3]) -> dict[str, Preprocessing]:
-        """What is done to the images of each of some datasets before a network sees them."""
-        return {spec.name: replace(spec.preprocessing, image_size=image_size, channels=channels) for spec in self._specs(datasets)}
+        """What is done to the images of each of some datasets before a network sees them.
+
+        Raises:
+            UserError: an unknown dataset, or one whose images `prepare` has made otherwise than the catalog says, see `made_otherwise`.
+        """
+        specs = self._specs(datasets)
+        for spec in specs:
+            if line := made_otherwise(spec, self.data_root):
+                raise UserError(line)
+        return {spec.name: replace(spec.preprocessing, image_size=image_size, channels=channels) for spec in specs}
 
     def load(self, datasets: Sequence[str], part: Part, preprocessing: Mapping[str, Preprocessing], memory_mib: int = 4096) -> ImageSet:
         """The images of some datasets in one part of the data, dataset after dataset in order of their labels.
@@ -226,8 +236,8 @@ class DataSource:
             memory_mib: images of more than this are left in their files, of which no more than this is in memory at a time.
 
         Raises:
-            UserError: an unknown dataset, a dataset without images in a split that needs some, images that are missing or unreadable, or a file that
-                several lines of the split files mean, see `aliases`.
+            UserError: an unknown dataset, a dataset without images in a split that needs some, images that are missing or unreadable, a file that
+                several lines of the split files mean, see `aliases`, or a patient who is in several parts.
         """
         specs = self._specs(datasets)
         domains = Domains.of(specs)
@@ -337,6 +347,8 @@ class DataSource:
         if not self._files_checked:
             self._check_files()
             self._files_checked = True
+        for spec in specs:
+            self._check_patients(spec)
         kinds = [kind for kind, its_part in SPLITS if its_part == part]
         groups = [(spec, kind, self.splits.select(spec.name, kind, part)) for spec in specs for kind in kinds]
         return [group for group in groups if group[2]]
@@ -348,6 +360,21 @@ class DataSource:
             raise UserError(f"{entry.where}: {entry.image} of {entry.dataset} is the same file as {first}; take one line out")
         if line := linked_outside(self.splits.entries, self.catalog, self.data_root):
             logger.warning("%s", line)
+
+    def _check_patients(self, spec: DatasetSpec) -> None:
+        """Refuse a dataset of which a patient is known to be in several parts: what was learnt of somebody would be tested on the same."""
+        if spec.name in self._patients_checked:
+            return
+        first: dict[str, SplitEntry] = {}
+        apart = [(entry, who) for entry, who in self._whose(spec.name) if who is not None and first.setdefault(who, entry).part != entry.part]
+        if apart:
+            (entry, who), count = apart[0], len({who for _, who in apart})
+            more = f"; {count} patients are in several parts, which `check` lists" if count > 1 else ""
+            other = f"{first[who].image} in {first[who].part} ({first[who].where})"
+            raise UserError(
+                f"{entry.where}: {entry.image} of {spec.name} is of patient {who}, as is {other}; move all of a patient into one part{more}"
+            )
+        self._patients_checked.add(spec.name)
 
     def _kept(self, group: tuple[DatasetSpec, Kind, list[SplitEntry]], preprocessing: Mapping[str, Preprocessing]) -> KeptImages:
         """The pixels of some lines; raises UserError where they are not those that were met before, of which fingerprints were taken."""

@@ -9,16 +9,19 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pydicom import Dataset
 
 from anomaly_detection.__main__ import main
 from anomaly_detection.config.paths import PROJECT, find_folds
 from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.dataset import DataSource
 from anomaly_detection.data.manifest import read_manifest
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
@@ -558,6 +561,24 @@ def test_datasets_of_the_version_that_took_both_ends_are_told(root):
     record.write_text(json.dumps({**json.loads(record.read_text()), "version": 4}))
     with pytest.raises(UserError, match="was prepared with an older version of this program; delete it to prepare it anew"):
         prepare(root)
+
+
+@pytest.mark.parametrize(("key", "value"), [("window", [40.0, 400.0]), ("aspect", "pad"), ("size", None), ("channels", 3)])
+def test_images_are_not_taken_for_what_an_edited_catalog_says(root, key, value, capsys):
+    """`predict` would do to new images what was not done to those that a network was trained on."""
+    prepare(root)
+    catalog, before = root / "data/datasets.yaml", json.loads((root / "data/x/prepared.json").read_text())[key]
+    entries = yaml.safe_load(catalog.read_text())
+    made = DataSource(root / "data").preprocessing(["x"], 16, 1)["x"]
+    catalog.write_text(yaml.safe_dump({**entries, "x": {**entries["x"], key: value}}))
+    told = f"{root / 'data/x'}: was prepared with {key} {before}, not {value} as datasets.yaml has it; put that back, or delete the folder"
+    with pytest.raises(UserError, match=re.escape(told)):
+        DataSource(root / "data").preprocessing(["x"], 16, 1)
+    with pytest.raises(UserError, match="wrong with the data"):
+        main(["check", "--data-root", str(root / "data"), "--output", str(root / "sheets")])
+    assert f"  wrong: {told} to prepare it anew\n" in capsys.readouterr().out
+    catalog.write_text(yaml.safe_dump({**entries, "x": {**entries["x"], "crop_size": 12}}))
+    assert DataSource(root / "data").preprocessing(["x"], 16, 1)["x"] == replace(made, crop_size=12), "which is done in training"
 
 
 def test_a_file_of_the_same_size_is_another(root):

@@ -148,7 +148,7 @@ def test_the_fingerprint_of_patients_is_of_their_names_alone(data_root, source, 
     change_pixel(data_root)
     assert DataSource(tmp_path / "copy").patients_fingerprint(DATASETS[::-1]) == first == DataSource(data_root).patients_fingerprint(DATASETS)
     path, found = tmp_path / "copy" / "datasets.yaml", {first, source.patients_fingerprint(DATASETS[:1])}
-    for number, pattern in enumerate((r"_(\d+)", r"(val)_\d", r"(train)_0")):
+    for number, pattern in enumerate((r"\w+_\d+", r"(val)_\d", r"(train)_0")):
         path.write_text((data_root / "datasets.yaml").read_text().replace("  root:", f"  patient: {pattern}\n  root:", 1))
         changed = DataSource(tmp_path / "copy")
         found.add(changed.patients_fingerprint(DATASETS))
@@ -210,6 +210,26 @@ def test_an_image_on_two_sides_is_refused_wherever_it_is_known(data_root, leak):
     text = refusal(lambda: fingerprint(source, sorted({dataset, "lung_ct"})))
     assert told in text, text
     assert str(data_root / "folds" / "train_test_split") in text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first", "more"),
+    [
+        (r"(?:train|val)_(3)", 3, ""),
+        (r"(?:train|val)_(\d)", 0, "; 4 patients are in several parts, which `check` lists"),
+        (r"_(\d)", 0, "; 4 patients"),
+    ],
+)
+def test_a_patient_in_two_parts_is_refused_who_is_known(data_root, pattern, first, more):
+    catalog, folds = data_root / "datasets.yaml", data_root / "folds" / "train_test_split" / "normal"
+    catalog.write_text(catalog.read_text().replace("root: lung_ct\n", f"root: lung_ct\n  patient: {pattern}\n"))
+    source = DataSource(data_root)
+    for call in (lambda: load(source, ["lung_ct"], "train"), lambda: fingerprint(source, DATASETS)):
+        text = refusal(call)
+        assert text.startswith(f"{folds / 'val'}:")
+        assert f": normal/val_{first}.png of lung_ct is of patient {first}, as is normal/train_{first}.png in train ({folds / 'train'}:" in text
+        assert text.partition("; move all of a patient into one part")[2].startswith(more)
+    assert load(source, ["liver_ct", "lung_xray"], "train")
 
 
 def test_images_of_one_grey_and_those_of_other_experiments_are_no_leak(data_root):

@@ -27,6 +27,7 @@ from anomaly_detection.data.masks import mask_path
 from anomaly_detection.data.prepare.identity import settle_patients
 from anomaly_detection.data.prepare.scans import masks_elsewhere_warning, other_windows_warning
 from anomaly_detection.data.preprocessing import Preprocessing
+from anomaly_detection.data.record import RECORD, STORED
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import read_json, wait_for_disk, whole_file
 from anomaly_detection.system.processes import map_jobs
@@ -34,7 +35,6 @@ from anomaly_detection.system.processes import map_jobs
 logger = logging.getLogger(__name__)
 
 VERSION = 5  # raise it when the same files and settings come to give other images
-RECORD = "prepared.json"
 WAITING = 0.05  # of the time, at most, is spent on waiting for the disk
 TOLD = ("name", "patient", "abnormal")  # what jobs are told of their images beside the settings, as far as it does not follow from the files
 AT_A_TIME = 2**23  # bytes that a process compares: files of some kB are read faster than they are given to it one by one
@@ -116,7 +116,7 @@ def build_dataset(
     Raises:
         UserError: a file cannot be read, no image is left, two files would get one name, `folder` holds something else, or another process is at it.
     """
-    stored = {key: preprocessing.to_plain()[key] for key in ("size", "aspect", "window")}
+    stored = {key: preprocessing.to_plain()[key] for key in STORED}
     settings = {"channels": preprocessing.stored_channels, **settings}
     record = {"version": VERSION, **stored, **settings, "sources": _fingerprint(jobs, workers)}
     if folder.exists() and any(folder.iterdir()):
