@@ -12,7 +12,7 @@ from anomaly_detection.data.catalog import PHANTOM, DatasetSpec, check_distinct,
 from anomaly_detection.data.formats.sources import natural
 from anomaly_detection.data.splits import SPLITS, Kind, Part, Splits, parse_line
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import read_text, whole_file
+from anomaly_detection.system.files import read_text, whole_file, whole_folder
 
 RESERVED = ("folds", "datasets.yaml", PHANTOM)  # what lies in a data root beside the folders of datasets
 
@@ -66,11 +66,12 @@ def write_splits(
 
 
 def begin_splits(folds: Path, inherited: Path, specs: Sequence[DatasetSpec]) -> None:
-    """Begin the split files of a data root with the lines that datasets have in those read so far, since from now on these are not read."""
-    for kind, part in SPLITS:
-        lines = [line for line in _lines(_file(inherited, kind, part)) if any(_is_of(line, spec) for spec in specs)]
-        if lines:
-            _write(_file(folds, kind, part), lines)
+    """Begin the split files of a data root, all or none, with the lines that datasets have in those read so far: from now on these are not read."""
+    kept = {key: lines for key in SPLITS if (lines := [line for line in _lines(_file(inherited, *key)) if any(_is_of(line, spec) for spec in specs)])}
+    if kept:
+        with whole_folder(folds) as unfinished:
+            for key, lines in kept.items():
+                _write(_file(unfinished, *key), lines)
 
 
 def _file(folds: Path, kind: Kind, part: Part) -> Path:

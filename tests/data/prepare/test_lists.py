@@ -1,11 +1,13 @@
 """Split files and datasets.yaml keep what they say of other datasets."""
 
+import errno
 import re
 from dataclasses import replace
 
 import pytest
 
 from anomaly_detection.data.catalog import read_catalog
+from anomaly_detection.data.prepare import lists
 from anomaly_detection.data.prepare.lists import begin_splits, catalog_entry, write_entry, write_splits
 from anomaly_detection.data.splits import Splits
 from anomaly_detection.system.errors import UserError
@@ -96,6 +98,30 @@ def test_a_line_that_stays_must_name_an_image(tmp_path, catalog):
     with pytest.raises(UserError, match=r"data: 1 of its images are gone, the first: normal/b\.png; delete the folder to prepare it anew"):
         write_splits(tmp_path, catalog["one"], SPLITS, "", catalog, folder)
     assert val.read_text() == ""
+
+
+def full_disk(monkeypatch, files):
+    """A disk that has room for so many more split files."""
+    write, room = lists._write, iter(range(files))
+
+    def write_or_fail(*arguments):
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(lists, "_write", write_or_fail)
+
+
+def test_the_split_files_of_a_data_root_begin_with_all_lines_or_none(tmp_path, catalog, monkeypatch):
+    """Files of which some are there are taken for all: the lines of the others would be lost."""
+    write_splits(tmp_path / "project", catalog["two"], SPLITS, "", catalog)
+    with monkeypatch.context() as patch:
+        full_disk(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            begin_splits(tmp_path / "data" / "folds", tmp_path / "project", [catalog["two"]])
+    assert not list((tmp_path / "data").iterdir())
+    begin_splits(tmp_path / "data" / "folds", tmp_path / "project", [catalog["two"]])
+    assert len(Splits(tmp_path / "data" / "folds", catalog).entries) == 5
 
 
 def test_the_split_files_of_a_data_root_begin_with_what_was_read_so_far(tmp_path, catalog):
