@@ -45,19 +45,20 @@ class Splits:
     Args:
         folds: the folder that holds train_test_split/.
         catalog: the datasets that the lines may name.
+        but: a dataset whose lines count for nothing, since others are to take their place.
 
     Raises:
         UserError: a malformed line, an unknown dataset, or an image that stands in the files twice. An image in two splits would be
             trained on and tested on, so this is looked for across all files.
     """
 
-    def __init__(self, folds: Path, catalog: Mapping[str, DatasetSpec]):
+    def __init__(self, folds: Path, catalog: Mapping[str, DatasetSpec], but: str | None = None):
         self.folds = Path(folds)
         self.entries: list[SplitEntry] = []
         for kind in get_args(Kind):
             for part in get_args(Part):
                 if self._file(kind, part).exists():
-                    self.entries += _read(self._file(kind, part), kind, part, catalog)
+                    self.entries += [entry for entry in _read(self._file(kind, part), kind, part, catalog) if entry.dataset != but]
         self._listed: dict[tuple[str, Kind, Part], list[SplitEntry]] = {}  # so that of many datasets each is not looked for among all
         seen: dict[tuple[str, str], SplitEntry] = {}
         for entry in self.entries:

@@ -45,18 +45,18 @@ def write_splits(
         UserError: the files that are there are wrong, or a line that would stay or be written names no image.
     """
     images = {image for each in splits.values() for image in each}
-    there = Splits(folds, catalog)  # what is there must be in order before it is rewritten
     counts = ", ".join(f"{len(images)} {kind} {part}" for (kind, part), images in splits.items())
     header = f"# {spec.name}: {counts}; {origin}; {_hash(splits)}"
     files = {key: _file(folds, *key) for key in splits}
     texts = {key: _lines(file) for key, file in files.items()}
     if all(header in (parse_line(line)[0] for line in lines) for lines in texts.values()):
-        for entry in there.entries:
+        for entry in Splits(folds, catalog).entries:
             if folder is not None and entry.dataset == spec.name and not (folder / entry.image).is_file():
                 anew = f"delete {folder} to prepare it anew" if entry.image in images else f"all of {spec.name} to have them written anew"
                 advice = f"take the line out, or {anew}"
                 raise UserError(f"{entry.where}: {entry.image}: no such image in {folder}; {advice}")
         return False
+    Splits(folds, catalog, but=spec.name)  # what stays must be in order; of a run that was stopped an image may stand in two files
     if folder is not None and (gone := sorted(image for image in images if not (folder / image).is_file())):
         raise UserError(f"{folder}: {len(gone)} of its images are gone, the first: {gone[0]}; delete the folder to prepare it anew")
     for key, file in files.items():

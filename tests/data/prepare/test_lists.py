@@ -61,6 +61,25 @@ def test_lists_that_are_there_are_left_alone_until_the_split_is_another(tmp_path
     assert "a 9.png" in train.read_text()
 
 
+def test_another_split_that_was_half_written_is_written_again(tmp_path, catalog, monkeypatch):
+    """Images stand in two files then, which is refused where lists stay."""
+    write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
+    other = {**SPLITS, ("normal", "train"): SPLITS["normal", "test"], ("normal", "test"): SPLITS["normal", "train"]}
+    with monkeypatch.context() as patch:
+        full_disk(patch, 2)
+        with pytest.raises(OSError, match="No space left"):
+            write_splits(tmp_path, catalog["one"], other, "seed 5", catalog)
+    with pytest.raises(UserError, match="already; take one line out"):
+        Splits(tmp_path, catalog)
+    for splits, origin in ((other, "seed 5"), (SPLITS, "seed 0")):
+        assert write_splits(tmp_path, catalog["one"], splits, origin, catalog)
+        assert [entry.image for entry in Splits(tmp_path, catalog).select("one", "normal", "val")] == ["normal/b.png"]
+    test = tmp_path / "train_test_split/normal/test"
+    test.write_text(test.read_text() + "normal/b.png one\n")
+    with pytest.raises(UserError, match="already; take one line out"):
+        write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
+
+
 @pytest.mark.parametrize("change", ["renamed", "renamed the last", "moved", "kind"])
 def test_lists_of_other_images_are_rebuilt_though_the_counts_are_the_same(tmp_path, catalog, change):
     write_splits(tmp_path, catalog["one"], SPLITS, "seed 0", catalog)
