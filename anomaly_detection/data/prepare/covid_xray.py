@@ -23,7 +23,7 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
     """A job for each radiograph; by the names of the Shenzhen set where these are there, else by folders. Masks are left alone, and so are
     other images, such as those of a third folder, which is told.
 
-    Every image of Shenzhen is another patient; for other sets see `settle_patients`.
+    Every radiograph of Shenzhen is another patient, in however many formats or sizes it is there; for other sets see `settle_patients`.
 
     Raises:
         UserError: normal or abnormal images are missing.
@@ -35,7 +35,8 @@ def plan(where: Path, files: Sequence[SourceFile], window: WindowChoice = None) 
         if abnormal not in {own for _, own in found}:
             raise UserError(f"{where}: no {kind} X-ray is there; what is needed is {DOWNLOADS['covid_xray']}")
     names = picture_names([file for file, _ in found])
-    return [PictureJob((file,), name, name if named else "", abnormal, window) for (file, abnormal), name in zip(found, names, strict=True)]
+    patients = [file.stem.upper() if named else "" for file, _ in found]
+    return [PictureJob((file,), *told, abnormal, window) for (file, abnormal), *told in zip(found, names, patients, strict=True)]
 
 
 def _by_folder(images: Sequence[SourceFile]) -> list[tuple[SourceFile, bool]]:

@@ -68,6 +68,16 @@ def test_shenzhen_by_name(tmp_path):
     ]
 
 
+def test_one_radiograph_of_shenzhen_in_two_formats_is_one_patient(tmp_path):
+    write(tmp_path, "jpg/CHNCXR_0001_0.jpg", "png/chncxr_0001_0.png", "png/CHNCXR_0327_1.png")
+    jobs = covid_xray.plan(tmp_path, list_source(tmp_path))
+    assert {(job.name, job.patient) for job in jobs} == {
+        ("CHNCXR_0001_0.jpg", "CHNCXR_0001_0"),
+        ("chncxr_0001_0.png", "CHNCXR_0001_0"),
+        ("CHNCXR_0327_1", "CHNCXR_0327_1"),
+    }
+
+
 def test_xrays_by_folder(tmp_path):
     write(tmp_path, "COVID/images/COVID-1.png", "COVID/masks/COVID-1.png", "Normal/images/Normal-1.png", "Viral Pneumonia/images/v.png")
     assert [(job.name, job.abnormal) for job in covid_xray.plan(tmp_path, list_source(tmp_path))] == [("COVID-1", True), ("Normal-1", False)]
