@@ -39,10 +39,15 @@ def published_split(files: Sequence[SourceFile]) -> dict[str, Part] | None:
     where the lists are not there.
 
     Raises:
-        UserError: some of the six lists are there, others not.
+        UserError: some of the six lists are there, others not, or one is there twice with other lines.
     """
     lists = {f"{part}ct_{kind}.txt": part for part in ("train", "val", "test") for kind in ("covid", "noncovid")}
-    found = {name: file for file in files if (name := file.name.rsplit("/", 1)[-1].lower()) in lists}
+    found: dict[str, SourceFile] = {}
+    for file in files:
+        if (name := file.name.rsplit("/", 1)[-1].lower()) in lists:
+            first = found.setdefault(name, file)
+            if (file.size, file.checksum()) != (first.size, first.checksum()):
+                raise UserError(f"{file}: is there twice, with other lines, the other one is {first}; take one away, or use --own-split")
     if not found:
         return None
     missing = sorted(set(lists) - set(found))

@@ -1,5 +1,7 @@
 """COVID-CT and chest X-rays: which file is what, and whose."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -53,6 +55,13 @@ def test_covid_ct_lists(tmp_path):
         "abnormal/2020.02.1-p7%0.png": "train", "abnormal/2020.02.1-p8%0.png": "test",
         "abnormal/2020.02.1-p7%0": "train", "abnormal/2020.02.1-p8%0": "test",
     }  # fmt: skip
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "trainCT_COVID.txt").write_text(LISTS["COVID/trainCT_COVID.txt"])
+    assert covid_ct.published_split(list_source(tmp_path))["abnormal/2020.02.1-p7%0"] == "train"
+    (tmp_path / "old" / "trainCT_COVID.txt").write_text(LISTS["COVID/testCT_COVID.txt"])
+    with pytest.raises(UserError, match=r"old/trainCT_COVID\.txt: is there twice, with other lines, .*COVID/trainCT_COVID\.txt; take one away"):
+        covid_ct.published_split(list_source(tmp_path))
+    shutil.rmtree(tmp_path / "old")
     (tmp_path / "COVID" / "valCT_COVID.txt").unlink()
     with pytest.raises(UserError, match=r"of the lists of Data-split valct_covid\.txt are missing; add them, or use --own-split"):
         covid_ct.published_split(list_source(tmp_path))
