@@ -121,8 +121,8 @@ def build_dataset(
     record = {"version": VERSION, **stored, **settings, "sources": _fingerprint(jobs, workers)}
     if folder.exists() and any(folder.iterdir()):
         return _made_before(folder, record)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
+    lock = _beside(folder, "lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
             try:
@@ -144,7 +144,9 @@ def _make(
     told_by: Key,
     accept: Callable[[list[Row]], object],
 ) -> tuple[list[Row], list[str]]:
-    unfinished = folder.with_name(f".{folder.name}.partial")
+    if folder.exists():  # before the work: a mount point, for one, cannot be replaced
+        os.rmdir(os.path.realpath(folder))
+    unfinished = _beside(folder, "partial")
     unfinished.mkdir(exist_ok=True)
     for stale in unfinished.rglob(".*.partial"):  # of a process that was killed
         stale.unlink()
@@ -170,11 +172,15 @@ def _make(
     write_manifest(unfinished / MANIFEST, rows)
     with whole_file(unfinished / RECORD) as partial:
         partial.write_text(json.dumps({**record, "skipped": bad}, indent=1), encoding="utf-8")
-    (unfinished / "journal.jsonl").unlink()
-    if folder.exists():
-        folder.rmdir()
-    os.replace(unfinished, folder)
+    os.replace(unfinished, os.path.realpath(folder))
+    (folder / "journal.jsonl").unlink()
     return rows, bad
+
+
+def _beside(folder: Path, what: str) -> Path:
+    """A hidden name beside a dataset's folder; where that is a link, beside what it leads to."""
+    place = Path(os.path.realpath(folder))
+    return place.with_name(f".{place.name}.{what}")
 
 
 def _made_before(folder: Path, record: dict) -> tuple[list[Row], list[str], bool]:

@@ -1,5 +1,6 @@
 """Making a dataset's folder: whole or not at all, resumable, the same with any number of processes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -138,6 +139,32 @@ def test_a_second_run_does_nothing(tmp_path, jobs):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
     assert make(tmp_path / "set", jobs) == (first[0], [], False)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_a_link(tmp_path, jobs, there):
+    """To another disk, say, and to an empty folder or to none yet."""
+    (tmp_path / "disk" / "mine").mkdir(parents=True)
+    (tmp_path / "set").symlink_to(tmp_path / "disk" / "mine")
+    if not there:
+        (tmp_path / "disk" / "mine").rmdir()
+    make(tmp_path / "whole" / "set", jobs)
+    make(tmp_path / "set", jobs)
+    assert (tmp_path / "set").is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["mine"]
+    assert digest(tmp_path / "set") == digest(tmp_path / "whole" / "set")
+
+
+def test_a_folder_that_cannot_be_replaced_is_told_before_the_work(tmp_path, jobs, monkeypatch):
+    def busy(path):
+        raise OSError(errno.EBUSY, "Device or resource busy", path)
+
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr(os, "rmdir", busy)
+    monkeypatch.setattr(module, "_convert", lambda job, **options: 1 / 0)
+    with pytest.raises(OSError, match="busy"):
+        make(tmp_path / "set", jobs)
 
 
 def test_other_settings_and_other_files_are_refused(tmp_path, jobs):
