@@ -87,21 +87,27 @@ def fitting_name(name: str) -> str:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; move it there when the block ends well, delete it when it does not.
+    """Yield a temporary folder; it becomes `path` when the block ends well, and is deleted when it does not.
+
+    It lies beside `path`, or in the empty folder that is there, which stays and gets what it holds: that may be a link, a mount point or the working
+    folder.
 
     Raises:
         UserError: `path` holds something.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    path = Path(os.path.realpath(path))
+    there = path.exists()
+    if there and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path}: exists and is not an empty folder; name a new one, or delete this one first")
-    partial = _partial(path)
+    partial = _partial(path / "all" if there else path)
     try:
         partial.mkdir(parents=True)
         yield partial
-        if path.exists():
-            path.rmdir()
-        os.replace(partial, path)
+        if there:
+            for entry in list(partial.iterdir()):
+                os.replace(entry, path / entry.name)
+        else:
+            os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -67,6 +67,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", [".", "link", "leads nowhere yet", "empty"])
+def test_an_empty_folder_stays_and_is_filled(tmp_path, monkeypatch, name):
+    """The working folder, a link and a mount point cannot be replaced."""
+    if name == "empty":
+        monkeypatch.setattr(Path, "rmdir", lambda path: pytest.fail("a mount point"))
+    for folder in ("here", "disk", "empty"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here" if name == "." else tmp_path)
+    if name in ("link", "leads nowhere yet"):
+        Path(name).symlink_to(tmp_path / "disk" / name if name != "link" else tmp_path / "disk")
+    with whole_folder(Path(name)) as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "x").touch()
+        assert not (Path(name) / "deep").exists()
+    assert [path.name for path in Path(name).iterdir()] == ["deep"]
+    assert Path(name, "deep", "x").exists()
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"], ids=["Unix", "Windows", "old Mac"])
 @pytest.mark.parametrize(
     ("mark", "encoding"),
