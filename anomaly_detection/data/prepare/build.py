@@ -253,6 +253,10 @@ def _convert(job: Job, folder: Path, preprocessing: Preprocessing, skip_bad: boo
 
 
 def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessing: Preprocessing) -> Row:
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{source!r}: a name that is no UTF-8, as {MANIFEST} is; rename the file or its folder") from None
     if not picture.name.isprintable():
         raise UserError(f"{source!r}: a name that no line of a split file can hold; rename the file")
     if max(len(os.fsencode(part)) for part in picture.name.split("/")) > LONGEST:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +310,15 @@ def test_two_at_once_and_names_with_line_breaks_are_refused(tmp_path, jobs):
     (tmp_path / "source" / "a\nb.txt").write_text("5")
     with pytest.raises(UserError, match=r"'a\\nb\.txt': a name that no line"):
         make(tmp_path / "set", [NumberJob((file,)) for file in list_source(tmp_path / "source")])
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_told(tmp_path, jobs):
+    """The image's name need not hold that of the folder, as of LiTS; the manifest does."""
+    jobs = [NumberJob((replace(jobs[0].sources[0], name="caf\udce9/n0.txt"),)), *jobs[1:]]
+    with pytest.raises(UserError, match=r"^'caf\\udce9/n0\.txt': a name that is no UTF-8, .* rename the file or its folder"):
+        make(tmp_path / "set", jobs)
+    rows, bad, _ = make(tmp_path / "set", jobs, skip_bad=True)
+    assert (len(rows), len(bad)) == (10, 1)
 
 
 def test_what_was_skipped_is_tried_again_unless_it_may_be(tmp_path, jobs, monkeypatch):
