@@ -68,6 +68,9 @@ def prepare(work: Work, data_root: Path, folds: Path | None, shares: Shares, wor
         check_mixture(data_root, work, catalog)
         spec = replace(spec, label=catalog_entry(catalog, spec.name, spec.organ, spec.modality).label)
         catalog = {**catalog, spec.name: spec}
+        if work.phantom and not is_phantom(data_root):
+            mark_phantom(data_root, f"prepared from phantoms: {spec.name} and what else lies here")
+        write_entry(data_root, place, spec)  # before the lines that name it: with lines of no dataset nothing can be read
         if folds is None:
             folds, inherited = data_root / "folds", find_folds(data_root)
             if not folds.exists():
@@ -76,9 +79,6 @@ def prepare(work: Work, data_root: Path, folds: Path | None, shares: Shares, wor
         written = write_splits(folds, spec, splits, f"{origin}; {len(rows)} images in all", catalog, folder)
         # lists that stay may have been edited
         there = Counter((entry.kind, entry.part) for entry in Splits(folds, catalog).entries if entry.dataset == spec.name)
-        if work.phantom and not is_phantom(data_root):
-            mark_phantom(data_root, f"prepared from phantoms: {spec.name} and what else lies here")
-        write_entry(data_root, place, spec)
     return Prepared({key: there[key] for key in splits}, rows, left_out, skipped, made, written)
 
 

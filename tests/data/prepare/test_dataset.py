@@ -86,6 +86,21 @@ def test_phantoms_that_came_meanwhile_are_not_mixed_with_real_images(tmp_path, c
     assert "real" not in read_catalog(tmp_path / "data" / "datasets.yaml")
 
 
+def test_lines_never_name_a_dataset_that_has_no_entry_yet(tmp_path, catalog, monkeypatch):
+    """With such lines no dataset of the data root could be read, after a run that was stopped."""
+    write = dataset.write_splits
+
+    def stopped(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "write_splits", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(work(tmp_path, "new", catalog), tmp_path / "data", None, Shares(), workers=1)
+    listed = read_catalog(tmp_path / "data" / "datasets.yaml")
+    assert len(Splits(tmp_path / "data" / "folds", listed).entries) == 10
+
+
 @pytest.mark.parametrize("writer", ["begin_splits", "write_splits", "write_entry"])
 def test_lists_are_written_by_one_process_at_a_time(tmp_path, catalog, monkeypatch, writer):
     write, called = getattr(dataset, writer), []
