@@ -232,15 +232,30 @@ def test_scores_that_are_kept_give_the_same_differences_to_the_last_digit(words,
     gathered = gather([Source.parse(word) for word in words])
     page = tmp_path / "page.md"
     page.write_text(MARKERS, encoding="utf-8")
-    assert main(["--study", "real", *words, "--page", str(page), "--scores", str(tmp_path)]) == 0
+    options = ["--page", str(page), "--scores", str(tmp_path)]
+    assert main(["--study", "real", *words, *options]) == 0
+    assert main(["--study", "other", words[1], *options]) == 0  # of the other study nothing is lost
     assert difference_rows(read_stored(tmp_path, "real")).rows == difference_rows(gathered).rows
+    experiments = (tmp_path / "experiments.csv").read_bytes()
+    assert main(["--study", "real", *words, *options]) == 0
+    assert (tmp_path / "experiments.csv").read_bytes() == experiments
     text = page.read_text(encoding="utf-8")
     page.write_text(text.replace("0.", "9."), encoding="utf-8")
-    assert main(["--again", "real", "--page", str(page), "--scores", str(tmp_path)]) == 0
+    assert main(["--again", "real", *options]) == 0
     again = page.read_text(encoding="utf-8")
     for kind in ("auroc", "differences"):
         assert table_of(again, "real", kind) == table_of(text, "real", kind)
     assert table_of(again, "real", "components") != table_of(text, "real", "components"), "what is not kept stays as it is"
+
+
+def test_of_a_study_that_is_not_kept_nothing_is_written_again(tmp_path, capsys):
+    options = ["--again", "phantom", "--page", str(PAGE), "--scores", str(tmp_path)]
+    for made, missing in ((), "phantom_scores.csv.gz"), (["phantom_scores.csv.gz"], "experiments.csv"), (["experiments.csv"], "experiments.csv"):
+        for name in made:
+            (tmp_path / name).write_text("study\n")
+        assert main(options) == 2
+        assert f"{tmp_path / missing}: no " in (told := capsys.readouterr().err)
+        assert "--study phantom NAME=FOLDER --keep phantom" in told
 
 
 def test_runs_on_other_images_are_refused(words, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from anomaly_detection.evaluation.bootstrap import metric_intervals
 from anomaly_detection.study.comparison import Scored, scored
 from anomaly_detection.study.results import Result
+from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.lines import Lines
 from benchmarks.results.gather import Gathered, Run, complete
@@ -52,11 +53,20 @@ def write_scores(path: Path, gathered: Gathered) -> None:
 
 
 def write_experiments(path: Path, studies: Mapping[str, Gathered]) -> None:
-    """A line for each experiment of some studies."""
+    """A line for each experiment of some studies, in place of those that the file has of them; what it has of other studies stays."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for line in _lines(path) if path.exists() else []:
+        lines.setdefault(line["study"], []).append(line)
+    lines |= {name: [_experiment(name, run) for run in gathered.runs] for name, gathered in studies.items()}
     with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, EXPERIMENT, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_experiment(name, run) for name, gathered in studies.items() for run in gathered.runs)
+        writer.writerows(line for each in lines.values() for line in each)
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _experiment(study: str, run: Run) -> dict[str, Any]:
@@ -66,11 +76,20 @@ def _experiment(study: str, run: Run) -> dict[str, Any]:
 
 
 def read_stored(folder: Path, study: str) -> Gathered:
-    """The runs of a study from what is kept of them: scores, and of the metrics AUROC with its interval. Nothing is called abnormal."""
-    with gzip.open(folder / f"{study}_scores.csv.gz", "rt", encoding="utf-8", newline="") as file:
+    """The runs of a study from what is kept of them: scores, and of the metrics AUROC with its interval. Nothing is called abnormal.
+
+    Raises:
+        UserError: no scores of it are kept, or none of its experiments is listed.
+    """
+    scores, listed = folder / f"{study}_scores.csv.gz", folder / "experiments.csv"
+    for path in (scores, listed):
+        if not path.exists():
+            raise UserError(f"{path}: no such file; --study {study} NAME=FOLDER --keep {study} writes it")
+    experiments = [line for line in _lines(listed) if line["study"] == study]
+    if not experiments:
+        raise UserError(f"{listed}: no experiment of {study}; --study {study} NAME=FOLDER --keep {study} writes them")
+    with gzip.open(scores, "rt", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
-    with open(folder / "experiments.csv", newline="", encoding="utf-8") as file:
-        experiments = [line for line in csv.DictReader(file) if line["study"] == study]
     runs = [_run(line, lines) for line in experiments]
     return complete(max((run.result.datasets for run in runs), key=len), runs)
 
