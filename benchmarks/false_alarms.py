@@ -1,4 +1,7 @@
-"""What is promised of new normal images beside what happens: simulated patients of three domains, calibrated by N of each, and fresh ones.
+"""What is promised of new normal patients beside what happens: simulated patients of three domains, calibrated by N of each, and fresh ones.
+
+Fresh patients have as many images as those that calibrate, since the promise is made to such ones alone. A patient counts as called anomalous, or as
+unknown, where any of the images is.
 
 Training scores are lower than validation scores, slices of a patient are correlated, content has 108 features.
 """
@@ -20,13 +23,15 @@ ALPHA = 0.05
 
 
 def observed(patients: int, slices: int, seed: int, features: int = 108) -> tuple[float, float, bool, bool]:
-    """Shares of fresh normals called anomalous and unknown, and whether the one and the other is guaranteed."""
+    """Shares of fresh patients with an image that is called anomalous or is unknown, and whether the one and the other is guaranteed."""
     rng = np.random.default_rng(seed)
     train = simulated(rng, 40, 10, features, shift=-0.3)
     calibration = Calibration.fit(train, simulated(rng, patients, slices, features), ALPHA)
-    verdict = calibration.apply(simulated(rng, 100, 1, features).scores)
-    unknown = np.mean([bool(reason) for reason in verdict.unknown])
-    return float(verdict.anomalous.mean()), float(unknown), bool(verdict.guaranteed.all()), calibration.known.guaranteed
+    fresh = simulated(rng, 100, slices, features)
+    verdict = calibration.apply(fresh.scores)
+    calls = verdict.anomalous, np.array([bool(reason) for reason in verdict.unknown])
+    anomalous, unknown = (len(np.unique(fresh.unit[called])) / len(np.unique(fresh.unit)) for called in calls)
+    return anomalous, unknown, bool(verdict.guaranteed.all()), calibration.known.guaranteed
 
 
 def rows(patients: Sequence[int], slices: Sequence[int], simulations: int) -> Iterator[dict[str, Any]]:

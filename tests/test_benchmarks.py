@@ -22,7 +22,7 @@ from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from anomaly_detection.system.lines import Lines
-from benchmarks import agreement, backbone, data, picture, scaling, shares, study, throughput, train_step, trivial, variants
+from benchmarks import agreement, backbone, data, false_alarms, picture, scaling, shares, study, throughput, train_step, trivial, variants
 from benchmarks.cases import ON_FEATURES, Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import in_turns, operations
 
@@ -149,6 +149,18 @@ def test_the_shares_of_a_step_are_of_all_its_time():
     told = shares.shares(lambda: x.relu(), torch.device("cpu"), steps=2)
     assert told["products"] == 0 < 0.5 < told["activations"]
     assert shares.kind_of("mkldnn::_convolution_pointwise") == "products"  # of a fused backbone
+
+
+def test_a_fresh_patient_has_as_many_images_as_was_promised_for(monkeypatch):
+    """Of every patient one of eight images is called anomalous, of one of the 300 an image is unknown."""
+
+    def apply(scores):
+        images = np.arange(len(scores.score))
+        return SimpleNamespace(anomalous=images % 8 == 0, unknown=["far" if image == 3 else "" for image in images], guaranteed=images >= 0)
+
+    calibration = SimpleNamespace(apply=apply, known=SimpleNamespace(guaranteed=False))
+    monkeypatch.setattr(false_alarms, "Calibration", SimpleNamespace(fit=lambda *_: calibration))
+    assert false_alarms.observed(2, 8, seed=0, features=2) == (1, 1 / 300, True, False)
 
 
 def test_many_images_are_as_many_and_within_their_budget(root, tmp_path):
