@@ -14,8 +14,8 @@ import torch
 
 from anomaly_detection.data.order import ShuffledIndices
 from benchmarks.cases import benchmark_images
-from benchmarks.measure import add_rounds, benchmark_parser, parse, seconds, show
-from benchmarks.plain import PlainImages, plain_batches
+from benchmarks.measure import WAVES, add_rounds, benchmark_parser, parse, seconds, show
+from benchmarks.plain import AHEAD, READERS, PlainImages, plain_batches
 from benchmarks.scaling import load_many, write_many
 
 
@@ -29,7 +29,8 @@ def row(size: int, batch: int, arguments) -> dict[str, Any]:
     for _ in range(arguments.rounds):
         batches = plain_batches(files, batch, arguments.device)
         next(batches)  # the workers have started
-        rates["plain"].append(_rate(lambda batches=batches: next(batches), max(1, count // 10), batch, arguments.device))
+        several = max(count // 10, WAVES * READERS * AHEAD)  # of those that the workers make beforehand, so that these are no matter
+        rates["plain"].append(_rate(lambda batches=batches: next(batches), several, batch, arguments.device))
         del batches
         rates["project"].append(_rate(lambda: held.batch(indices.take(batch)), count, batch, arguments.device))
     plain, project = statistics.median(rates["plain"]), statistics.median(rates["project"])

@@ -18,7 +18,8 @@ from anomaly_detection.system.files import whole_file
 from anomaly_detection.system.memory import keep_memory, release_memory
 
 PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
-UNTIMED, UNTIMED_SECONDS = 3, 60.0  # steps before those that are timed
+UNTIMED, LONG = 3, 60.0  # steps before those that are timed, and seconds after which fewer will do
+WAVES = 4  # of batches, that are timed of what readers deliver
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +68,18 @@ def seconds(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int, steps: int, device: torch.device) -> dict[str, float]:
+def in_turns(
+    rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int, steps: int, device: torch.device, readers: int = 1
+) -> dict[str, float]:
     """Median seconds of a step of each rival. In every round each takes its turn, so that a slow minute of the machine meets them all.
     The rival "plain" has the C library's memory as it comes, the others as the project's commands have it; each begins without what others left.
 
     Args:
         rivals: by name, what begins a turn and returns the step; what it has opened is closed when the step is dropped.
         rounds, steps: turns, and steps timed in each, after some that are not, since memory has to settle: three, or fewer that take a minute.
+        readers: processes that read for "plain" alone, see `plain.plain_batches`. They deliver in waves of as many batches, of which the first is
+            waited for, the others not. So a turn of "plain" counts with its mean step, over whole waves and four at least, or fewer steps that take
+            a minute: steps that are so slow wait for no reader.
     """
     times: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
@@ -84,11 +90,22 @@ def in_turns(rivals: Mapping[str, Callable[[], Callable[[], Any]]], rounds: int,
             spent = 0.0
             for _ in range(UNTIMED):
                 spent += seconds(step, device)
-                if spent > UNTIMED_SECONDS:
+                if spent > LONG:
                     break
-            times[name] += [seconds(step, device) for _ in range(steps)]
+            if name == "plain":
+                times[name].append(_mean_over_waves(step, steps, readers, device))
+            else:
+                times[name] += [seconds(step, device) for _ in range(steps)]
             del step
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def _mean_over_waves(step: Callable[[], Any], steps: int, readers: int, device: torch.device) -> float:
+    spent, done, wanted = 0.0, 0, readers * max(WAVES, -(-steps // readers))
+    while done < wanted and (done < steps or spent < LONG):
+        spent += seconds(step, device)
+        done += 1
+    return spent / done
 
 
 class _Operations(TorchDispatchMode):

@@ -2,6 +2,7 @@
 two decoder passes where the loss has two parts, features of the original computed again in every step, by the backbone as its package has it, a read
 of the loss in every step."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,10 @@ from anomaly_detection.registry import find_baseline
 
 LAST_LAYER = 22  # of torchvision's vgg19().features: r42
 LAYERS = {13: "r32", 22: "r42"}
+READERS, AHEAD = (
+    min(8, os.cpu_count() or 1),
+    2,
+)  # processes that read images, and the batches that each makes before they are asked for (torch's default)
 
 
 class PlainImages(Dataset):
@@ -42,10 +47,10 @@ class PlainImages(Dataset):
 
 
 def plain_batches(images: PlainImages, size: int, device: torch.device) -> Iterator[Batch]:
-    """Shuffled batches without end."""
-    workers = min(8, os.cpu_count() or 1)
+    """Shuffled batches without end. As many as READERS make beforehand are dropped: they would be there at once, whatever reading takes."""
     sampler = torch.utils.data.RandomSampler(images, replacement=True, num_samples=10**9)
-    for tensors in DataLoader(images, size, sampler=sampler, num_workers=workers, pin_memory=device.type == "cuda"):
+    loader = DataLoader(images, size, sampler=sampler, num_workers=READERS, prefetch_factor=AHEAD, pin_memory=device.type == "cuda")
+    for tensors in itertools.islice(loader, READERS * AHEAD, None):
         yield Batch(*(tensor.to(device) for tensor in tensors))
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, parse, show
+from benchmarks.plain import READERS
 
 
 def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def row(case: Case, arguments, peak: Peak) -> dict[str, Any]:
 
         return score
 
-    times = in_turns({"plain": plain_turn, **project.scoring_rivals(case.batch, peak)}, arguments.rounds, arguments.steps, arguments.device)
+    times = in_turns({"plain": plain_turn, **project.scoring_rivals(case.batch, peak)}, arguments.rounds, arguments.steps, arguments.device, READERS)
     limit = project.scoring_limit(case.batch, peak, times)
     return {
         "model": case.model,

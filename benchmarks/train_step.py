@@ -12,6 +12,7 @@ from tqdm import tqdm
 from anomaly_detection.baseline import Phase
 from benchmarks.cases import Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import Peak, add_losses, add_models, add_rounds, benchmark_parser, in_turns, operations, parse, show
+from benchmarks.plain import READERS
 
 Rows = Callable[[Case, Any, Peak], Iterator[dict[str, Any]]]
 
@@ -23,7 +24,7 @@ def rows(case: Case, arguments, peak: Peak) -> Iterator[dict[str, Any]]:
     phases = project.baseline.phases()
     for phase in asked_for(phases, arguments):
         rivals = {"plain": lambda phase=phase: plain.step(phase), "project": lambda phase=phase: project.step(phase), "peak": peak.measure}
-        times = in_turns(rivals, arguments.rounds, arguments.steps, arguments.device)
+        times = in_turns(rivals, arguments.rounds, arguments.steps, arguments.device, READERS)
         limit = operations(project.step(phase)) / peak.rate
         yield {
             "model": case.model,

@@ -1,6 +1,7 @@
 """The benchmarks compare like with like, and say what they promise."""
 
 import csv
+import itertools
 import json
 import math
 import statistics
@@ -22,7 +23,7 @@ from anomaly_detection.data.phantom.datasets import write_phantoms
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from anomaly_detection.system.lines import Lines
-from benchmarks import agreement, backbone, data, false_alarms, picture, scaling, shares, study, throughput, train_step, trivial, variants
+from benchmarks import agreement, backbone, data, false_alarms, picture, plain, scaling, shares, study, throughput, train_step, trivial, variants
 from benchmarks.cases import ON_FEATURES, Case, Plain, Project, benchmark_images, cases
 from benchmarks.measure import in_turns, operations
 
@@ -98,6 +99,44 @@ def test_rivals_take_turns_and_the_first_steps_of_each_are_not_timed(monkeypatch
     times = in_turns({name: lambda name=name: begin(name) for name in long}, rounds=2, steps=2, device=torch.device("cpu"))
     assert done == [["plain", 1 + 2], ["project", 3 + 2]] * 2
     assert times == long
+
+
+def test_waiting_for_readers_is_part_of_a_plain_step(monkeypatch):
+    """Each wave of four batches is waited for with its first alone: 8 seconds, and 1 for each of the others."""
+    clock = [0.0]
+    monkeypatch.setattr("benchmarks.measure.time.perf_counter", lambda: clock[0])
+
+    def begin():
+        numbers = itertools.count(1)
+
+        def step():
+            clock[0] += 8.0 if next(numbers) % 4 == 0 else 1.0
+
+        return step
+
+    assert in_turns({"plain": begin}, 1, 3, torch.device("cpu"), readers=4) == {"plain": pytest.approx(11 / 4)}
+
+
+def test_what_readers_made_beforehand_is_not_given_away(monkeypatch):
+    """Batches of the fastest reading, too, come after those that were there at once, of which several times as many are timed."""
+    monkeypatch.setattr(plain, "READERS", 3)
+    monkeypatch.setattr(plain, "DataLoader", lambda *_, **options: ((torch.tensor(number),) * 4 for number in itertools.count()))
+    images = plain.PlainImages([Path("a.png")], *torch.zeros(2, 1), 8)
+    assert next(plain.plain_batches(images, 2, torch.device("cpu"))).index == 3 * 2
+
+    class Held(list):
+        organ = modality = None
+
+        def to(self, device):
+            return self
+
+    timed = []
+    monkeypatch.setattr(data, "benchmark_images", lambda *_: (Held([0] * 4), []))
+    monkeypatch.setattr(data, "plain_batches", lambda *_: iter([None]))
+    monkeypatch.setattr(data, "_first_reading", lambda *_: 1.0)
+    monkeypatch.setattr(data, "_rate", lambda step, steps, batch, device: timed.append(steps) or 1.0)
+    data.row(8, 256, SimpleNamespace(data_root=None, device=torch.device("cpu"), steps=3, rounds=1))
+    assert timed[0] >= 4 * data.READERS * data.AHEAD
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
