@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import Case, Project, benchmark_images
@@ -36,7 +37,9 @@ def kind_of(operation: str) -> str:
 
 
 def shares(step: Callable[[], Any], device: torch.device, steps: int) -> dict[str, float]:
-    """Share of the time that operations take in some steps, by kind, after one more; each counts without what it calls. They add up to 1."""
+    """Share of the time that operations take in some steps, by kind, after one more; each counts without what it calls. They add up to 1.
+    On a GPU a kernel counts for the operation that launched it; one that none launched, as of a replayed step, is OTHER.
+    """
     on_gpu = device.type == "cuda"
     step()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiled:
@@ -44,7 +47,13 @@ def shares(step: Callable[[], Any], device: torch.device, steps: int) -> dict[st
             step()
     spent = Counter(dict.fromkeys([*KINDS, OTHER], 0.0))
     for each in profiled.key_averages():
-        spent[kind_of(each.key)] += each.self_device_time_total if on_gpu else each.self_cpu_time_total
+        if not on_gpu:
+            spent[kind_of(each.key)] += each.self_cpu_time_total
+        elif each.device_type == DeviceType.CPU:  # an operation, with the time of its kernels, each of which has a row of its own, too
+            spent[kind_of(each.key)] += each.self_device_time_total
+            spent[OTHER] -= each.self_device_time_total
+        elif not each.is_user_annotation:  # which spans kernels
+            spent[OTHER] += each.self_device_time_total
     return {kind: value / spent.total() for kind, value in spent.items()}
 
 

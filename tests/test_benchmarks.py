@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.autograd import DeviceType
 
 from anomaly_detection.config.layers import Layer, overriding, read_layers
 from anomaly_detection.config.paths import CONFIGS
@@ -188,6 +190,25 @@ def test_the_shares_of_a_step_are_of_all_its_time():
     told = shares.shares(lambda: x.relu(), torch.device("cpu"), steps=2)
     assert told["products"] == 0 < 0.5 < told["activations"]
     assert shares.kind_of("mkldnn::_convolution_pointwise") == "products"  # of a fused backbone
+
+
+def test_on_a_gpu_each_kernel_counts_once(monkeypatch):
+    """Of 10 parts of time 5 are a convolution's kernel, 3 are of a replayed graph, 2 of an addition; an annotation spans all."""
+    named = [
+        ("aten::cudnn_convolution", "CPU", 5),
+        ("aten::add", "CPU", 2),
+        ("cudaGraphLaunch", "CPU", 0),
+        ("fprop", "CUDA", 5),
+        ("add_kernel", "CUDA", 2),
+    ]
+    named += [("gemm", "CUDA", 3), ("Optimizer.step#Adam.step", "CUDA", 10)]
+    rows = [
+        SimpleNamespace(key=key, device_type=getattr(DeviceType, kind), self_device_time_total=time, is_user_annotation="step" in key)
+        for key, kind, time in named
+    ]
+    monkeypatch.setattr(shares, "profile", lambda activities: nullcontext(SimpleNamespace(key_averages=lambda: rows)))
+    told = shares.shares(lambda: None, torch.device("cuda"), steps=1)
+    assert {kind: share for kind, share in told.items() if share} == pytest.approx({"products": 0.5, "other": 0.5})
 
 
 def test_a_fresh_patient_has_as_many_images_as_was_promised_for(monkeypatch):
