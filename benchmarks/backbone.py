@@ -123,19 +123,22 @@ def by_onnxruntime(network: nn.Module, layers: Sequence[str], x: Tensor, chunk: 
     except ImportError:
         print('error: the limit of a frozen backbone needs onnxruntime: pip install -e ".[onnx]"', file=sys.stderr)
         sys.exit(2)
-    module, chunk = Listed(network, layers), min(chunk or len(x), len(x))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "backbone.onnx"
-        torch.onnx.export(module.cpu(), (x[:chunk].cpu(),), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads slow down whoever takes the next turn
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    pixels = x.cpu().split(chunk)
+    module, pixels = Listed(network, layers).cpu(), x.cpu().split(chunk or len(x))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its idle threads slow down whoever takes the next turn
+
+    def session(part: Tensor) -> Any:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = Path(folder) / "backbone.onnx"
+            torch.onnx.export(module, (part,), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+            return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    sessions = {len(part): session(part) for part in {len(part): part for part in pixels}.values()}  # the last part may be a smaller one
 
     def call() -> Features:
-        parts = [session.run(None, {"x": part.numpy()}) for part in pixels]
+        parts = [sessions[len(part)].run(None, {"x": part.numpy()}) for part in pixels]
         return {layer: torch.cat([torch.from_numpy(value) for value in values]) for layer, *values in zip(module.layers, *parts, strict=True)}
 
     return call

@@ -211,6 +211,18 @@ def test_on_a_gpu_each_kernel_counts_once(monkeypatch):
     assert {kind: share for kind, share in told.items() if share} == pytest.approx({"products": 0.5, "other": 0.5})
 
 
+def test_an_engine_takes_the_rest_that_a_chunk_leaves():
+    """Six images by four at a time."""
+    weight, x = torch.rand(2, 1, 3, 3), torch.rand(6, 1, 8, 8)
+
+    class Network(torch.nn.Module):
+        def forward(self, x, layers):
+            return {layer: torch.nn.functional.conv2d(x, weight) for layer in layers}
+
+    told = backbone.by_onnxruntime(Network(), ["a"], x, 4)()
+    torch.testing.assert_close(told, Network()(x, ["a"]))
+
+
 def test_a_fresh_patient_has_as_many_images_as_was_promised_for(monkeypatch):
     """Of every patient one of eight images is called anomalous, of one of the 300 an image is unknown."""
 
