@@ -160,11 +160,13 @@ def gradient_rows(subject: Subject, batches: int) -> Rows:
 
 
 def lesion_rows(subject: Subject) -> Rows:
-    """Table 4; none without twins."""
+    """Table 4; none without twins, or of a baseline whose score decodes nothing."""
     if subject.pairs is None:
         return
     baseline, constraint = subject.trained.baseline, subject.constraint
     normal, lesion, twin = (seen(baseline, images) for images in (subject.val, *subject.pairs))
+    if normal.made is None:
+        return
     domain = domains_of(subject.val)
     deviation = _within(normal.score[:, None], domain) ** 0.5
     for part in ("none", *PARTS, "all"):

@@ -198,6 +198,14 @@ def test_the_program_tells_of_both_networks_in_four_tables(run, twinned, tmp_pat
     assert "| toy maddr | content |" in capsys.readouterr().out
 
 
+def test_a_score_that_decodes_nothing_says_nothing_of_what_the_decoder_gets(network, monkeypatch):
+    images = toy_images(9)
+    subject = terms.Subject("toy", SimpleNamespace(baseline=network), network.maddr, None, images, images, (images, images))
+    assert [len(list(rows(subject))) for rows in (terms.decoder_rows, terms.lesion_rows)] == [16, 5]
+    monkeypatch.setattr(network, "assess", lambda x, with_map: Assessment(network.encoder(x.flatten(1)), x.flatten(1).square().mean(dim=1)))
+    assert [list(rows(subject)) for rows in (terms.decoder_rows, terms.lesion_rows)] == [[], []]
+
+
 def test_networks_that_differ_in_more_are_refused():
     networks = [SimpleNamespace(trained=SimpleNamespace(settings=SimpleNamespace(model="memae", seed=seed, datasets=["a"]))) for seed in (0, 1)]
     terms.check_alike([networks[0]] * 2)
