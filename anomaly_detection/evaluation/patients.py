@@ -182,5 +182,5 @@ def _reference(organ: str | None, modality: str | None, calibration: Calibration
 
 
 def _worst(images: Sequence[Said]) -> list[str]:
-    """The images whose scores are the patient's, the highest first."""
+    """The images of the highest scores, the highest first: those whose mean the line's score is; where slices were thinned, of all slices."""
     return [image.image for image in sorted((image for image in images if image.known), key=lambda image: -image.score)[:HIGHEST]]

@@ -249,6 +249,13 @@ def test_where_all_patients_are_alike_the_interval_is_that_of_clopper_and_pearso
     assert share_interval_of(value, np.full(100, value), degrees) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_interval_of_all_or_none_holds_it_where_samples_differ(value):
+    low, high = share_interval_of(value, abs(value - np.tile([0.0, 0.001], 50)), 9)
+    assert low <= value <= high
+    assert 0 < high - low < 0.1
+
+
 @pytest.mark.parametrize("patients", [["a"] * 8, ["a", "a", "a", "a", "b", "b", "b", "b"]])
 def test_a_single_patient_of_a_class_says_nearly_nothing(patients):
     labels, scores = np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1.0, 4, 2, 3, 5, 2.5, 3.5, 6])

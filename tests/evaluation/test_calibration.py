@@ -147,6 +147,7 @@ def test_nineteen_patients_are_enough_for_a_guarantee(n):
     val = plain(rng.normal(size=3 * n), unit)
     calibration = Calibration.fit(plain(rng.normal(size=200)), val, 1 - 0.95)
     fresh = plain(rng.normal(0.5, 1.5, size=2000))
+    fresh.scores.score[0] = calibration.everything.threshold
     verdict = calibration.apply(fresh.scores)
     assert verdict.guaranteed.all() == (n >= 19)
     tops = [max(val.scores.score[unit == each]) for each in range(n)]
@@ -285,6 +286,14 @@ def test_without_heads_several_domains_are_one_and_nothing_is_guaranteed():
     assert verdict.anomalous.mean() == pytest.approx(0.05, abs=0.04)
     told = calibration.apply_in(fresh.scores, fresh.organ, fresh.modality)
     assert told.guaranteed.all()
+
+
+@pytest.mark.parametrize(("strangers", "unit"), [([], "patients"), ([0], "patients and images"), (range(120), "images")])
+def test_the_threshold_for_all_domains_names_what_it_counts(strangers, unit):
+    rng = np.random.default_rng(0)
+    train, val = simulated(rng, 60, 1), simulated(rng, 40, 1)
+    val = dataclasses.replace(val, stranger=np.isin(np.arange(120), strangers))
+    assert Calibration.fit(train, val, 0.05).everything.unit == unit
 
 
 def test_without_heads_a_single_domain_is_known():

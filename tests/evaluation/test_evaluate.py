@@ -12,6 +12,7 @@ from anomaly_detection.evaluation.evaluate import evaluate
 from anomaly_detection.evaluation.gallery import Gallery
 from anomaly_detection.evaluation.localisation import UpperQuantile, pixel_metrics
 from anomaly_detection.registry import BASELINES
+from anomaly_detection.system.errors import UserError
 from tests.test_baselines import built, count_passes, settings_of
 
 DATASETS = ["liver_ct", "lung_ct", "lung_xray"]
@@ -44,8 +45,10 @@ def test_each_image_passes_the_encoder_once(model, data_root):
     assert "pixel_auroc" not in outcome.metrics["datasets"]["liver_ct"]
 
 
-@pytest.mark.parametrize("model", ["gaussian", "feature_ae", "memae"])
-def test_what_is_not_reconstructed_stands_beside_the_nearest_training_image(model, data_root):
+@pytest.mark.parametrize(("train_images", "model"), [(200, "gaussian"), (2, "gaussian"), (200, "feature_ae"), (200, "memae")])
+def test_what_is_not_reconstructed_stands_beside_the_nearest_training_image(train_images, model, data_root, monkeypatch):
+    """Of those that calibration looks at: of two images of a dataset, the first and the last."""
+    monkeypatch.setattr("anomaly_detection.evaluation.evaluate.TRAINING_IMAGES", train_images)
     source = DataSource(data_root)
     baseline = built(settings_of(model, 16), maddr=True).eval()
     train, test = (source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1)) for part in ("train", "test"))
@@ -56,10 +59,11 @@ def test_what_is_not_reconstructed_stands_beside_the_nearest_training_image(mode
         return
     with torch.inference_mode():
         known, asked = (baseline.encode(images.batch(torch.arange(len(images))).image).double().numpy() for images in (train, test))
+    known = {place: known[place] for places in np.split(np.arange(len(train)), 3) for place in (places if train_images > 2 else places[[0, -1]])}
     offset = 3 * 4  # the validation images stand before
     for row, shown in zip(details["gallery_row"], details["gallery_nearest"], strict=True):
-        distances = [sum((a - b) ** 2 for a, b in zip(z, asked[row - offset], strict=True)) for z in known]
-        nearest = [place for place, distance in enumerate(distances) if distance <= min(distances) * (1 + 1e-6)]
+        distances = {place: sum((a - b) ** 2 for a, b in zip(z, asked[row - offset], strict=True)) for place, z in known.items()}
+        nearest = [place for place, distance in distances.items() if distance <= min(distances.values()) * (1 + 1e-6)]
         assert any(np.array_equal(shown, train.images[place].numpy()) for place in nearest)
 
 
@@ -102,6 +106,22 @@ def test_batches_make_no_difference_and_everything_is_that_of_its_image(data_roo
     assert [row["score"] for row in other.rows] == pytest.approx([row["score"] for row in outcome.rows], rel=1e-4)
     for name in expected:
         assert other.metrics["datasets"]["lung_ct"][name] == pytest.approx(outcome.metrics["datasets"]["lung_ct"][name], rel=1e-3)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_score_that_is_no_number_ends_the_evaluation(part, data_root, monkeypatch):
+    source, baseline = DataSource(data_root), built(settings_of("memae", 16)).eval()
+    images = source.load(DATASETS, part, source.preprocessing(DATASETS, 16, 1))
+    odd, assess = images.batch(torch.tensor([2])).image, baseline.assess
+
+    def broken(x, with_map):
+        assessment = assess(x, with_map)
+        assessment.score[(x == odd).flatten(1).all(dim=1)] = float("nan")
+        return assessment
+
+    monkeypatch.setattr(baseline, "assess", broken)
+    with pytest.raises(UserError, match=images.names[2]):
+        evaluated(baseline, source)
 
 
 def test_test_images_move_nothing_that_is_kept_with_a_detector(data_root):

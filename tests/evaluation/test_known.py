@@ -112,6 +112,13 @@ def test_whoever_is_sure_is_never_unknown_for_lack_of_confidence():
     assert Known.fit(train, val).min_confidence == 0.9
 
 
+def test_an_estimate_lets_pass_nothing_that_nobody_would_call_sure():
+    rng = np.random.default_rng(0)
+    train, val = simulated(rng, 60, 1, doubt=-3), simulated(rng, 4, 1, doubt=-3)
+    assert val.scores.confidence().min() > 0.5
+    assert Known.fit(train, val).min_confidence == 0.5
+
+
 @pytest.mark.parametrize("patients", [2, 4, 12, 40, 100])
 def test_no_more_fresh_normals_are_unknown_than_promised(patients):
     """Promised is the share of each limit where there are units enough; an estimate from 12 patients of each domain is close."""
@@ -179,6 +186,7 @@ def test_images_of_a_domain_that_was_never_trained_on_are_unknown():
     calibration = Calibration.fit(simulated(rng, 60, 4), simulated(rng, 40, 1), 0.05)
     fresh = simulated(rng, 5, 1)
     stranger = Normals(fresh.scores, fresh.organ * 0, fresh.modality * 0 + 1, fresh.unit)
-    verdict = calibration.apply_in(stranger.scores, stranger.organ, stranger.modality)
-    assert all(NEVER_TRAINED in reason for reason in verdict.unknown)
-    assert {verdict.word(i) for i in range(len(verdict.unknown))} == {"unknown"}
+    named = replace(fresh.scores, organ=np.tile([0.999, 0.001], (15, 1)), modality=np.tile([0.001, 0.999], (15, 1)))
+    for verdict in (calibration.apply_in(stranger.scores, stranger.organ, stranger.modality), calibration.apply(named)):
+        assert all(NEVER_TRAINED in reason for reason in verdict.unknown)
+        assert {verdict.word(i) for i in range(len(verdict.unknown))} == {"unknown"}

@@ -118,7 +118,7 @@ def rows(patient="P"):
 
 @pytest.mark.parametrize("heads", [0.5, None])
 @pytest.mark.parametrize("organs", [1, 2])
-@pytest.mark.parametrize("slices", [(1, 1, 5), (2, 2, 2), (3, 3, 3), (2, 4, 5), None])
+@pytest.mark.parametrize("slices", [(1, 1, 5), (2, 2, 2), (3, 3, 3), (2, 4, 5), (2, 5, 5), None])
 def test_what_is_promised_a_patient_is_what_predict_promises_it(slices, organs, heads):
     """The more images, the higher the highest of them: 12 of a patient are called more often than validation patients' 1 to 5."""
     reference = Reference(0.0, 1.0, 0.0, True, tuple(np.arange(19.0)), tuple(np.arange(19.0)), slices=slices)

@@ -142,6 +142,17 @@ def test_each_dataset_is_called_in_its_domain_and_the_pool_by_one_threshold():
     assert low <= 0.75 <= high
 
 
+def test_all_images_together_are_called_by_plain_scores_and_named_rightly_by_organ_and_modality():
+    """By hand: plain scores of the test images are 96, 114, 109.2 and 130, and one of four is named an X-ray."""
+    rows = [
+        {**row, "plain_score": 2 * row["score"] + 90, "predicted_modality": "xray" if row["score"] == 20 else "ct"}
+        for row in make_rows("a", "liver", 0)
+    ]
+    metrics = metrics_of(Lines.of(rows), CALIBRATION, DOMAINS)
+    assert (metrics["pooled"]["sensitivity"], metrics["pooled"]["specificity"]) == (1.0, 0.5)
+    assert metrics["datasets"]["a"]["named_rightly"] == 0.75
+
+
 def test_normal_images_alone_tell_of_false_alarms_and_are_in_no_pool_with_others():
     whole, others = make_rows("a", "liver", 0), make_rows("b", "lung", 100)
     alone = [row for row in others if row["label"] == 0]

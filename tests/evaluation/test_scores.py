@@ -32,6 +32,11 @@ def test_each_column_is_its_part_of_the_latent():
     assert scores.blank.tolist() == [False, True, False]
 
 
+def test_images_are_scored_in_evaluation_mode():
+    baseline, x = built(settings_of("memae", 16)).train(), toy_images(8, side=16).batch(torch.arange(8)).image
+    np.testing.assert_array_equal(score_images(baseline, [x]).score, score_images(baseline.eval(), [x]).score)
+
+
 @pytest.mark.parametrize("model", BASELINES)
 def test_training_in_bfloat16_leaves_no_trace_in_scores(model):
     baseline, x = built(settings_of(model), maddr=True).eval(), toy_images(3, side=32).batch(torch.arange(3)).image

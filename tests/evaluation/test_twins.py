@@ -15,7 +15,7 @@ from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.twins import load_twins, twins_fingerprint
 from anomaly_detection.evaluation.bootstrap import resample
 from anomaly_detection.evaluation.evaluate import evaluate
-from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_samples
+from anomaly_detection.evaluation.twins import contrast_detail, rise_on_lesion, twin_metrics, twin_rate, twin_rows, twin_samples
 from anomaly_detection.study.train_and_score import look_up_features
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
@@ -283,6 +283,21 @@ def test_evaluation_tells_of_twins_what_their_files_show(twinned):
     assert metrics["obvious_twin_rate"] == pytest.approx(np.mean(rates[::2]))
     assert {"auroc", "twin_rate", "obvious_auroc"} <= set(metrics["intervals"])
     assert not [name for name in outcome.metrics["datasets"]["liver_ct"] if "twin" in name]
+
+
+def test_a_twins_score_that_is_no_number_is_refused(twinned, monkeypatch):
+    source, baseline = DataSource(twinned), built(settings_of("memae", 16)).eval()
+    preprocessing, assess = source.preprocessing(DATASETS, 16, 1), baseline.assess
+    twins = load_twins(source, source.load(DATASETS, "test", preprocessing), preprocessing)
+
+    def broken(x, with_map):
+        assessment = assess(x, with_map)
+        assessment.score[2] = float("nan")
+        return assessment
+
+    monkeypatch.setattr(baseline, "assess", broken)
+    with pytest.raises(UserError, match=twins.images.names[2]):
+        twin_rows(baseline, twins, np.zeros(24), lambda place: None)
 
 
 def test_twins_change_nothing_else(twinned):
