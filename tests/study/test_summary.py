@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from anomaly_detection.study.regimes import MADDR, SEPARATE, UNITED
+from anomaly_detection.study.regimes import MADDR, PROBE, SEPARATE, UNITED
 from anomaly_detection.study.results import Result, compared
-from anomaly_detection.study.summary import counted, summary
+from anomaly_detection.study.summary import counted, deployed, summary
 from anomaly_detection.study.verdict import certainty
 from anomaly_detection.system.lines import Lines
 
@@ -68,7 +68,12 @@ def test_a_detector_is_told_in_the_way_that_the_study_is_about(regimes, way):
 
 
 def test_a_threshold_that_is_an_estimate_is_said():
-    assert "this is an estimate" in summary([result("memae", UNITED.name, 1, guaranteed=False)], DATASETS)[0]
+    for some in ((), ("lits",)):
+        each = result("memae", UNITED.name, 1, guaranteed=False)
+        for name in some:
+            each.metrics["datasets"][name]["false_alarms"]["guaranteed"] = True
+        assert "this is an estimate" in summary([each], DATASETS)[0]
+    assert "estimate" not in summary([result("memae", UNITED.name, 1)], DATASETS)[0]
 
 
 def test_what_somebody_would_have_to_tell_is_said_of_networks_that_name_no_domain():
@@ -90,6 +95,8 @@ def test_what_somebody_would_have_to_tell_is_said_of_networks_that_name_no_domai
     narrow, whole = united(0, hits=1.0), united(1, datasets=(*DATASETS, "lits_2"))
     del narrow.metrics["pooled"]["sensitivity"], results[0].metrics["pooled"]["sensitivity"]
     assert "above which lie memae (united): 12.5 % of abnormal" in summary([narrow, whole], (*DATASETS, "lits_2"))[-1], "as in the column pooled"
+    narrow.metrics["pooled"]["specificity"] = 0.0
+    assert "25.0 % of normal" in deployed([narrow, whole], [("memae", UNITED.name)])[0], "of the network of most datasets"
     assert "memae (united): 37.5 % of abnormal and 25.0 % of normal" in summary(results, DATASETS)[-2], "of those that had abnormal images"
     alike = ("lits", "lits_2")
     for other, datasets in ((united(0, named=True), DATASETS), (united(0, datasets=alike), alike)):
@@ -141,6 +148,12 @@ def test_every_detector_stands_under_what_it_shows_and_several_trainings_are_cou
     assert "gaussian (maddr) has the highest mean AUROC of the 4 rows" in highest
     assert "on others expect less" in highest
     assert any("about one shows a difference by chance alone" in line for line in summary(results, DATASETS))
+
+
+def test_seeds_that_lack_a_network_of_a_dataset_are_not_compared():
+    whole = [result("memae", MADDR.name, 1, seed) for seed in (0, 1)]
+    parts = [result("memae", SEPARATE.name, 1, seed, (name,)) for seed, name in ((0, "lits"), (0, "covid_xray"), (1, "lits"))]
+    assert compared([*whole, *parts], "memae", MADDR.name, SEPARATE.name, DATASETS).seeds == [0]
 
 
 def test_a_patient_of_several_datasets_counts_once():
@@ -203,6 +216,11 @@ def test_phantoms_and_smoke_runs_say_what_they_do_not_tell():
     assert summary([], DATASETS, phantom=True) == []
 
 
+def test_a_difference_that_a_probe_has_too_is_said_once():
+    results = [result("memae", regime.name, shift) for regime, shift in ((MADDR, 3.0), (UNITED, 0.2), (PROBE, 0.2))]
+    assert sum(line.startswith("Against") for line in summary(results, DATASETS)) == 1
+
+
 def test_half_a_study_is_told_as_far_as_it_goes():
     lines = summary([result("memae", SEPARATE.name, 0.5, datasets=("lits",))], DATASETS)
     assert [line.split(" (")[0] for line in lines] == [
@@ -220,6 +238,8 @@ def test_where_nothing_abnormal_is_tested_only_false_alarms_are_told():
         for name in ("auroc", "sensitivity"):
             del values[name]
         values |= {"normal": 20, "abnormal": 0}
+    alike = [replace(results[0], regime=MADDR.name), results[0]]
+    assert "that these 40 patients can show" in " ".join(summary(alike, DATASETS)), "those of normal images alone have no part in it"
     lines = summary(results, DATASETS)
     (called,) = (line for line in lines if "called abnormal" in line)
     alarms = np.mean([row["score"] > 1.5 for row in results[1].rows if row["dataset"] == "covid_xray"])

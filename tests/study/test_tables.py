@@ -54,6 +54,10 @@ def test_a_row_gathers_networks_and_seeds():
     row = cells(RESULTS, "dpa", "maddr", DATASETS, "auroc")
     assert str(row["liver"]) == f"0.850 ± {stdev([0.9, 0.8]):.3f}"
     assert row["pooled"].values == (0.5, 0.5)
+    fewer = result("maddr", 2, liver=0.8, lung=0.6)
+    fewer.metrics["pooled"]["auroc"] = 0.9
+    row = cells([fewer, result("maddr", 0, liver=0.8, lung=0.6, knee=0.7)], "dpa", "maddr", (*DATASETS, "knee"), "auroc")
+    assert row["pooled"].values == (0.5,), "only the network of every dataset"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +169,13 @@ def test_each_seed_is_called_by_its_own_threshold():
     assert high > 0.9
 
 
+def test_joint_intervals_call_by_the_score_whatever_is_called_in_the_true_domain():
+    group = [with_rows("maddr", seed, 2, noise=1) for seed in range(2)]
+    turned = [dataclasses.replace(each, rows=Lines.of({**row, "label_anomalous": 1 - row["label_anomalous"]} for row in each.rows)) for each in group]
+    one, other = (with_joint_intervals(each)[0].metrics["datasets"] for each in (group, turned))
+    assert one == other
+
+
 def test_what_was_promised_stands_beside_what_is_observed():
     only, other = result("maddr", 0, liver=0.6), result("maddr", 1, liver=0.6)
     for each, observed in ((only, 0.04), (other, 0.08)):
@@ -191,6 +202,10 @@ def test_a_promise_on_several_datasets_is_none_on_each(guaranteed, datasets, wor
     told["datasets"] = datasets
     only.metrics["datasets"]["liver"] |= {"false_alarms": told, "unknown": told}
     text = table_markdown([only], ["liver"], "study", [])
+    second = result("maddr", 1, liver=0.6)
+    second.metrics["datasets"]["liver"] |= dict.fromkeys(("false_alarms", "unknown"), told | {"guaranteed": False})
+    both = study_document([only, second], ["liver"], "study", []).tables
+    assert [row[5] for table in both if table.title.startswith("False alarms") for row in table.rows] == ["no", "no"], "by all seeds or by none"
     for kind in ("false alarms", "unknown"):
         assert f"| dpa | maddr | liver | {kind} | 0.05 | {word} | 60 patients | 0.040 [0.010, 0.200] |" in text
 
