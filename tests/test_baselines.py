@@ -88,6 +88,25 @@ def test_steps_for_which_everything_was_taken_read_no_image(model, monkeypatch):
     assert same_weights(weights, same)
 
 
+@pytest.mark.parametrize(
+    ("model", "option", "value"),
+    [
+        ("ganomaly", "adversarial_weight", 0.0),
+        ("f_anogan", "gradient_penalty", 0.0),
+        ("feature_ae", "weight_decay", 10.0),
+    ],
+)
+def test_an_option_has_a_part_in_training(model, option, value):
+    def trained(**own):
+        baseline, images = built(settings_of(model, 16, own=own)), toy_images(16, side=16)
+        baseline.prepare(images.batches(16))
+        for _ in steps(baseline, images, baseline.settings, Progress()):
+            pass
+        return baseline.state_dict()
+
+    assert not same_weights(trained(), trained(**{option: value}))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [64, 128])
 @pytest.mark.parametrize("model", BASELINES)

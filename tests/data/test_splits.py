@@ -171,6 +171,14 @@ def test_one_file_under_two_names_is_known(tmp_path, link, split, dataset, refus
     assert [{entry.image for entry in pair} for pair in pairs] == [{"n/b.png", f"m/{target.name}"}] * refused
 
 
+def test_one_file_among_the_normals_and_the_anomalies_of_one_part_is_known(tmp_path):
+    images(tmp_path, "lits/n/a.png", "covid_ct/m/b.png")
+    hard(tmp_path / "lits" / "n" / "a.png", tmp_path / "covid_ct" / "m" / "c.png")
+    write(tmp_path / "folds", "normal/test", "n/a.png lits\n")
+    write(tmp_path / "folds", "anomaly/test", "m/b.png covid_ct\nm/c.png covid_ct\n")
+    assert len(list(aliases(Splits(tmp_path / "folds", CATALOG).entries, CATALOG, tmp_path))) == 1
+
+
 @pytest.mark.parametrize(("link", "refused"), [(hard, False), (soft, True), (folder, True)])
 def test_a_file_twice_in_one_split_by_a_link_is_known_and_hard_links_may_stand(tmp_path, link, refused):
     images(tmp_path, "lits/n/b.png")

@@ -102,6 +102,18 @@ def test_the_gradient_norm_is_near_1_after_the_first_phase():
     assert sum(norms[-20:]) / 20 == pytest.approx(1, abs=0.3)
 
 
+def test_the_first_phase_is_validated_by_what_the_critic_holds_for_fake():
+    baseline, x = built(settings_of("f_anogan")).eval(), toy_images(3, side=32).batch(torch.arange(3)).image
+    baseline.phase = baseline.gan_phase
+    with torch.inference_mode():
+        torch.testing.assert_close(baseline.validation_loss(x, baseline.assess(x, False)), -baseline.critic(x))
+
+
+def test_every_batch_norm_has_the_momentum_that_is_set():
+    baseline = built(settings_of("f_anogan", own={"bn_momentum": 0.25}))
+    assert {module.momentum for module in baseline.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
+
+
 def test_each_phase_trains_its_own_networks_only():
     baseline = built(settings_of("f_anogan"))
     images = toy_images(16, side=32)

@@ -8,7 +8,7 @@ import torch
 
 from anomaly_detection.feature_ae.feature_ae import one_cycle
 from anomaly_detection.feature_ae.networks import Decoder, Encoder
-from anomaly_detection.training.loop import train, validate
+from anomaly_detection.training.loop import Progress, steps, train, validate
 from tests.helpers import toy_images
 from tests.test_baselines import batch_of, built, settings_of
 
@@ -26,6 +26,14 @@ def test_one_cycle_is_that_of_torch(steps):
             if step < steps - 1:
                 schedule.step()
     assert 0 < one_cycle(steps - 1, steps) <= 1
+
+
+def test_the_first_step_of_training_is_the_first_of_the_cycle():
+    baseline, images = built(settings_of("feature_ae", 16)), toy_images(16, side=16)
+    baseline.prepare(images.batches(16))
+    progress = Progress()
+    rates = [progress.optimizers["autoencoder"].param_groups[0]["lr"] for _ in steps(baseline, images, baseline.settings, progress)]
+    assert rates == pytest.approx([0.002 * one_cycle(step, 6) for step in range(6)])
 
 
 @pytest.mark.parametrize("grid", [2, 5, 8])

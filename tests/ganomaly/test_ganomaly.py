@@ -56,6 +56,17 @@ def test_losses_are_the_specs_numbers_on_a_fixed_batch():
     assert losses["discriminator"].item() == pytest.approx(discriminator.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("option", ["context_weight", "latent_weight"])
+def test_the_validation_loss_weighs_its_terms(option):
+    x, losses = toy_images(4, side=32).batch(torch.arange(4)).image, []
+    for weight in (1.0, 7.0):
+        baseline = built(settings_of("ganomaly", own={"width": 4, "context_weight": 0.0, "latent_weight": 0.0, option: weight})).eval()
+        with torch.inference_mode():
+            losses.append(baseline.validation_loss(x, baseline.assess(x, False)))
+    assert (losses[0] > 0).all()
+    torch.testing.assert_close(losses[1], 7 * losses[0])
+
+
 def test_gradients_of_the_losses_are_those_of_their_formulas():
     """By hand: of a mean squared difference it is 2 (a - b) / n on both sides, of an absolute one the sign; only x and f(x) are data."""
     generator = torch.Generator().manual_seed(0)

@@ -124,6 +124,14 @@ def test_a_memory_of_the_content_alone(per, constrains):
     assert baseline.train().training_step(batch, baseline.optimizers(*baseline.phases()))["maddr_center"] > 0
 
 
+def test_what_passes_the_memory_by_learns_to_reconstruct():
+    own, seen = {"width": 4, "latent_dim": 32, "slots": 10, "remembers": "content"}, []
+    baseline, x = built(settings_of("memae", own=own)), toy_images(3, side=32).batch(torch.arange(3)).image
+    baseline.encoder.register_forward_hook(lambda _, __, query: query.retain_grad() or seen.append(query))
+    baseline.reconstruct(x).sum().backward()
+    assert seen[0].grad[:, :20].any()
+
+
 def test_a_memory_of_nothing_is_refused():
     with pytest.raises(ValueError, match="latent of 20 numbers, 20 of which pass the memory by"):
         built(settings_of("memae", own={"width": 4, "latent_dim": 20, "slots": 10, "remembers": "content"}))

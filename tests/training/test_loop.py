@@ -171,6 +171,11 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["best"]["iteration"] == best
 
 
+def test_what_is_lower_by_less_than_the_least_difference_is_not_better(tmp_path):
+    run(tmp_path, iterations=12, early_stopping_min_delta=1e6)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["training"]["best"]["iteration"] == 4, "that of the first validation"
+
+
 def test_the_best_weights_from_before_an_interruption_are_kept(tmp_path):
     options = {"iterations": 40, "lr": 0.02, "lr_step": 2, "lr_gamma": 1.5}
     whole = run(tmp_path / "whole", **options)
