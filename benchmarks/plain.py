@@ -25,10 +25,8 @@ from anomaly_detection.registry import find_baseline
 
 LAST_LAYER = 22  # of torchvision's vgg19().features: r42
 LAYERS = {13: "r32", 22: "r42"}
-READERS, AHEAD = (
-    min(8, os.cpu_count() or 1),
-    2,
-)  # processes that read images, and the batches that each makes before they are asked for (torch's default)
+READERS = min(8, os.cpu_count() or 1)  # processes that read images
+AHEAD = 2  # batches that each makes before they are asked for, as torch's default has it
 
 
 class PlainImages(Dataset):

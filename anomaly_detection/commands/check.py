@@ -28,6 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
     from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
+    from anomaly_detection.data.masks import unclaimed_masks
+    from anomaly_detection.data.patients import patients_of
     from anomaly_detection.data.splits import NO_ABNORMAL, Splits, linked_outside
     from anomaly_detection.system.files import whole_file
 
@@ -65,6 +67,10 @@ def run(arguments: argparse.Namespace) -> None:
         images = known_of(spec, root, groups)
         if count := sum(image.patient is None for image in images):
             print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
+        # masks of those whom `prepare` has given to training are nobody's in the lists
+        abnormal = {image.entry.image: None for image in images if image.entry.kind == "anomaly"} | patients_of(root / spec.root)
+        if line := unclaimed_masks(root / spec.root, abnormal):
+            print(f"  {line}")
         tell(problems(spec, root, groups, images), [*warnings(images), *remade(groups, images)])
         known += images
         if groups:

@@ -44,6 +44,23 @@ def shared_masks(images: Iterable[str]) -> Iterator[str]:
             yield f"{other} and {image} are two abnormal images with one mask, {path}; give one of them another name, and a mask of that name"
 
 
+def unclaimed_masks(folder: Path, images: Iterable[str]) -> str | None:
+    """A line on files in `masks/` that are the mask of no image, as where a name has other letters; None where each is of one.
+
+    Args:
+        folder: of the dataset.
+        images: those that may have masks, as paths in it, the first an abnormal one.
+    """
+    images = list(images)
+    claimed = {path.casefold() for path in map(mask_path, images) if (folder / path).is_file()}  # some file systems know one case alone
+    files = [path.relative_to(folder).as_posix() for path in (folder / MASKS).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    unclaimed = sorted(path for path in files if path.casefold() not in claimed)
+    if not unclaimed or not images:
+        return None
+    more = f" and {len(unclaimed) - 1} more" if len(unclaimed) > 1 else ""
+    return f"masks of no abnormal image that is listed: {unclaimed[0]}{more}; that of {images[0]} would be {mask_path(images[0])}"
+
+
 def read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """The mask of an image.
 

@@ -110,7 +110,9 @@ def test_the_mask_of_an_image_of_another_format_is_found(data_root, tmp_path, ca
     mask.paste(1, (6, 4, 11, 9))
     mask.save(folder / "masks" / "test_0.png")
     assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
-    assert "anomaly test: 4 images, 1 with a mask, 16x16 pixels" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "anomaly test: 4 images, 1 with a mask, 16x16 pixels" in told
+    assert "masks of no" not in told
     sheet = np.asarray(Image.open(tmp_path / "sheets" / "lung_ct.png")).astype(int)
     red = sheet[..., 0] - sheet[..., 1] > 60
     top, left = 3 * 98, 0
@@ -120,6 +122,21 @@ def test_the_mask_of_an_image_of_another_format_is_found(data_root, tmp_path, ca
     with pytest.raises(UserError, match="1 thing is wrong"):
         check(data_root, tmp_path, "--datasets", "lung_ct")
     assert "masks/test_0.png: cannot be read as an image" in capsys.readouterr().out
+
+
+def test_masks_that_are_of_no_image_are_told(data_root, tmp_path, capsys):
+    """Of `prepare`'s images some may be in no list, whose masks are no mistake."""
+    folder = data_root / "lung_ct"
+    (folder / "masks").mkdir()
+    for name in ("test_0.PNG", "test_1.png.png", "patient_7.png", ".test_2.png"):
+        Image.new("L", (16, 16), 1).save(folder / "masks" / name, "PNG")
+    assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
+    advice = "that of anomaly/test_0.png would be masks/test_0.png\n"
+    assert f"  masks of no abnormal image that is listed: masks/patient_7.png and 2 more; {advice}" in capsys.readouterr().out
+    fields = "image,abnormal,patient,source,source_sha256,pixels_sha256,mask_pixels\n"
+    (folder / "manifest.csv").write_text(f"{fields}abnormal/patient_7.png,1,7,,,,\n")
+    assert check(data_root, tmp_path, "--datasets", "lung_ct") == 0
+    assert f"  masks of no abnormal image that is listed: masks/test_0.PNG and 1 more; {advice}" in capsys.readouterr().out
 
 
 def test_an_empty_split(data_root, tmp_path, capsys):
