@@ -233,6 +233,8 @@ class Baseline(nn.Module, ABC):
 
     def autocast(self) -> AbstractContextManager:
         """Surrounds forward passes, not backward ones."""
+        if self.bf16 and not torch.is_autocast_enabled(self.device.type):
+            torch.clear_autocast_cache()  # in somebody's block, even of enabled=False, torch keeps what it has cast of weights that are others now
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def constraint(self, z: Tensor, batch: Batch) -> tuple[Tensor | float, dict[str, Tensor]]:

@@ -32,6 +32,7 @@ from anomaly_detection.study.regimes import regime_of
 from anomaly_detection.system.devices import choose_device
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.precision import training_alone
 from anomaly_detection.training.loop import train
 from anomaly_detection.training.seed import one_at_a_time, random_state, seed_everything, set_random_state
 
@@ -94,8 +95,7 @@ class AnomalyDetector(BaseEstimator):
         self.seed = seed
         self.device = device
 
-    @torch.inference_mode(False)  # whatever surrounds it: training needs gradients
-    @torch.enable_grad()
+    @training_alone()
     def fit(
         self,
         X: Any,

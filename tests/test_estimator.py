@@ -194,6 +194,21 @@ def test_it_is_fitted_alike_where_gradients_are_switched_off(surrounding, fitted
     assert list(inspect.signature(AnomalyDetector.fit).parameters) == ["self", "X", "y", "organ", "modality", "groups"]
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_it_is_fitted_and_scores_alike_where_a_program_casts(enabled, fitted, monkeypatch):
+    """In bfloat16, too: in a block of autocast, even a disabled one, torch keeps what it has cast of weights that have changed since."""
+    expected = fitted.decision_function(ILL).tolist()
+    monkeypatch.setattr("anomaly_detection.training.loop.runs_in_bf16", lambda settings, device: settings.bf16)
+    for bf16 in (False, True):
+        settings = {**SETTINGS, "bf16": bf16}
+        plain = detector(settings=settings).fit(X, organ="liver", modality="ct", groups=GROUPS)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert fitted.decision_function(ILL).tolist() == expected
+            again = detector(settings=settings).fit(X, organ="liver", modality="ct", groups=GROUPS)
+            assert torch.is_autocast_enabled("cpu") == enabled
+        assert again.decision_function(ILL).tolist() == plain.decision_function(ILL).tolist()
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
 def test_it_is_the_same_where_a_program_has_other_numbers_by_default(kind, fitted):
     expected = fitted.decision_function(ILL).tolist()

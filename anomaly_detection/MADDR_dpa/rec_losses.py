@@ -279,7 +279,8 @@ class MADDRConstraint(nn.Module):
     ) -> Dict[str, Tensor]:
         """The terms by name, unweighted, and their weighted sum.
 
-        Call it once for each step of training, also on mixtures: in training mode it moves the centers of `center_momentum`.
+        Call it once for each step of training, also on mixtures: in training mode it moves the centers of `center_momentum`. With these keep it
+        outside of what is checkpointed (`torch.utils.checkpoint`), which calls it again.
 
         Args:
             z: (B, latent_dim) or (B, latent_dim, 1, 1).
@@ -296,10 +297,10 @@ class MADDRConstraint(nn.Module):
                 GPU, where looking at values means waiting, only the first batch is searched for these).
         """
         _batch_size(z, "z")
+        seen, content = z if self.heads_train_encoder else z.detach(), self.split(z)["content"]
         weighted = [(share, self._check_labels(z, organ, modality))]
         if partner is not None:
             weighted.append((1 - share, self._check_labels(z, *partner)))
-        seen, content = z if self.heads_train_encoder else z.detach(), self.split(z)["content"]
         terms = {
             name: sum(weight * self.focal[name](logits, labels[name]) for weight, labels in weighted) for name, logits in self._logits(seen).items()
         }
@@ -360,8 +361,9 @@ class MADDRConstraint(nn.Module):
     @torch.no_grad()
     def accuracy(self, z: Tensor, organ: Tensor, modality: Tensor) -> Dict[str, Tensor]:
         """Fraction of the images whose "organ" and "modality" the heads name rightly: float32 scalars, of the heads there are."""
+        every = self._logits(z)
         labels = self._check_labels(z, organ, modality)
-        return {name: (logits.argmax(dim=1) == labels[name]).float().mean() for name, logits in self._logits(z).items()}
+        return {name: (logits.argmax(dim=1) == labels[name]).float().mean() for name, logits in every.items()}
 
     def _check_labels(self, z: Tensor, organ: Tensor, modality: Tensor) -> Dict[str, Tensor]:
         labels = {"organ": organ, "modality": modality}

@@ -30,13 +30,17 @@ def run(arguments: argparse.Namespace) -> None:
     """Write predictions.csv, patients.csv, the overlays and the maps.
 
     Raises:
-        UserError: there is no such network or input, or not one image could be read.
+        UserError: there is no such network or input, an input is a network, too, or not one image could be read.
     """
     from anomaly_detection.data.formats.window import parse_window
     from anomaly_detection.detector import load
     from anomaly_detection.evaluation.patients import estimate_warning
     from anomaly_detection.evaluation.predictions import write_predictions
+    from anomaly_detection.system.errors import UserError
 
+    for path in arguments.inputs:
+        if (path / "checkpoint.pt").is_file():
+            raise UserError(f"{path}: is a network, whose figures would be scored; predict takes one network, then images: run it once for each")
     window = parse_window(arguments.window)
     detector = load(arguments.trained, arguments.device)
     written = write_predictions(detector, arguments.inputs, arguments.output, window, not arguments.no_overlays, not arguments.no_maps)

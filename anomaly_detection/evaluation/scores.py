@@ -91,11 +91,12 @@ class Scores:
 def assess(baseline: Baseline, x: Tensor, with_map: bool) -> Assessment:
     """What a trained baseline says of images (B, C, H, W) in [-1, 1], in float32 on every machine.
 
-    Scores are compared with a calibration that another machine may have made: neither bfloat16 nor TensorFloat-32 may move them.
+    Scores are compared with a calibration that another machine may have made: neither bfloat16, the caller's or the baseline's, nor TensorFloat-32
+    may move them.
     """
     before, baseline.bf16 = baseline.bf16, False
     try:
-        with true_float32(x.device):
+        with true_float32(x.device), torch.autocast(x.device.type, enabled=False):
             return baseline.assess(x, with_map)
     finally:
         baseline.bf16 = before

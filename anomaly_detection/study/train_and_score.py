@@ -34,6 +34,7 @@ from anomaly_detection.study.regimes import SEPARATE
 from anomaly_detection.system.distributed import processes, rank
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import short_hash, whole_file, write_json, write_table
+from anomaly_detection.system.precision import training_alone
 from anomaly_detection.system.version import __version__
 from anomaly_detection.training.checkpoint import VERSION, FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import runs_in_bf16, train, validate
@@ -65,8 +66,7 @@ def run_experiment(experiment: Experiment, source: DataSource, device: torch.dev
         return evaluate_experiment(experiment, source, device)
 
 
-@torch.inference_mode(False)  # whatever surrounds it: training needs gradients
-@torch.enable_grad()
+@training_alone()
 def train_experiment(experiment: Experiment, source: DataSource, device: torch.device) -> None:
     """Train the baseline from the start or from its checkpoint; to be called in `locked_folder`."""
     settings = experiment.settings

@@ -1,8 +1,9 @@
-"""Float32 that is float32: GPUs round what they multiply to TensorFloat-32, in convolutions by default, in matrix products where they are told to."""
+"""Float32 that is float32: GPUs round what they multiply to TensorFloat-32, in convolutions by default, in products where they are told to, and what
+surrounds a call may cast."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +25,16 @@ def true_float32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         _SWITCH.back()
+
+
+@contextmanager
+def training_alone() -> Iterator[None]:
+    """Inside, gradients are kept and nothing is cast but what the block itself casts, whatever surrounds it."""
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        for device_type in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device_type):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
 
 
 class _Flag(NamedTuple):

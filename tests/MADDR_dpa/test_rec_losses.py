@@ -337,6 +337,10 @@ def test_wrong_inputs_are_refused_with_a_sentence():
     for shape in ((5, 12), (5, 12, 2, 2)):
         with pytest.raises(ValueError, match=rf"z must be \(batch, 16\) or .* got \({', '.join(map(str, shape))}\)$"):
             maddr(rand(*shape), labels(5, 3), labels(5, 2))
+    for shape in ((1, 5, 16), (16,)):  # as many labels as images there are, whatever z says
+        for call in (maddr, maddr.accuracy):
+            with pytest.raises(ValueError, match=r"z must be \(batch, 16\)"):
+                call(rand(*shape), labels(5, 3), labels(5, 2))
     with pytest.raises(ValueError, match=r"z must be .* got \(5, 16, 2, 2\); z\.mean\(dim=\(2, 3\)\) makes it so$"):
         maddr(rand(5, 16, 2, 2), labels(5, 3), labels(5, 2))
     with pytest.raises(ValueError, match="modality must be int64"):

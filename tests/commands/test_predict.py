@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import unicodedata
 import zipfile
@@ -308,6 +309,9 @@ def test_nothing_readable_leaves_nothing_behind(trained, tmp_path):
     assert not list((tmp_path / "out").iterdir())
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         predict(trained[0], tmp_path / "nowhere", "--output", tmp_path / "out")
+    with pytest.raises(UserError, match=f"{re.escape(str(trained[0]))}: is a network, .* predict takes one network, then images"):
+        predict(trained[0], tmp_path / "in", trained[0], "--output", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir()), "of its figures nothing"
 
 
 def test_what_a_run_lacks_is_told(trained, tmp_path):
