@@ -283,7 +283,7 @@ class DPA(Baseline):
     # --- parts
 
     def _at_stage(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.max_resolution:
+        if x.shape[2:] != (self.max_resolution,) * 2:
             x = F.interpolate(x, (self.max_resolution, self.max_resolution), mode="bilinear", align_corners=False)
         return mix_resolution(x, self.stage, self.max_resolution, self.progress).contiguous(memory_format=torch.channels_last)
 
