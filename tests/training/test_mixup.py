@@ -175,7 +175,7 @@ def test_as_released_is_the_published_schedule():
     assert (settings.mixup.first, settings.mixup.last, settings.iterations, settings.early_stopping_patience) == (7001, 10000, 16000, None)
     assert (settings.image_size, settings.channels, settings.batch_size, settings.seed) == (64, 1, 32, 8499)
     assert (settings.lr, settings.lr_step, settings.lr_gamma) == (0.001, 10000, 0.8)
-    assert settings.maddr.enabled
+    assert (settings.maddr.enabled, settings.bf16) == (True, False)
     assert settings.baseline.rec_loss == {"relative_perceptual_L1": 1.0, "l1": 0.1}
     assert (settings.baseline.backbone, settings.baseline.latent_dim) == ("vgg19", 128)
 
