@@ -58,10 +58,11 @@ class Said(NamedTuple):
 def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:
     """Lines of patients.csv, in order of the first image: one for each series, and one for all images of a patient that are of none.
 
-    An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest over the
-    images that count (see `_counted`), judged (see `judge`) in the domain that the heads name for most that the network knows; without heads as
-    single images are. Where it knows none that counts the verdict is "unknown". Images that could not be read are counted in `unreadable`, and have
-    no part in the score. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
+    An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest that the
+    network knows of the images that count (see `_counted`), judged (see `judge`) in the domain that the heads name for most that it knows; without
+    heads as single images are. Where it knows none that counts, or the score would be above the threshold if all counted that it does not know, the
+    verdict is "unknown" rather than "normal": a lesion may be so strong that its slices are unknown. Images that could not be read are counted in
+    `unreadable`, and have no part in the score. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
 
     Args:
         images: all that were given.
@@ -74,11 +75,14 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
             units.setdefault((image.patient, image.series), []).append(image)
     named = {unit: _domain(members) for unit, members in units.items() if any(image.known for image in members)}
     references = {unit: _reference(*named[unit], calibration, domains) for unit in named}
-    counted = {unit: those for unit, reference in references.items() if (those := _counted(_read(units[unit]), reference))}
+    counted = {unit: _counted(_read(units[unit]), reference) for unit, reference in references.items()}
+    counted = {unit: those for unit, those in counted.items() if any(image.known for image in those)}
     owners = [unit for unit, those in counted.items() for _ in those]
-    scores = np.array([image.score for those in counted.values() for image in those], float)
-    each = pool_patients(owners, np.zeros(len(scores)), scores, np.ones(len(scores), bool))
-    judged = judge(each.scores, [references[unit] for unit in each.names], calibration)
+    scores = np.array([_height(image) for those in counted.values() for image in those], float)
+    known = np.array([image.known for those in counted.values() for image in those], bool)
+    each, whole = (pool_patients(owners, np.zeros(len(scores)), scores, some) for some in (known, np.ones_like(known)))
+    judged, strange = (judge(pools.scores, [references[unit] for unit in each.names], calibration) for pools in (each, whole))
+    words = ["anomalous" if sure else "unknown" if doubtful else "normal" for sure, doubtful in zip(judged.anomalous, strange.anomalous, strict=True)]
     lines = Counter(patient for patient, _ in counted if patient)
     read = [len(_read(units[unit])) for unit in each.names]
     doubts = [_doubt(count, len(units[unit]) - count, lines[unit[0]], references[unit]) for unit, count in zip(each.names, read, strict=True)]
@@ -87,28 +91,27 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
             "score": float(each.scores[i]),
             "p_value": float(judged.p_value[i]),
             "threshold": float(judged.threshold[i]),
-            "verdict": "anomalous" if judged.anomalous[i] else "normal",
-            "guaranteed": int(judged.guaranteed[i] and doubts[i] is None),
+            "verdict": words[i],
+            "guaranteed": int(judged.guaranteed[i] and doubts[i] is None and words[i] != "unknown"),
             "organ": named[unit][0],
             "modality": named[unit][1],
-            "worst_slices": BETWEEN.join(_worst(units[unit])),
         }
         for i, unit in enumerate(each.names)
     }
-    return [_counts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
+    return [_facts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
 
 
 def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
-    """Of the images of a line that could be read those that have a part in its score: what the network knows.
+    """Of the images of a line that could be read those that count; in its score have a part what of them the network knows.
 
     Of more images than any validation patient has, as many count as one has usually, those that `prepare` would take: it takes 20 slices of a
     volume, and the highest of 200 are higher than those of 20. Where these have one or two images, which is no volume, all count.
     """
-    return [image for image in spread(images, _counting(len(images), reference)) if image.known]
+    return spread(images, _counting(len(images), reference))
 
 
 def _counting(count: int, reference: Reference) -> int:
-    """How many of the images of a line have a part in its score, before it is asked which the network knows."""
+    """How many of the images of a line count, before it is asked which the network knows."""
     if reference.unit == "patients" and reference.slices is not None:
         _, usual, most = reference.slices
         if count > most and usual >= HIGHEST:
@@ -152,7 +155,7 @@ def estimate_warning(rows: Sequence[dict[str, Any]], calibration: Calibration, d
             f"{where}it is not known whose the validation images are, so that series were compared with single images, and those of many slices are "
             "called anomalous too often"
         )
-    lines = Counter(row["patient"] for row in rows if row["patient"] and row["verdict"] != "unknown")
+    lines = Counter(row["patient"] for row in rows if row["patient"] and "score" in row)
     own = [(row, _reference(row["organ"], row["modality"], calibration, domains)) for row in unsure]
     asked = [(row, reference) for row, reference in own if reference.unit == "patients" and len(reference.pooled) >= enough]
     doubts = Counter(_doubt(row["slices"], row["unreadable"], lines[row["patient"]], reference) for row, reference in asked)
@@ -164,10 +167,11 @@ def _read(images: Sequence[Said]) -> list[Said]:
     return [image for image in images if image.score is not None]
 
 
-def _counts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:
+def _facts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:
+    """The columns of a line that no domain has a part in."""
     read = _read(images)
-    unknown = sum(not image.known for image in read)
-    return {"patient": patient, "series": series, "slices": len(read), "unknown_slices": unknown, "unreadable": len(images) - len(read)}
+    counts = {"slices": len(read), "unknown_slices": sum(not image.known for image in read), "unreadable": len(images) - len(read)}
+    return {"patient": patient, "series": series, **counts, "worst_slices": BETWEEN.join(_worst(read))}
 
 
 def _domain(images: Sequence[Said]) -> tuple[str | None, str | None]:
@@ -182,5 +186,10 @@ def _reference(organ: str | None, modality: str | None, calibration: Calibration
 
 
 def _worst(images: Sequence[Said]) -> list[str]:
-    """The images of the highest scores, the highest first: those whose mean the line's score is; where slices were thinned, of all slices."""
-    return [image.image for image in sorted((image for image in images if image.known), key=lambda image: -image.score)[:HIGHEST]]
+    """Where to look: the images of the highest scores, the highest first, of all that could be read, whether they count or are known or not."""
+    return [image.image for image in sorted(images, key=_height, reverse=True)[:HIGHEST]]
+
+
+def _height(image: Said) -> float:
+    """The score of an image that could be read; what is no finite number is as strange as can be, and unknown."""
+    return image.score if np.isfinite(image.score) else np.inf

@@ -81,14 +81,17 @@ def test_every_line_is_what_a_loop_over_its_images_says(many):
         score = math.fsum(each.score for each in known) / len(known)
         organ = max(by_domain, key=lambda name: len(by_domain[name]))
         calibrated = many.domains[DOMAINS.organs.index(organ), 0].pooled
-        p = (1 + sum(each >= score for each in calibrated)) / (1 + len(calibrated))
+        readable = sorted((each for each in members if each.score is not None), key=lambda each: each.score)[::-1][:3]
+        whole = math.fsum(each.score for each in readable) / len(readable)
+        p, p_whole = ((1 + sum(each >= its for each in calibrated)) / (1 + len(calibrated)) for its in (score, whole))
         assert row["score"] == pytest.approx(score)
         assert (row["organ"], row["modality"]) == (organ, "ct")
         assert row["p_value"] == pytest.approx(p)
-        assert row["verdict"] == ("anomalous" if p <= 0.05 + 1e-12 else "normal")
+        above = [each <= 0.05 + 1e-12 for each in (p, p_whole)]
+        assert row["verdict"] == ("anomalous" if above[0] else "unknown" if above[1] else "normal")
         assert (row["score"] > row["threshold"]) == (row["verdict"] == "anomalous")
-        assert row["guaranteed"] == int(counts[2] == 0), "of what could not be read nobody knows"
-        assert row["worst_slices"] == " | ".join(each.image for each in known)
+        assert row["guaranteed"] == int(counts[2] == 0 and row["verdict"] != "unknown"), "of what could not be read nobody knows"
+        assert row["worst_slices"] == " | ".join(each.image for each in readable)
     assert verdicts == {"unknown", "anomalous", "normal"}
     assert {name for row in rows for name in row} <= set(COLUMNS)
 
@@ -127,6 +130,36 @@ def test_what_counts_is_chosen_before_it_is_asked_what_the_network_knows():
     said = [each._replace(known=i % 8 != 3) for i, each in enumerate(said)]
     (row,) = verdict_rows(said, calibrated, DOMAINS)
     assert (row["verdict"], row["guaranteed"], row["slices"], row["unknown_slices"]) == ("unknown", 0, 31, 4)
+    assert row["worst_slices"] == "i30 | i29 | i28"
+
+
+@pytest.mark.parametrize("guaranteed", [True, False])
+def test_a_lesion_so_strong_that_its_slices_are_unknown_does_not_make_a_patient_normal(guaranteed):
+    """Of six slices at 10 it is in the last two; the threshold is 14.6 (guaranteed: 15)."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), guaranteed=guaranteed))
+
+    def told(lesion, known):
+        said = [Said("P", "", f"i{i}", lesion if i > 3 else 10.0, known or i < 4, "liver", "ct") for i in range(6)]
+        return verdict_rows(said, calibrated, DOMAINS)[0]
+
+    assert [told(lesion, known=True)["verdict"] for lesion in (11, 20)] == ["normal", "anomalous"]
+    healthy, unknown = told(11, known=False), told(20, known=False)
+    assert (healthy["verdict"], healthy["guaranteed"]) == ("normal", int(guaranteed)), "unknown slices that are not high change nothing"
+    assert (unknown["verdict"], unknown["guaranteed"]) == ("unknown", 0)
+    over_known = ("score", "p_value", "threshold")
+    assert [unknown[name] for name in over_known] == [healthy[name] for name in over_known]
+    assert unknown["worst_slices"] == "i4 | i5 | i0", "there a reader must look"
+    for score in (np.nan, np.inf):
+        assert told(score, known=False) == unknown, "as strange as can be"
+
+
+def test_of_unknown_slices_as_many_count_as_of_known_ones():
+    """One strange slice of 31, and it is not one of the four that count; the last is."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(4, 4, 4)))
+    for strange, verdict in ((5, "normal"), (27, "unknown")):
+        said = [Said("P", "", f"i{i}", 99.0 if i == strange else 10.0, i != strange, "liver", "ct") for i in range(31)]
+        (row,) = verdict_rows(said, calibrated, DOMAINS)
+        assert (row["verdict"], row["worst_slices"].split(" | ")[0]) == (verdict, f"i{strange}")
 
 
 def test_the_slices_that_count_are_those_that_prepare_takes(tmp_path):
@@ -179,6 +212,9 @@ def test_several_lines_of_a_patient_are_promised_nothing():
     assert warning.endswith("estimates: 2 lines: one of several of its patient, each a chance of its own to be called anomalous")
     for other in (another._replace(patient="Q"), another._replace(known=False), another._replace(score=None, known=False)):
         assert line(5, (1, 5, 20), others=[other])[0]["guaranteed"] == 1
+    strange = [another, another._replace(image="k", score=99.0, known=False)]
+    _, warning = line(5, (1, 5, 20), others=strange)
+    assert "estimates: 1 line: one of several of its patient" in warning, "the other is unknown"
 
 
 def test_reasons_are_those_of_a_lines_own_domain():
