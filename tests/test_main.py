@@ -104,14 +104,17 @@ def test_what_is_known_of_patients_is_told_beside_the_images(config, data_root, 
     assert main(["train_eval", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "b")]) == 0
     (run,) = (tmp_path / "b" / "toy" / "united").glob("*/seed_0")
     metrics = read_json(run / "metrics.json")
-    metrics["datasets"]["lung_ct"]["patients"] = {"auroc": 0.75, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
+    patients = {"auroc": 0.75, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
+    patients |= {"left_out": 1, "unknown_slices": 2, "slices": 40, "auroc_all_slices": 0.8}
+    metrics["datasets"]["lung_ct"]["patients"] = patients
     write_json(run / "metrics.json", metrics)
     assert "Patients" not in capsys.readouterr().out
     assert main(["report", str(run)]) == 0
     told = capsys.readouterr().out.splitlines()
-    start = told.index("Patients (auroc; normal + abnormal)")
-    assert told[start + 1].split() == ["model", "regime", "liver_ct", "lung_ct"]
-    assert told[start + 2].split(maxsplit=3) == ["toy", "united", "–", "0.750 [0.600, 0.900]; 12 + 9"]
+    start = told.index("Patients")
+    assert told[start + 1].split(maxsplit=3)[:3] == ["model", "regime", "dataset"]
+    assert re.split("  +", told[start + 2]) == ["toy", "united", "lung_ct", "0.750 [0.600, 0.900]", "12 + 9", "1", "2 of 40 (5.0 %)", "0.800"]
+    assert told[start + 3] == ""
 
 
 def test_a_report_of_single_trainings_has_them_all(config, data_root, tmp_path, capsys, monkeypatch):

@@ -197,23 +197,30 @@ def _by_domain(test: Lines) -> dict[str, float]:
 
 
 def patient_metrics(patients: Sequence[str | None], labels: np.ndarray, scores: np.ndarray, known: np.ndarray) -> dict[str, Any] | None:
-    """AUROC and average precision over patients with intervals, and their numbers.
+    """AUROC and average precision over patients with intervals, and their numbers; auroc_all_slices is that of all of them, known slices or not.
 
-    None where a slice's patient is not known, or all patients are of one class. For the arguments see `pool_patients`.
+    None where a slice's patient is not known, or all patients are of one class. Where those are who have a slice that the network knows, auroc and
+    average precision are missing. For the arguments see `pool_patients`.
     """
-    if None in patients or not known.any():
+    if None in patients:
         return None
-    each = pool_patients([str(patient) for patient in patients], labels, scores, known)
-    if len(set(each.labels.tolist())) < 2:
+    each, whole = (pool_patients(patients, labels, scores, some) for some in (known, np.ones_like(known)))
+    if not has_both(whole.labels):
         return None
-    called = np.zeros(len(each.labels), bool)
-    names = ("auroc", "average_precision")
-    metrics, intervals = image_metrics(each.labels, each.scores, called), metric_intervals(each.labels, each.scores, called, each.names)
+    metrics, intervals = {}, {}
+    if has_both(each.labels):
+        called = np.zeros(len(each.labels), bool)
+        metrics, intervals = image_metrics(each.labels, each.scores, called), metric_intervals(each.labels, each.scores, called, each.names)
+    names = [name for name in ("auroc", "average_precision") if name in metrics]
     return {
-        **{name: metrics[name] for name in (*names, "normal", "abnormal")},
+        **{name: metrics[name] for name in names},
+        "normal": int((each.labels == 0).sum()),
+        "abnormal": int((each.labels == 1).sum()),
         "intervals": {name: intervals[name] for name in names},
         "unknown_slices": int((~known).sum()),
-        "left_out": len(set(patients)) - len(each.names),
+        "left_out": len(whole.names) - len(each.names),
+        "slices": len(known),
+        "auroc_all_slices": float(roc_auc_score(whole.labels, whole.scores)),
     }
 
 

@@ -17,6 +17,10 @@ from anomaly_detection.study.results import MISSING, Cell, Result, cells, compar
 NOTE = "± is the standard deviation over seeds, [low, high] the 95 % bootstrap interval over the {} of the test part{}."
 CALLED = ("f1", "accuracy", "sensitivity", "specificity")  # the metrics that depend on the thresholds
 PATIENT_METRIC = "patient_auroc"
+UNKNOWN_SLICES = (
+    "`auroc` is of the slices that a network knows; a patient without any is left out. A lesion may be so strong that its slices are unknown, and "
+    "have no part in it: read it beside the last column, which is of all patients and slices."
+)
 
 
 def _by_network(results: Sequence[Result]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -103,13 +107,15 @@ def domain_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
 
 
 def patient_table(results: Sequence[Result], datasets: Sequence[str]) -> Table:
-    """AUROC over patients, each scored by the mean of its highest slices, on datasets whose patients are known; without rows where there are none."""
-    rows = []
-    for name in _by_network(results):
-        each = [_patients(results, *name, dataset) for dataset in datasets]
-        if any(each):
-            rows.append([*name, *map(_patient_words, each)])
-    return Table("Patients (auroc; normal + abnormal)", ["model", "regime", *datasets], rows)
+    """AUROC over patients, each scored by the mean of its highest slices that the network knows, beside how much it does not know.
+
+    A row for each dataset whose patients are known.
+    """
+    told = [(*name, dataset) for name in _by_network(results) for dataset in datasets]
+    rows = [[*place, *_patient_row(metrics)] for place in told if (metrics := _patients(results, *place))]
+    unknown = any(each["unknown_slices"] for place in told for each in _patients(results, *place))
+    header = ["auroc", "normal + abnormal", "left out", "unknown slices", "auroc of all slices"]
+    return Table("Patients", ["model", "regime", "dataset", *header], rows, UNKNOWN_SLICES if unknown else "")
 
 
 def _patients(results: Sequence[Result], model: str, regime: str, dataset: str) -> list[Mapping[str, Any]]:
@@ -123,11 +129,16 @@ def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> Cell:
     return Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
 
 
-def _patient_words(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The AUROC with the numbers of patients it is of."""
-    if not metrics:
-        return MISSING
-    return f"{_patient_cell(metrics)}; {' + '.join(span([each[label] for each in metrics]) for label in ('normal', 'abnormal'))}"
+def _patient_row(metrics: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The AUROC, the numbers of patients it is of and of those left out, how many slices are unknown, and the AUROC without regard to that.
+
+    What an older version has measured lacks the number of all slices, and their AUROC.
+    """
+    normal, abnormal, left_out, unknown = (span([each[key] for each in metrics]) for key in ("normal", "abnormal", "left_out", "unknown_slices"))
+    if all("slices" in each for each in metrics):
+        shares = [f"{each:.1f}" for each in sorted(100 * each["unknown_slices"] / each["slices"] for each in metrics)]
+        unknown += f" of {span([each['slices'] for each in metrics])} ({'–'.join(dict.fromkeys((shares[0], shares[-1])))} %)"
+    return [_patient_cell(metrics), f"{normal} + {abnormal}", left_out, unknown, Cell.of(metrics, "auroc_all_slices")]
 
 
 def _promise_table(results: Sequence[Result]) -> Table:

@@ -91,12 +91,23 @@ def test_the_metrics_are_of_patients():
     assert (metrics["normal"], metrics["abnormal"], metrics["unknown_slices"], metrics["left_out"]) == (10, 10, 0, 0)
     low, high = metrics["intervals"]["auroc"]
     assert low < metrics["auroc"] < high
+    assert (metrics["slices"], metrics["auroc_all_slices"]) == (200, metrics["auroc"])
+    known = (labels == 0) | (scores < 1)
+    known[:10] = False
+    fewer = patient_metrics(patients, labels, scores, known)
+    assert fewer["auroc"] < metrics["auroc"] == fewer["auroc_all_slices"], "the highest slices of the ill are unknown"
+    assert (fewer["left_out"], fewer["normal"], fewer["unknown_slices"], fewer["slices"]) == (1, 9, (~known).sum(), 200)
 
 
-@pytest.mark.parametrize(
-    ("patients", "labels", "known"),
-    [([None, "a"], [0, 1], [1, 1]), (["a", "b"], [0, 0], [1, 1]), (["a", "b"], [0, 1], [0, 0]), (["a", "a"], [0, 1], [1, 1])],
-)
+@pytest.mark.parametrize("known", [[1, 1, 0, 0], [0, 0, 0, 0]])
+def test_where_no_slice_of_the_ill_is_known_that_is_said(known):
+    """It would be the strongest lesions of which nothing was said."""
+    metrics = patient_metrics(["a", "b", "c", "d"], np.array([0, 0, 1, 1]), np.array([1.0, 2, 3, 4]), np.array(known, bool))
+    counts = {"normal": sum(known), "abnormal": 0, "unknown_slices": 4 - sum(known), "left_out": 4 - sum(known), "slices": 4}
+    assert metrics == {**counts, "intervals": {}, "auroc_all_slices": 1.0}
+
+
+@pytest.mark.parametrize(("patients", "labels", "known"), [([None, "a"], [0, 1], [1, 1]), (["a", "b"], [0, 0], [1, 1]), (["a", "a"], [0, 1], [1, 1])])
 def test_there_are_none_where_patients_are_not_known_or_of_one_class(patients, labels, known):
     assert patient_metrics(patients, np.array(labels), np.array([1.0, 2.0]), np.array(known, bool)) is None
 

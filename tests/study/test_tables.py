@@ -11,7 +11,7 @@ from anomaly_detection.evaluation.metrics import METRICS, image_metrics
 from anomaly_detection.evaluation.twins import twin_metrics
 from anomaly_detection.study.render import to_markdown, write_csv
 from anomaly_detection.study.results import POOLED, Result, cells, with_joint_intervals
-from anomaly_detection.study.tables import numbers_table, short_table, study_document
+from anomaly_detection.study.tables import UNKNOWN_SLICES, numbers_table, short_table, study_document
 from anomaly_detection.system.lines import Lines
 
 DATASETS = ("liver", "lung")
@@ -223,15 +223,29 @@ def test_nothing_is_promised_of_a_threshold_that_predict_does_not_have():
 
 
 def test_patients_stand_beside_images():
-    only = result("maddr", 0, liver=0.6, lung=0.7)
-    only.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": 12, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
-    assert "| dpa | maddr | – | 0.800 [0.600, 0.900]; 12 + 9 |" in table_markdown([only], DATASETS, "study", [])
+    only, *others = [result("maddr", seed, liver=0.6, lung=0.7) for seed in range(3)]
+    for each, normal in zip((only, *others), (12, 12, 11), strict=True):
+        counts = {"normal": normal, "abnormal": 9, "left_out": 12 - normal, "unknown_slices": 8 * (12 - normal), "slices": 210}
+        each.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "intervals": {"auroc": [0.6, 0.9]}, "auroc_all_slices": 0.85, **counts}
+    told = table_markdown([only], DATASETS, "study", [])
+    assert "| dpa | maddr | lung | 0.800 [0.600, 0.900] | 12 + 9 | 0 | 0 of 210 (0.0 %) | 0.850 |" in told
+    assert UNKNOWN_SLICES not in told
     assert "Patients" not in table_markdown([result("maddr", 0, liver=0.6)], ["liver"], "study", [])
-    others = [result("maddr", seed, liver=0.6, lung=0.7) for seed in (1, 2)]
-    for each, normal in zip(others, (12, 11), strict=True):
-        each.metrics["datasets"]["lung"]["patients"] = {"auroc": 0.8, "normal": normal, "abnormal": 9, "intervals": {"auroc": [0.6, 0.9]}}
-    several = table_markdown([only, *others], DATASETS, "study", [])
-    assert "| dpa | maddr | – | 0.800 ± 0.000; 11–12 + 9 |" in several, "a patient of whom a network knows no slice is left out"
+    told = table_markdown([only, *others], DATASETS, "study", [])
+    assert "| dpa | maddr | lung | 0.800 ± 0.000 | 11–12 + 9 | 0–1 | 0–8 of 210 (0.0–3.8 %) | 0.850 ± 0.000 |" in told
+    assert UNKNOWN_SLICES in told
+    for each in others:  # as an older version measured
+        del each.metrics["datasets"]["lung"]["patients"]["slices"], each.metrics["datasets"]["lung"]["patients"]["auroc_all_slices"]
+    told = table_markdown(others, DATASETS, "study", [])
+    assert "| dpa | maddr | lung | 0.800 ± 0.000 | 11–12 + 9 | 0–1 | 0–8 | – |" in told
+
+
+def test_where_no_slice_of_the_ill_is_known_the_table_says_so(tmp_path):
+    only = result("maddr", 0, lung=0.7)
+    counts = {"normal": 12, "abnormal": 0, "left_out": 9, "unknown_slices": 90, "slices": 210}
+    only.metrics["datasets"]["lung"]["patients"] = {"intervals": {}, "auroc_all_slices": 0.85, **counts}
+    assert "| dpa | maddr | lung | – | 12 + 0 | 9 | 90 of 210 (42.9 %) | 0.850 |" in table_markdown([only], ["lung"], "study", [])
+    assert not [row for row in written_csv(tmp_path, [only], ["lung"]) if row["metric"] == "patient_auroc"]
 
 
 def test_patients_stand_in_the_table_for_programs(tmp_path):

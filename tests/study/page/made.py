@@ -74,7 +74,7 @@ def _metrics(rows: Sequence[dict], dataset: str) -> dict:
     alarms |= {"promised": 0.05, "guaranteed": dataset == "liver_ct", "units": 6, "unit": "patients", "datasets": [dataset]}
     values = {"threshold": threshold, "unit": "patients", "false_alarms": alarms, "unknown": alarms}
     if labels.any():
-        values["patients"] = {"auroc": 0.625, "normal": 7, "abnormal": 8, "intervals": {"auroc": [0.5, 0.75]}}
+        values["patients"] = {"auroc": 0.625, "normal": 7, "abnormal": 8, "intervals": {"auroc": [0.5, 0.75]}, "left_out": 0, "unknown_slices": 0}
         return values | {**image_metrics(labels, scores, called), "intervals": metric_intervals(labels, scores, called, patients)}
     counts = {"normal": len(labels), "abnormal": 0, "specificity": 1 - alarms["observed"]}
     return values | counts | {"intervals": {"specificity": [1 - end for end in reversed(alarms["interval"])]}}
