@@ -177,6 +177,7 @@ class Detector:
         return self.preprocessing if choice is None else replace(self.preprocessing, window=choice)
 
     def _floats(self, pixels: np.ndarray) -> torch.Tensor:
+        pixels = np.ascontiguousarray(pixels)  # torch takes no array that is turned round, as by [::-1]
         return to_floats(torch.tensor(pixels).to(self.baseline.device))
 
     @torch.inference_mode()

@@ -140,6 +140,18 @@ def test_a_batch_is_what_its_images_are_one_by_one(untrained):
         assert verdict.p_value.tolist() == [prediction.p_value for prediction in together]
 
 
+@pytest.mark.parametrize("turn", [np.s_[::-1], np.s_[:, :, ::-1], np.s_[..., ::-1]])
+def test_an_array_that_is_turned_round_is_taken_as_its_copy(untrained, turn):
+    detector, val = untrained
+    turned = val.images.numpy()[turn]
+    assert min(turned.strides) < 0
+    scores = [prediction.score for prediction in detector.predict_batch(turned.copy())]
+    for batch in (turned, turned[:, 0]):  # as `preprocess` makes them, and as an array (N, H, W)
+        assert [prediction.score for prediction in detector.predictions(batch)] == scores
+    assert detector.verdict(turned).p_value.tolist() == detector.verdict(turned.copy()).p_value.tolist()
+    assert detector.predict(turned[0, 0]).score == pytest.approx(scores[0], rel=1e-5)
+
+
 def test_a_window_is_given_where_training_has_left_the_choice(untrained):
     hu = np.linspace(-1000, 1000, 256).reshape(16, 16).astype(np.int16)
     detector = untrained[0]
