@@ -469,6 +469,23 @@ def test_overlays_of_an_earlier_run_go_and_files_of_others_stay(detector, tmp_pa
     assert left == ["a_overlay.png"] * overlays + ["mine_overlay.png", "notes.txt"]
 
 
+def test_a_run_that_was_stopped_within_an_overlay_is_run_again(detector, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "in" / name)
+
+    def stopped(_, path, *args, **options):
+        path.touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_predictions(detector, [tmp_path / "in"], tmp_path / "in", None, True)
+    assert not any((tmp_path / "in" / "overlays").iterdir())
+    (tmp_path / "in" / "overlays" / "b_overlay.png").touch()  # as a machine that stopped leaves it
+    assert [row["image"] for row in rows_of(detector, [tmp_path / "in"], tmp_path / "in")] == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize("name", ["overlays/a_overlay.png", "predictions.csv", "patients.csv"])
 def test_a_file_of_another_is_not_overwritten(detector, tmp_path, name):
     picture(tmp_path / "in" / "a.png")

@@ -74,8 +74,10 @@ def is_own_map(path: Path) -> bool:
 
 
 def _is_overlay(path: Path) -> bool:
+    """Whether a file is an overlay, or is empty, as one is left where the machine stopped while it was written."""
     with open(path, "rb") as file:
-        return b"tEXtSoftware\0" + MARK.encode() in file.read(256)
+        start = file.read(256)
+    return not start or b"tEXtSoftware\0" + MARK.encode() in start
 
 
 def _is_table(path: Path) -> bool:
