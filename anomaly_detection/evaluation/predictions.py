@@ -62,7 +62,7 @@ def write_predictions(
     volumes and series, see `SeriesMaps`; few images, and the map of one series, are in memory at a time.
 
     The slices of a volume or series follow one another in order of position, see `series_of`. Every row has an image's name of its own, and names
-    its overlay. What `predict` wrote before is never scored, and overlays and maps of an earlier run go.
+    its overlay. What `predict` wrote before is never scored; the tables of an earlier run go at the beginning, its overlays and maps at the end.
 
     Args:
         detector: scores the images.
@@ -80,6 +80,8 @@ def write_predictions(
     files = files_of(inputs)
     for name in (TABLE, PATIENTS):
         check_free(output / name)
+    for name in (TABLE, PATIENTS):  # those of an earlier run would stand beside pictures of this one where it is stopped
+        (output / name).unlink(missing_ok=True)
     said: list[Said] = []
     errors: list[str] = []
     names = Names()

@@ -486,6 +486,23 @@ def test_a_run_that_was_stopped_within_an_overlay_is_run_again(detector, tmp_pat
     assert [row["image"] for row in rows_of(detector, [tmp_path / "in"], tmp_path / "in")] == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize(("stopped_at", "left"), [("map_files.save_overlay", []), ("predictions.verdict_rows", ["predictions.csv"])])
+def test_a_run_that_was_stopped_leaves_no_table_of_an_earlier_one(detector, tmp_path, monkeypatch, stopped_at, left):
+    """Beside pictures of its own, or beside its first table."""
+    picture(tmp_path / "in" / "a.png")
+    rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    picture(tmp_path / "in" / "a.png", 200)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"anomaly_detection.evaluation.{stopped_at}", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None, True)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.csv")) == left
+    assert all(float(row["score"]) == 200 for _ in left for row in table(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("name", ["overlays/a_overlay.png", "predictions.csv", "patients.csv"])
 def test_a_file_of_another_is_not_overwritten(detector, tmp_path, name):
     picture(tmp_path / "in" / "a.png")
