@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # settings that may change between two runs of an experiment
 FREE_KEYS = ("threshold_quantile", "feature_cache_mib")
+DRAWN = "figures/drawn.json"  # the names of all figures, written when all are drawn
 REMEDY = "choose another --results, or delete that folder"
 
 

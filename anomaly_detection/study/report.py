@@ -18,7 +18,7 @@ from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.registry import BASELINES
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import Experiment, judged_otherwise, load_experiment, same_data, scored_metrics
+from anomaly_detection.study.experiment import DRAWN, Experiment, judged_otherwise, load_experiment, same_data, scored_metrics
 from anomaly_detection.study.page.content import Content
 from anomaly_detection.study.page.page import to_page
 from anomaly_detection.study.regimes import REGIMES
@@ -327,14 +327,12 @@ def _result(experiment: Experiment, metrics: dict[str, Any]) -> Result:
 
 
 def drawn_figures(folder: Path) -> list[Path]:
-    """The figures of an experiment, in the order of the page; none where its metrics are newer than what was drawn."""
-    paths = sorted((folder / "figures").glob("*.png"))
-    if not paths or min(path.stat().st_mtime for path in paths) <= (folder / "metrics.json").stat().st_mtime:
+    """The figures of an experiment, in the order of the page; none where its metrics are newer than what was drawn, or not all is there."""
+    drawn = folder / DRAWN
+    if not drawn.exists() or drawn.stat().st_mtime <= (folder / "metrics.json").stat().st_mtime:
         return []
-    return [path for name in _ORDER for path in paths if path.stem.startswith(name)]
-
-
-_ORDER = ("roc", "scores", "contrast_detail", "gallery", "latent", "training")
+    paths = [drawn.with_name(name) for name in read_json(drawn, {"figures": list})["figures"]]
+    return paths if all(path.exists() for path in paths) else []
 
 
 def write_report(
@@ -366,7 +364,9 @@ def _draw(job: tuple[Path, Sequence[int] | None]) -> list[Path]:
     from anomaly_detection.evaluation.figures import draw_figures  # here: matplotlib, which takes a second to import, is for drawing alone
 
     folder, parts = job
-    return draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
+    paths = draw_figures(folder, read_scores(folder / "scores.csv"), read_json(folder / "metrics.json"), parts)
+    write_json(folder / DRAWN, {"figures": [path.name for path in paths]})
+    return paths
 
 
 def _kind(experiment: Experiment) -> tuple:

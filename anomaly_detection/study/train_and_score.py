@@ -28,7 +28,7 @@ from anomaly_detection.evaluation.rows import COLUMNS
 from anomaly_detection.evaluation.scores import BATCH, score_images
 from anomaly_detection.evaluation.twins import COLUMNS as TWIN_COLUMNS
 from anomaly_detection.study import provenance
-from anomaly_detection.study.experiment import FREE_KEYS, Experiment, finished_metrics, judged_by, locked_folder, preprocessing_of, why_anew
+from anomaly_detection.study.experiment import DRAWN, FREE_KEYS, Experiment, finished_metrics, judged_by, locked_folder, preprocessing_of, why_anew
 from anomaly_detection.study.model_card import Subject, write_card
 from anomaly_detection.study.regimes import SEPARATE
 from anomaly_detection.system.distributed import processes, rank
@@ -43,7 +43,7 @@ from anomaly_detection.training.seed import one_at_a_time, seed_everything
 logger = logging.getLogger(__name__)
 
 # files that tell of scores.csv and the others: they go before these are written, so that what ends halfway is not taken for finished
-TELLING = ("metrics.json", "table.md", "table.csv", "report.html", "figures/*.png")
+TELLING = ("metrics.json", "table.md", "table.csv", "report.html", "figures/*.png", DRAWN)
 OF_NETWORK = (*TELLING, "model_card.md", "scores.csv", "patients.csv", "twins.csv", "details.npz")  # go before another is trained in its place
 
 

@@ -21,6 +21,7 @@ from anomaly_detection.__main__ import main
 from anomaly_detection.evaluation import figures
 from anomaly_detection.evaluation.figures import draw_contrast_detail, draw_gallery, draw_histograms, draw_latent, draw_roc, draw_training
 from anomaly_detection.evaluation.overlay import overlay
+from anomaly_detection.study.report import drawn_figures
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
 from tests.test_run_experiments import TOY_BASE
@@ -282,9 +283,19 @@ def test_the_page_of_a_study_and_again(monkeypatch, tmp_path, data_root, capsys)
     assert (results / "table.md").read_text() == table
     assert (results / "report.html").read_text() == page
     assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} == before, "what is drawn is not drawn again"
+    first, *others = paths = drawn_figures(folder)
+    others[0].rename(folder / "kept.png")
+    assert drawn_figures(folder) == [], "some of them are not all"
+    (folder / "kept.png").rename(others[0])
+    assert drawn_figures(folder) == paths
     os.utime(folder / "metrics.json")
+    assert drawn_figures(folder) == [], "of other metrics"
+    for path in others:
+        path.unlink()
+    os.utime(first)  # as a report leaves them that was stopped while it drew
     assert main(["report", str(results)]) == 0
-    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()} != before
+    assert drawn_figures(folder) == paths
+    assert {path: path.stat().st_mtime_ns for path in (folder / "figures").iterdir()}.keys() == before.keys()
 
     details = (folder / "details.npz").read_bytes()
     for content in (b"", details[:1000], details[:-40]):
