@@ -1,5 +1,6 @@
 """Where an experiment lies, and what it says of its data before it is trained."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from anomaly_detection.config.layers import Layer, to_plain
 from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
-from anomaly_detection.study.experiment import Experiment, check_settings, check_version
+from anomaly_detection.study.experiment import Experiment, _lock, check_settings, check_version
 from anomaly_detection.study.train_and_score import _tell_grey
 from anomaly_detection.system.errors import UserError
 
@@ -62,6 +63,16 @@ def test_a_setting_that_changed_is_told(tmp_path, before, now, told):
     else:
         with pytest.raises(UserError, match=f"was begun with {told}"):
             check_settings(experiment(tmp_path, **now))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other permissions")
+def test_others_of_a_group_can_lock_a_folder_too(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with _lock(tmp_path, wait=False):
+            assert (tmp_path / ".lock").stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize("lacking", ["config.yaml", "provenance.json"])
