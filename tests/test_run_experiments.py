@@ -169,6 +169,9 @@ def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
 
     def dying(experiment, *rest):
         if names:
+            for place in (experiment.folder, experiment.folder / "samples"):
+                place.mkdir(parents=True)
+                (place / ".a.png.0123abcd.partial").touch()
             raise KeyboardInterrupt
         names.append(experiment.name)
         return run(experiment, *rest)
@@ -181,6 +184,7 @@ def test_what_was_interrupted_is_continued(toy_model, data_root, monkeypatch):
     assert study(data_root) == 0
     assert len(done) == 5
     assert names[0] not in done
+    assert not list((data_root.parent / "results").rglob(".*.partial")), "whom a signal kills leaves some"
 
 
 def test_one_failed_experiment_does_not_cost_the_others(toy_model, data_root, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from anomaly_detection.data.arrays import HASH_BYTES, KeptImages, cache_folder, 
 from anomaly_detection.data.dataset import to_bytes, to_floats
 from anomaly_detection.data.mapped import release, take
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import delete_partials, whole_file
 from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ def _features(kept: KeptImages, data_root: Path, key: str, features_of: Callable
         with FileLock(path.with_name(f"{split}-{key}.lock")):
             found = _find(path, len(kept.array))  # another process may have made it meanwhile
             if found is None:
-                for stale in path.parent.glob(f".{name}.*.partial"):  # of a process that was killed
-                    stale.unlink()
+                delete_partials(path.parent, name, alone=True)
                 _write(path, kept.array, features_of, device)
                 found = _find(path, len(kept.array))
     except OSError as error:

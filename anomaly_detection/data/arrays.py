@@ -21,7 +21,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.data.splits import SplitEntry, missing_images
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import delete_partials, whole_file
 from anomaly_detection.system.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -81,9 +81,10 @@ def load_images(entries: Sequence[SplitEntry], spec: DatasetSpec, data_root: Pat
         with FileLock(folder / f"{name}.lock"):
             kept = _find(folder, stem, shape)  # another process may have made it meanwhile
             if kept is None:
-                for stale in [path for pattern in (f"{name}-*.npy", f"{name}-*{HASHES}", f".{name}-*.partial") for path in folder.glob(pattern)]:
+                for stale in [path for pattern in (f"{name}-*.npy", f"{name}-*{HASHES}") for path in folder.glob(pattern)]:
                     with contextlib.suppress(OSError):  # Windows keeps a file that is in use
                         stale.unlink()
+                delete_partials(folder, f"{name}-*", alone=True)
                 digest, hashes = _build(folder / f"{stem}.npy", shape, entries, spec, data_root, preprocessing)
                 if not stem.endswith(_key(entries, spec, data_root, preprocessing)):
                     raise UserError(f"{data_root / spec.root}: images changed while they were read; run the same command again")

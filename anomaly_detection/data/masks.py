@@ -17,7 +17,7 @@ from anomaly_detection.data.catalog import DatasetSpec
 from anomaly_detection.data.formats.pictures import decode, picture_shape
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import delete_partials, whole_file
 from anomaly_detection.system.progress import progress_bar
 
 MASKS = "masks"  # the folder of a dataset's masks
@@ -190,6 +190,7 @@ def _kept(images: Sequence[str], spec: DatasetSpec, data_root: Path, preprocessi
             if kept is None:
                 for stale in folder.glob(f"{glob.escape(stem)}-*.npy"):
                     stale.unlink()
+                delete_partials(folder, f"{glob.escape(stem)}-*", alone=True)
                 kept = _read(images, spec, data_root, preprocessing)
                 if key != _key(images, spec, data_root, preprocessing):
                     raise UserError(f"{data_root / spec.root}: masks changed while they were read; run the same command again")

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from anomaly_detection.data.formats.own import ENDING, MARK, is_written
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import is_abandoned, whole_file
 
 OVERLAYS = "overlays"
 MAPS = "maps"
@@ -100,7 +100,8 @@ def save_overlay(picture: Image.Image, path: Path) -> None:
 def remove_stale(folder: Path, written: Iterable[Path]) -> int:
     """Remove what `predict` wrote into a folder before it wrote some files, and the folders that are empty then; returns how many there were."""
     kept = {_identity(path) for path in written}
-    stale = [path for path in folder.rglob("*") if path.is_file() and is_written(path) and _identity(path) not in kept]
+    files = (path for path in folder.rglob("*") if path.is_file())
+    stale = [path for path in files if is_abandoned(path) or (is_written(path) and _identity(path) not in kept)]
     for path in stale:
         path.unlink()
     for parent in sorted({parent for path in stale for parent in path.parents if folder in (parent, *parent.parents)}, reverse=True):

@@ -25,7 +25,7 @@ from anomaly_detection.study import provenance
 from anomaly_detection.study.regimes import UNITED, regime_of
 from anomaly_detection.system.distributed import rank
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import fitting_name, read_json, whole_file
+from anomaly_detection.system.files import delete_partials, fitting_name, read_json, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ def locked_folder(experiment: Experiment, source: DataSource, wait: bool = False
         with _lock(folder, wait):
             check_settings(experiment)
             check_data(experiment, source)
-            for stale in folder.glob(".*.partial"):  # of a process that was killed
-                stale.unlink()
+            for place in (folder, folder / "samples"):
+                delete_partials(place, alone=True)
             if _lacking(folder):
                 _refuse_unknown(folder, "checkpoint.pt")
                 _write_identity(experiment, source)

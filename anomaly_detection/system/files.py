@@ -3,14 +3,16 @@
 import codecs
 import csv
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +20,8 @@ from typing import Any
 from anomaly_detection.system.errors import UserError
 
 _LINE = re.compile(r".*\n|.+")  # of what `read_text` returns, with its end
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")  # what `_partial` makes
+_AT_WORK = 24 * 60 * 60  # seconds within which who writes a file adds to it
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 LONGEST = 255  # bytes that the file systems of Linux, macOS and Windows hold in one name
 SHORTENED = 200
@@ -35,16 +39,19 @@ _MARKS = (
 def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; move it to `path` when the block ends well, delete it when it does not.
 
-    A process that is killed inside the block leaves `path` as it was. The data reaches the disk before the move. An error of the disk, which names no
-    file where it comes from a write, names `path`.
+    A process that is killed inside the block leaves `path` as it was, and a temporary file, which goes when `path` is written a day later. The data
+    reaches the disk before the move. An error of the disk, which names no file where it comes from a write, names `path`.
 
     Args:
         path: of the file.
         await_disk: False for one of many small files, since a disk takes longer for each than reading and writing the image in it: whoever writes
-            them calls `wait_for_disk` for all, and trusts none of them before. A machine that stops in between may leave some empty.
+            them calls `wait_for_disk` for all, and trusts none of them before. A machine that stops in between may leave some empty. What
+            killed processes left is not looked for.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if await_disk:
+        delete_partials(path.parent, glob.escape(path.name))
     partial = _partial(path)
     try:
         yield partial
@@ -63,6 +70,25 @@ def whole_file(path: Path, await_disk: bool = True) -> Iterator[Path]:
 def _partial(path: Path) -> Path:
     """A name beside a path that nobody else takes: containers that share a disk have the same numbers of processes, and the same one after a kill."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is one that `whole_file` had not ended, by a process that was killed: nobody has added to it for a day."""
+    return _PARTIAL.fullmatch(path.name) is not None and time.time() - path.stat().st_mtime > _AT_WORK
+
+
+def delete_partials(folder: Path, names: str = "*", alone: bool = False) -> None:
+    """Delete what processes that were killed left of writing files by `whole_file`.
+
+    Args:
+        folder: of the files.
+        names: of the files, a pattern.
+        alone: whether nobody else can be at one of them, as who holds their lock knows; else only what is a day old goes.
+    """
+    for path in folder.glob(f".{names}.????????.partial"):
+        with suppress(OSError):  # another process does the same; Windows keeps a file that is in use
+            if alone or is_abandoned(path):
+                path.unlink()
 
 
 def wait_for_disk() -> None:

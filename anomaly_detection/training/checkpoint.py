@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import whole_file
+from anomaly_detection.system.files import delete_partials, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ class FirstPhases:
             if self.path.exists():
                 self._lock.release()
                 return
-            for stale in self.path.parent.glob(f".{self.path.name}.*.partial"):  # of a process that was killed
-                stale.unlink()
+            delete_partials(self.path.parent, self.path.name, alone=True)
 
     def save(self, content: dict[str, Any]) -> None:
         """Write the file, and let the others go on from it."""

@@ -463,8 +463,13 @@ def test_overlays_of_an_earlier_run_go_and_files_of_others_stay(detector, tmp_pa
         picture(tmp_path / "in" / name)
     rows_of(detector, [tmp_path / "in"], tmp_path / "out")
     picture(tmp_path / "out" / "overlays" / "mine_overlay.png")
+    for place in ("overlays", "overlays/p", "."):
+        killed = tmp_path / "out" / place / ".predictions.csv.0123abcd.partial"
+        killed.touch()
+        os.utime(killed, (0, 0))
     (tmp_path / "out" / "overlays" / "notes.txt").write_text("mine")
     write_predictions(detector, [tmp_path / "in" / "a.png"], tmp_path / "out", None, overlays)
+    assert not list((tmp_path / "out").rglob(".*.partial"))
     left = sorted(path.name for path in (tmp_path / "out" / "overlays").iterdir())
     assert left == ["a_overlay.png"] * overlays + ["mine_overlay.png", "notes.txt"]
 

@@ -216,11 +216,12 @@ def test_masks_are_read_once_until_one_changes(folder, monkeypatch):
     assert again(32)[0] == every, "another size is another array"
     assert again()[0] == again(32)[0] == [], "beside which the first stays"
     Image.fromarray(LESION.T.astype(np.uint8) * 0 + 1).save(folder / "masks" / "1.png")
+    (folder.parent / ".cache" / ".some-masks-64-0123.npy.0123abcd.partial").touch()
     names, changed = again()
     assert names == every
     assert changed[1].all()
-    kept = list((folder.parent / ".cache").glob("some-masks-64-*.npy"))
-    assert len(kept) == 1, "what is out of date is gone"
+    kept = list((folder.parent / ".cache").glob("*some-masks-64-*.npy*"))
+    assert len(kept) == 1, "what is out of date is gone, and what was killed while it was written"
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     names, mended = again()
     assert names == every

@@ -1,10 +1,21 @@
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import fitting_name, optional, read_json, read_table, read_text, whole_file, whole_folder
+from anomaly_detection.system.files import (
+    delete_partials,
+    fitting_name,
+    optional,
+    read_json,
+    read_table,
+    read_text,
+    whole_file,
+    whole_folder,
+)
 
 
 def test_the_file_appears_whole_and_alone(tmp_path):
@@ -26,6 +37,30 @@ def test_processes_of_the_same_number_write_the_same_file(tmp_path, monkeypatch)
     with whole_folder(tmp_path / "b") as partial:
         (partial / "x").touch()
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["x"]
+
+
+def test_what_killed_processes_left_goes_where_nobody_can_be_at_it(tmp_path):
+    old, young, another = left = [tmp_path / f".{name}.partial" for name in ("a[1].csv.0123abcd", "a[1].csv.4567abcd", "b.csv.89ababcd")]
+    (tmp_path / ".set.partial").mkdir()
+    (tmp_path / ".partial").touch()
+
+    def there() -> list[Path]:
+        return [path for path in left if path.exists()]
+
+    for path in left:
+        path.touch()
+    for path in (old, another):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    for await_disk, stays in ((False, left), (True, [young, another])):
+        with whole_file(tmp_path / "a[1].csv", await_disk) as partial:
+            partial.touch()
+        assert there() == stays
+    delete_partials(tmp_path, "a*")
+    assert there() == [young, another]
+    delete_partials(tmp_path, "a*", alone=True)
+    assert there() == [another]
+    delete_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial", ".set.partial", "a[1].csv"]
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -40,7 +40,7 @@ def test_others_wait_for_the_one_that_trains(tmp_path):
 
 def test_one_that_fails_leaves_the_work_to_the_next(tmp_path):
     """What it had half written when it was killed goes."""
-    half = tmp_path / "deep" / ".shared.pt.123.partial"
+    half = tmp_path / "deep" / ".shared.pt.0123abcd.partial"
     with suppress(KeyboardInterrupt), FirstPhases(tmp_path / "deep" / "shared.pt") as phases:
         phases.wait()
         half.touch()
