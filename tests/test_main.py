@@ -307,6 +307,16 @@ def test_a_second_interruption_ends_a_command_without_a_traceback():
     assert ended.stderr.strip() == "interrupted; run the same command again to continue from the last checkpoint"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="keeps the working folder")
+def test_a_working_folder_that_is_gone_is_told(tmp_path):
+    (tmp_path / "gone").mkdir()
+    program = "import os; os.rmdir(os.getcwd()); from anomaly_detection.__main__ import console; console()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    words = [sys.executable, "-c", program, "--help"]
+    done = subprocess.run(words, cwd=tmp_path / "gone", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: the working folder is gone; change to another\n")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="other pipes")
 @pytest.mark.parametrize("work", ["print('a')", "print('a\\n' * 100_000)", "sys.stderr.write('a')"], ids=["at the end", "in between", "the log"])
 def test_output_that_nobody_reads_ends_a_command_without_a_word(work):

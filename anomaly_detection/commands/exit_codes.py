@@ -66,7 +66,10 @@ def _is_unread(stream: TextIO) -> bool:
 def _import_from_working_folder() -> None:
     """Let --models my_module:MyBaseline name a file of the working folder however the command was started: `python -m` does so, a console command
     looks beside itself. Behind everything else, so that no random.py there is taken for Python's."""
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working folder is gone; change to another") from None
     if folder not in sys.path and not getattr(sys.flags, "safe_path", False):
         sys.path.append(folder)
 

@@ -21,11 +21,11 @@ def _find_shipped(package: Path) -> Path:
 
 def _find_project(shipped: Path, folder: Path) -> Path:
     """Whose configs/ and folds/ are read: those of the working folder if it has configs, else the shipped ones."""
-    return folder if (folder / "configs" / "common.yaml").is_file() else shipped
+    return folder.absolute() if (folder / "configs" / "common.yaml").is_file() else shipped
 
 
 SHIPPED = _find_shipped(Path(__file__).resolve().parents[1])
-PROJECT = _find_project(SHIPPED, Path.cwd())
+PROJECT = _find_project(SHIPPED, Path())  # not Path.cwd(), which raises where that folder was deleted
 CONFIGS = PROJECT / "configs"
 
 

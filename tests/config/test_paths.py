@@ -61,12 +61,15 @@ def test_what_came_along_lies_in_an_installed_package_and_beside_it_in_a_clone(t
     assert paths._find_shipped(installed) == installed / "shipped"
 
 
-def test_configs_of_the_working_folder_go_before_those_that_came_along(tmp_path):
+def test_configs_of_the_working_folder_go_before_those_that_came_along(tmp_path, monkeypatch):
     work, shipped = tmp_path / "work", tmp_path / "shipped"
     (work / "configs").mkdir(parents=True)
     assert paths._find_project(shipped, work) == shipped, "a folder of that name is not enough"
     (work / "configs" / "common.yaml").touch()
     assert paths._find_project(shipped, work) == work
+    monkeypatch.chdir(work)
+    assert paths._find_project(shipped, Path()).samefile(work)
+    assert paths._find_project(shipped, Path()).is_absolute(), "the working folder may change"
 
 
 def test_configs_that_are_not_read_for_want_of_a_common_file_are_told(tmp_path, caplog):
