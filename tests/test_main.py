@@ -269,11 +269,11 @@ def test_evaluate_changes_no_setting_that_training_depends_on(config, data_root,
     ("error", "code", "words"),
     [
         (UserError("lr: expected a number"), 2, "error: lr: expected a number"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device; nothing that was saved"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/a.csv"), 2, "results/a.csv: No space left on device; mend that, then run"),
         (NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b"), 2, "error: a/b: Not a directory; name another place"),
-        (BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)), 2, "another process: Broken pipe; nothing that was saved is lost"),
-        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 2, "another process: Connection reset by peer; nothing that was saved"),
-        (KeyboardInterrupt(), 130, "same command again"),
+        (BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)), 2, "another process: Broken pipe; mend that, then run the same"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 2, "another process: Connection reset by peer; mend that, then"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again for what is left to do"),
     ],
 )
 def test_errors_are_one_line_and_a_code(capsys, error, code, words):
@@ -304,7 +304,7 @@ run(interrupt)
 def test_a_second_interruption_ends_a_command_without_a_traceback():
     ended = subprocess.run([sys.executable, "-c", TWICE], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     assert ended.returncode == -signal.SIGINT
-    assert ended.stderr.strip() == "interrupted; run the same command again to continue from the last checkpoint"
+    assert ended.stderr.strip() == "interrupted; run the same command again for what is left to do"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="keeps the working folder")

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 # the errors of paths where nothing can ever be written: to try again is no use
 NO_PLACE = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EACCES, errno.EPERM)
 
+AGAIN = "run the same command again for what is left to do"  # of some commands everything, of training what comes after its last checkpoint
 UNREAD = 128 + 13  # as a shell tells of programs that SIGPIPE ends
 
 
@@ -39,7 +40,7 @@ def run(main: Callable[[list[str] | None], int]) -> None:
         sys.exit(_told(str(error)))
     except OSError as error:
         logger.debug("raised here:", exc_info=error)
-        advice = "name another place" if error.errno in NO_PLACE else "nothing that was saved is lost, run the same command again to continue"
+        advice = "name another place" if error.errno in NO_PLACE else f"mend that, then {AGAIN}"
         place = error.filename or ("another process" if isinstance(error, ConnectionError) else "a file")
         if isinstance(error, BrokenPipeError) and (_is_unread(sys.stdout) or _is_unread(sys.stderr)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python has yet to write when it ends
@@ -47,7 +48,7 @@ def run(main: Callable[[list[str] | None], int]) -> None:
         sys.exit(_told(f"{place}: {error.strerror or error}; {advice}"))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends what Python does at its end, without a word
-        print("\ninterrupted; run the same command again to continue from the last checkpoint", file=sys.stderr)
+        print(f"\ninterrupted; {AGAIN}", file=sys.stderr)
         sys.exit(130)
 
 
