@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -256,6 +257,8 @@ def _write(picture: Picture, source: str, digest: str, folder: Path, preprocessi
     try:
         source.encode()
     except UnicodeEncodeError:
+        if sys.getfilesystemencoding() != "utf-8":
+            raise UserError(f"{source!r}: a name that the locale of this command has no letters for; set PYTHONUTF8=1") from None
         raise UserError(f"{source!r}: a name that is no UTF-8, as {MANIFEST} is; rename the file or its folder") from None
     if not picture.name.isprintable():
         raise UserError(f"{source!r}: a name that no line of a split file can hold; rename the file")

@@ -312,13 +312,16 @@ def test_two_at_once_and_names_with_line_breaks_are_refused(tmp_path, jobs):
         make(tmp_path / "set", [NumberJob((file,)) for file in list_source(tmp_path / "source")])
 
 
-def test_a_folder_whose_name_is_no_utf_8_is_told(tmp_path, jobs):
+def test_a_folder_whose_name_is_no_utf_8_is_told(tmp_path, jobs, monkeypatch):
     """The image's name need not hold that of the folder, as of LiTS; the manifest does."""
     jobs = [NumberJob((replace(jobs[0].sources[0], name="caf\udce9/n0.txt"),)), *jobs[1:]]
     with pytest.raises(UserError, match=r"^'caf\\udce9/n0\.txt': a name that is no UTF-8, .* rename the file or its folder"):
         make(tmp_path / "set", jobs)
     rows, bad, _ = make(tmp_path / "set", jobs, skip_bad=True)
     assert (len(rows), len(bad)) == (10, 1)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(UserError, match=r"^'caf\\udce9/n0\.txt': a name that the locale .*; set PYTHONUTF8=1$"):
+        make(tmp_path / "another", jobs)
 
 
 def test_what_was_skipped_is_tried_again_unless_it_may_be(tmp_path, jobs, monkeypatch):
