@@ -82,7 +82,7 @@ SCHEDULES = {  # batch size, learning rate, iterations, lr_step
 
 
 @pytest.mark.parametrize("model", BASELINES)
-def test_the_papers_datasets_run_the_published_schedule_at_full_width(model):
+def test_the_papers_datasets_run_the_long_schedule_at_full_width(model):
     for name in ("lits", "covid_ct", "covid_xray", "universal"):
         settings = build_settings(read_layers(CONFIGS / model / f"{name}.yaml"))
         assert (settings.batch_size, settings.lr, settings.iterations, settings.lr_step) == SCHEDULES[model]
