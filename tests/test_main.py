@@ -258,7 +258,7 @@ def test_evaluate_changes_no_setting_that_training_depends_on(config, data_root,
     """Nor tells to delete the network for it."""
     main(["train", str(config), "--data-root", str(data_root), "--results", str(tmp_path / "a")])
     (run,) = (tmp_path / "a" / "toy" / "united").glob("*/seed_0")
-    free = "of its settings only threshold_quantile and feature_cache_mib can be changed"
+    free = "of its settings only threshold_quantile, feature_cache_mib, log_iter, sample_iter, checkpoint_iter and tensorboard can be changed"
     for override, key in (("lr=1", "lr"), ("maddr.enabled=true", "maddr"), ("threshold_quantil=0.9", "threshold_quantil")):
         with pytest.raises(UserError, match=f"^--set {override}: the network is trained, and {free}; leave out {key}$"):
             main(["evaluate", str(run), "--set", override])

@@ -29,8 +29,8 @@ from anomaly_detection.system.files import delete_partials, fitting_name, read_j
 
 logger = logging.getLogger(__name__)
 
-# settings that may change between two runs of an experiment
-FREE_KEYS = ("threshold_quantile", "feature_cache_mib")
+# settings that no weight depends on: they may change between two runs of an experiment
+FREE_KEYS = ("threshold_quantile", "feature_cache_mib", "log_iter", "sample_iter", "checkpoint_iter", "tensorboard")
 DRAWN = "figures/drawn.json"  # the names of all figures, written when all are drawn
 REMEDY = "choose another --results, or delete that folder"
 
@@ -206,7 +206,7 @@ def check_changeable(overrides: Sequence[Layer]) -> None:
     for layer in overrides:
         for key in layer.values:
             if key not in FREE_KEYS:
-                free = " and ".join(FREE_KEYS)
+                free = f"{', '.join(FREE_KEYS[:-1])} and {FREE_KEYS[-1]}"
                 raise UserError(f"{layer.source}: the network is trained, and of its settings only {free} can be changed; leave out {key}")
 
 

@@ -11,8 +11,7 @@ from anomaly_detection.study.regimes import REGIMES, TERMS
 CONSTRAINT = "maddr."  # in which regimes differ, and the seeds of one do not
 SWITCHES = (f"{CONSTRAINT}enabled", f"{CONSTRAINT}probe")
 WEIGHTS = [f"{CONSTRAINT}{term}_weight" for term in TERMS]  # 0: the term is off
-# what else a study varies, and what changes no weight
-APART = ("model", "datasets", "seed", *FREE_KEYS, "log_iter", "sample_iter", "checkpoint_iter", "tensorboard")
+APART = ("model", "datasets", "seed", *FREE_KEYS)  # what else a study varies, and what changes no weight
 SHOWN = 4  # settings that a sentence names one by one
 
 

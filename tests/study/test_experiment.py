@@ -51,6 +51,8 @@ def experiment(results: Path, **settings) -> Experiment:
         ({"baseline": {"width": 8}}, {"baseline": {"width": 4}}, "baseline.width: 8, now it is 4"),
         ({"lr_step": 3}, {}, "lr_step: 3, now it is None"),
         ({"lr_step": 3}, {"lr_step": 3, "threshold_quantile": 0.9}, None),
+        ({}, {"log_iter": 7, "sample_iter": 7, "checkpoint_iter": 7, "tensorboard": True, "feature_cache_mib": 0}, None),
+        ({}, {"val_iter": 7}, "val_iter: 100, now it is 7"),
     ],
 )
 def test_a_setting_that_changed_is_told(tmp_path, before, now, told):

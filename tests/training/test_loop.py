@@ -17,6 +17,7 @@ from PIL import Image
 from anomaly_detection.baseline import Assessment, Baseline, Phase
 from anomaly_detection.config.settings import MixupSettings
 from anomaly_detection.MADDR_dpa.rec_losses import MADDRConstraint
+from anomaly_detection.study.experiment import FREE_KEYS
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system import distributed
 from anomaly_detection.system.errors import UserError
@@ -64,6 +65,18 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, stop_at):
     resumed = run(tmp_path / "cut", **options)
     assert_same_weights(whole, resumed)
     assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+
+
+def test_a_run_that_goes_on_by_other_intervals_ends_as_an_uninterrupted_one(tmp_path):
+    """And its log has every row once, in order."""
+    whole = run(tmp_path / "whole", warm_up=8)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=11, warm_up=8)
+    others = {"log_iter": 1, "sample_iter": 2, "checkpoint_iter": 5}
+    assert others.keys() <= set(FREE_KEYS)
+    assert_same_weights(whole, run(tmp_path / "cut", warm_up=8, **others))
+    steps = {"warm_up": [2, 3, 4, 6, 8], "main": [2, *range(3, 13)]}
+    assert [(row["phase"], int(row["iteration"])) for row in log_of(tmp_path / "cut")] == [(name, step) for name in steps for step in steps[name]]
 
 
 MIXED = {"warm_up": 8, "iterations": 12, "mixup": MixupSettings(5, 8)}
