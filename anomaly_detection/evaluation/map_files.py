@@ -75,7 +75,7 @@ class MapFiles:
         if kind is None:
             self._finish()
         elif self._maps is not None:
-            self._maps.__exit__(kind, error, trace)
+            self._maps.remove()
 
     def _draw(self, image: InputImage, prediction: Prediction) -> Overlay:
         return draw_overlay(image.backdrop, prediction.anomaly_map, self._preprocessing, self._detector.map_scale)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,15 +104,6 @@ class DicomMaps:
             self._write(ending, lambda: self._segmentation(stack, number))
         self._marked = []
         return self.paths
-
-    def __enter__(self) -> "DicomMaps":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.remove()
 
     def _write(self, ending: str, build: Callable[[], Dataset]) -> None:
         if self._failed:

@@ -3,7 +3,6 @@
 import gzip
 import io
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -62,10 +61,3 @@ class NiftiMap:
                 slab = np.rint(self._voxels[..., k] * np.float32(1 / slope))
                 file.write(slab.astype(header.get_data_dtype()).tobytes(order="F"))
         return [self._path]
-
-    def __enter__(self) -> "NiftiMap":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()

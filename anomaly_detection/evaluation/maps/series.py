@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -66,13 +65,9 @@ class SeriesMaps:
         maps = self._nifti if self._dicom is None else self._dicom
         return [] if maps is None else maps.close()
 
-    def __enter__(self) -> "SeriesMaps":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        elif self._dicom is not None:
+    def remove(self) -> None:
+        """Take away what has been written so far."""
+        if self._dicom is not None:
             self._dicom.remove()
 
     def _new_nifti(self, volume: Volume) -> NiftiMap:

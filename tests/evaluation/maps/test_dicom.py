@@ -352,17 +352,12 @@ def test_frames_without_a_place_are_told_in_a_line(tmp_path, caplog):
 
 def test_nothing_is_left_of_maps_that_were_not_finished(tmp_path):
     (path, *_) = save_series(tmp_path / "in")
-
-    def interrupted():
-        with DicomMaps(tmp_path / "out" / "ct", "series", 1.0, "blur") as maps:
-            nothing, way = np.zeros((8, 8), np.float32), Preprocessing(image_size=8)
-            overlay = draw_overlay(backdrop(stored()[0].astype(np.uint8)), nothing, way, 1.0)
-            maps.add(source_header(path), 0, way.back(nothing, SHAPE[1::-1]), overlay)
-            assert len(list((tmp_path / "out").iterdir())) == 1
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    maps = DicomMaps(tmp_path / "out" / "ct", "series", 1.0, "blur")
+    nothing, way = np.zeros((8, 8), np.float32), Preprocessing(image_size=8)
+    overlay = draw_overlay(backdrop(stored()[0].astype(np.uint8)), nothing, way, 1.0)
+    maps.add(source_header(path), 0, way.back(nothing, SHAPE[1::-1]), overlay)
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    maps.remove()
     assert not list((tmp_path / "out").iterdir())
 
 

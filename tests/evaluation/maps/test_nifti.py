@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from anomaly_detection.data.formats.nifti import Volume
 from anomaly_detection.data.formats.own import is_own_map
+from anomaly_detection.evaluation.maps import nifti
 from anomaly_detection.evaluation.maps.nifti import NiftiMap
 
 ORIENTATIONS = ["".join(letters) for axes in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*axes)]
@@ -36,9 +37,10 @@ def save(path, orientation="RAS", kind=nibabel.Nifti1Image, affine=None, data=No
 def own_values(path, out, scale=1.0):
     """A map of which each slice says what the volume's own slice says."""
     volume = Volume(path, "v")
-    with NiftiMap(volume, out, scale) as maps:
-        for number in np.random.default_rng(1).permutation(volume.slices):
-            maps.add(number, volume.read([number])[0])
+    maps = NiftiMap(volume, out, scale)
+    for number in np.random.default_rng(1).permutation(volume.slices):
+        maps.add(number, volume.read([number])[0])
+    maps.close()
     return nibabel.load(out)
 
 
@@ -93,9 +95,10 @@ def test_values_are_told_in_small_steps_and_what_is_not_added_is_0(tmp_path, sig
     path = save(tmp_path / "v.nii", shape=(31, 30, 200), affine=np.diag([-1.0, -1, 1, 1]))
     values = sign * np.random.default_rng(0).lognormal(size=(200, 30, 31)).astype(np.float32)
     values[:, 0, 0] = 0
-    with NiftiMap(Volume(path, "v"), tmp_path / "m.nii.gz", 1.0) as maps:
-        for number in range(199):
-            maps.add(number, values[number])
+    maps = NiftiMap(Volume(path, "v"), tmp_path / "m.nii.gz", 1.0)
+    for number in range(199):
+        maps.add(number, values[number])
+    maps.close()
     found = nibabel.load(tmp_path / "m.nii.gz").get_fdata().T
     assert np.abs(found[:199] - values[:199]).max() <= STEP * np.abs(values[:199]).max()
     assert not found[:, 0, 0].any()
@@ -107,18 +110,19 @@ def test_a_map_of_nothing(tmp_path):
     assert not nibabel.load(tmp_path / "m.nii.gz").get_fdata().any()
 
 
-def test_nothing_is_left_of_a_map_that_was_not_finished(tmp_path):
-    volume = Volume(save(tmp_path / "v.nii"), "v")
+def test_nothing_is_left_of_a_map_that_was_not_finished(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "m.nii.gz").write_bytes(b"before")
+    maps = NiftiMap(Volume(save(tmp_path / "v.nii"), "v"), tmp_path / "out" / "m.nii.gz", 1.0)
+    maps.add(0, np.ones((7, 9)))
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
-    def interrupted():
-        with NiftiMap(volume, tmp_path / "out" / "m.nii.gz", 1.0) as maps:
-            maps.add(0, np.ones((7, 9)))
-            raise KeyboardInterrupt
+    def interrupted(_):
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr(nifti.np, "rint", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        maps.close()
     assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [b"before"]
 
 

@@ -36,12 +36,12 @@ def blur(pixels, preprocessing):
 def maps_of(kind, source, stem, preprocessing):
     """The files, and the greatest value of any map."""
     greatest = 0.0
-    with SeriesMaps(kind, "v", stem, preprocessing, SCALE, "blur") as maps:
-        for file in list_source(source):
-            for number, (_, pixels) in enumerate(read_images(file.path, plain_window(preprocessing.window))):
-                maps.add(file, number, pixels.shape[:2], blur(pixels, preprocessing), None)
-                greatest = max(greatest, float(preprocessing.back(blur(pixels, preprocessing), pixels.shape[:2]).max()))
-        return maps.close(), greatest
+    maps = SeriesMaps(kind, "v", stem, preprocessing, SCALE, "blur")
+    for file in list_source(source):
+        for number, (_, pixels) in enumerate(read_images(file.path, plain_window(preprocessing.window))):
+            maps.add(file, number, pixels.shape[:2], blur(pixels, preprocessing), None)
+            greatest = max(greatest, float(preprocessing.back(blur(pixels, preprocessing), pixels.shape[:2]).max()))
+    return maps.close(), greatest
 
 
 def test_a_map_that_does_not_fit_into_memory_is_told(tmp_path, monkeypatch):
