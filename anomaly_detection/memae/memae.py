@@ -94,10 +94,6 @@ class MemAE(Baseline):
             **log,
         }
 
-    def address(self, x: Tensor) -> Tensor:
-        """The addressing weights (Q, slots) of the queries of images."""
-        return self._remember(x)[2].weights
-
     def assess(self, x: Tensor, with_map: bool) -> Assessment:
         """The map is (x - y)^2, mean over the channels; the score is its mean."""
         latent, code, _ = self._remember(x)

@@ -184,5 +184,5 @@ def test_a_query_per_position():
     x = toy_images(3, side=32).batch(torch.arange(3)).image
     with torch.inference_mode():
         assert baseline.encode(x).shape == (3, 16)
-        assert baseline.address(x).shape == (48, 10)
+        assert baseline._remember(x)[2].weights.shape == (48, 10)
         assert baseline.reconstruct(x).shape == x.shape
