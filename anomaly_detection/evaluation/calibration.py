@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import ndtri
 
 from anomaly_detection.evaluation.known import Known
-from anomaly_detection.evaluation.normals import Normals, highest, limit, needed, normal_threshold, p_value, pooled
+from anomaly_detection.evaluation.normals import Normals, estimate, highest, limit, needed, p_value, pooled
 from anomaly_detection.evaluation.scores import Scores
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
@@ -229,10 +228,7 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
             rest = replace(told[number], units=len(units) - len(units[fold::FOLDS]), after=_center_and_spread(val.scores[~inside]))
             center, spread = _standards([*told[:number], rest, *told[number + 1 :]])[number]
             left_out.append((val.scores[inside] - center) / spread)
-    standard = np.concatenate(left_out)
-    shared = normal_threshold(standard, 1 - alpha)
-    if len(standard) < needed(alpha):  # they have no such quantile, and the highest of one or two may be a low one
-        shared = max(shared, float(ndtri(1 - alpha)))
+    shared = estimate(np.concatenate(left_out), alpha)
     references = []
     for (_, val), (center, spread) in zip(domains, _standards(told), strict=True):
         tops, means = highest(val.scores, val.unit), pooled(val.scores[val.known], val.unit[val.known])

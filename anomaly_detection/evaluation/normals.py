@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from anomaly_detection.evaluation.scores import Scores
 
@@ -45,16 +46,6 @@ class Normals:
     def word(self, places: np.ndarray | slice = slice(None)) -> str:
         """What the units of some images are, see `unit_word`."""
         return unit_word(np.zeros(len(self.unit), bool)[places] if self.stranger is None else self.stranger[places])
-
-
-def normal_threshold(normal_scores: np.ndarray, quantile: float) -> float:
-    """The ceil((n + 1) quantile)-th smallest of n scores, or the highest.
-
-    A score that is exchangeable with them is above it with a probability of at most 1 - quantile, if n is at least quantile / (1 - quantile)
-    (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005).
-    """
-    rank = math.ceil((len(normal_scores) + 1) * quantile - 1e-9)
-    return float(np.sort(normal_scores)[min(rank, len(normal_scores)) - 1])
 
 
 def unit_word(stranger: np.ndarray) -> str:
@@ -113,5 +104,19 @@ def needed(share: float) -> int:
 
 
 def limit(calibration: np.ndarray, share: float) -> float:
-    """Above it lies at most `share` of fresh units: exactly what has a `p_value` of at most `share`. It takes `needed(share)` units."""
-    return float(np.sort(calibration)[-math.floor(share * (len(calibration) + 1) + _ROUNDING)])
+    """The floor((n + 1) share)-th highest of n scores: above it is at most `share` of fresh units, exactly what has a `p_value` of at most `share`.
+
+    It takes `needed(share)` units; of fewer it is the highest, which promises nothing.
+    """
+    rank = math.floor(share * (len(calibration) + 1) + _ROUNDING)
+    return float(np.sort(calibration)[-max(rank, 1)])
+
+
+def estimate(standard: np.ndarray, share: float) -> float:
+    """What about `share` of fresh units exceed, by scores (N,) in spreads from the center of the normals of their domains; no promise.
+
+    Fewer than `needed(share)` have no such quantile, and the highest of one or two may be a low one: it is at least that of a normal distribution.
+    """
+    if len(standard) >= needed(share):
+        return limit(standard, share)
+    return float(np.max([*standard, ndtri(1 - share)]))

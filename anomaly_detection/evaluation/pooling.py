@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from anomaly_detection.data.dataset import Domains
 from anomaly_detection.evaluation.calibration import Calibration, Reference
-from anomaly_detection.evaluation.normals import HIGHEST, limit, needed, normal_threshold, numbered, p_value, pooled, rejected
+from anomaly_detection.evaluation.normals import HIGHEST, estimate, limit, needed, numbered, p_value, pooled, rejected
 from anomaly_detection.system.lines import Lines
 
 # of patients.csv
@@ -79,12 +78,12 @@ def judge(scores: np.ndarray, references: Sequence[Reference], calibration: Cali
     Where these are too few for a guarantee, or it is not known whose the validation images are, the threshold is the quantile of the pooled scores
     of all domains, each in spreads from the center of its normals, as for single images.
     """
-    estimate = _estimate(calibration)
+    shared = _shared(calibration)
     p, threshold, anomalous, guaranteed = [], [], [], []
     for score, reference in zip(scores, references, strict=True):
         (each,) = p_value(np.array([score]), np.array(reference.pooled))
         sure = reference.guaranteed and reference.unit == "patients" and len(reference.pooled) >= needed(calibration.alpha)
-        above = limit(np.array(reference.pooled), calibration.alpha) if sure else reference.center + reference.spread * estimate
+        above = limit(np.array(reference.pooled), calibration.alpha) if sure else reference.center + reference.spread * shared
         p.append(each)
         threshold.append(above)
         anomalous.append(rejected(each, calibration.alpha) if sure else score > above)
@@ -110,15 +109,10 @@ def doubt_of_number(images: int, counted: int, reference: Reference) -> str | No
     return MORE if images > most and not counted == fewest == most else None
 
 
-def _estimate(calibration: Calibration) -> float:
+def _shared(calibration: Calibration) -> float:
     """In spreads from the center of normals, what few pooled scores exceed."""
     references = list(calibration.domains.values()) if calibration.tells_domains else [calibration.everything]
-    standard = np.concatenate([(np.array(each.pooled) - each.center) / each.spread for each in references])
-    least = float(ndtri(1 - calibration.alpha))
-    if not len(standard):
-        return least
-    shared = normal_threshold(standard, 1 - calibration.alpha)
-    return shared if len(standard) >= needed(calibration.alpha) else max(shared, least)
+    return estimate(np.concatenate([(np.array(each.pooled) - each.center) / each.spread for each in references]), calibration.alpha)
 
 
 def patient_rows(rows: Lines, calibration: Calibration, domains: Domains) -> list[dict[str, Any]]:

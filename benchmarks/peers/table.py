@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_detection.evaluation.normals import normal_threshold
+from anomaly_detection.evaluation.normals import limit
 from anomaly_detection.study.comparison import Scored, differences, intervals_over_seeds, scored
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
@@ -51,7 +51,7 @@ def by_dataset(runs: Sequence[Lines]) -> dict[str, list[Scored]]:
 
 def threshold(rows: Lines) -> float:
     """One for all datasets."""
-    return normal_threshold(rows.where(part="val").column("score"), QUANTILE)
+    return limit(rows.where(part="val").column("score"), 1 - QUANTILE)
 
 
 def quality(runs: Sequence[Lines], reference: Sequence[Lines]) -> dict[str, str]:

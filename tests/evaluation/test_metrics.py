@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from anomaly_detection.evaluation.metrics import METRICS, call_metrics, image_metrics, oracle_threshold
-from anomaly_detection.evaluation.normals import normal_threshold
 
 
 def scored(n: int = 200, seed: int = 0, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -50,14 +49,6 @@ def test_the_oracle_uses_the_labels():
     labels, scores = scored()
     values, flipped = (image_metrics(each, scores, scores > 0.7) for each in (labels, 1 - labels))
     assert values["oracle_threshold"] != flipped["oracle_threshold"]
-
-
-@pytest.mark.parametrize(
-    ("count", "quantile", "rank"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (1000, 0.95, 951), (5, 0.95, 5), (9, 0.5, 5)]
-)
-def test_the_threshold_is_the_conformal_rank(count, quantile, rank):
-    normals = np.random.default_rng(0).permutation(count) + 1.0
-    assert normal_threshold(normals, quantile) == rank
 
 
 def test_nothing_called_abnormal_is_no_error():

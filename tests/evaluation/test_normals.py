@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from anomaly_detection.evaluation.normals import highest, limit, needed, numbered, p_value
+from anomaly_detection.evaluation.normals import estimate, highest, limit, needed, numbered, p_value
 
 
 def test_units_are_numbered_and_what_is_not_known_stands_alone():
@@ -36,6 +36,22 @@ def test_above_the_limit_is_what_has_a_p_value_of_the_share(share, more):
     calibration = np.random.default_rng(n).normal(size=n).round(1)  # with ties
     scores = np.linspace(-4, 4, 801)
     assert np.array_equal(scores > limit(calibration, share), p_value(scores, calibration) <= share + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("count", "quantile", "rank"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (1000, 0.95, 951), (5, 0.95, 5), (9, 0.5, 5)]
+)
+def test_the_limit_is_the_conformal_rank_or_the_highest(count, quantile, rank):
+    normals = np.random.default_rng(0).permutation(count) + 1.0
+    assert limit(normals, 1 - quantile) == rank
+
+
+@pytest.mark.parametrize(
+    ("standard", "expected"), [([], 1.64485), ([0.3, -2], 1.64485), ([0.3, 2], 2), ([*range(18), 0], 17), ([*range(19, 0, -1)], 19)]
+)
+def test_of_few_normals_the_estimate_is_at_least_that_of_a_normal_distribution(standard, expected):
+    assert estimate(np.array(standard, float), 0.05) == pytest.approx(expected, abs=1e-5)
+    assert estimate(np.full(19, -1.0), 0.05) == -1
 
 
 @pytest.mark.parametrize(("share", "units"), [(1 - 0.95, 19), (0.05, 19), (1 - 0.9, 9), (0.01, 99), (0.5, 1), (0.03, 33)])
