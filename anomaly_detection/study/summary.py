@@ -32,7 +32,7 @@ def summary(results: Sequence[Result], datasets: Sequence[str], phantom: bool = 
     models = list(dict.fromkeys(result.model for result in results))
     lines = [_detection(results, model, datasets) for model in models]
     if lines:
-        lines = [_promise(results), *lines, *deployed(results, [(model, _told(results, model)) for model in models])]
+        lines = [_promise(results), *lines, *deployed(results, [(model, told_regime(results, model)) for model in models])]
     if alone := normal_alone(results, datasets):
         lines.append(f"{', '.join(spoken(results, name) for name in alone)}: {NO_ABNORMAL}.")
     if len(models) > 1:
@@ -61,8 +61,8 @@ def _promise(results: Sequence[Result]) -> str:
     return f"Each detector was set to call at most {promised} of the normal images of each dataset abnormal{estimate}. [low–high] are 95 % intervals."
 
 
-def _told(results: Sequence[Result], model: str) -> str:
-    """The regime that a detector is told by."""
+def told_regime(results: Sequence[Result], model: str) -> str:
+    """The regime that sentences about a detector are about: with MADDR where there is one, else united, else separate, else what there is."""
     return next(name for name in (*TOLD, *REGIMES) if any((each.model, each.regime) == (model, name) for each in results))
 
 
@@ -78,7 +78,7 @@ def deployed(results: Sequence[Result], networks: Sequence[tuple[str, str]]) -> 
 
 
 def _detection(results: Sequence[Result], model: str, datasets: Sequence[str]) -> str:
-    regime = _told(results, model)
+    regime = told_regime(results, model)
     shares = {name: cells(results, model, regime, datasets, name) for name in ("sensitivity", "specificity")}
     parts = []
     for dataset in datasets:

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Literal
 
 from anomaly_detection.study.results import Cell, Result, cells
-from anomaly_detection.study.summary import TOLD, counted, deployed
+from anomaly_detection.study.summary import counted, deployed, told_regime
 
 CHANCE = 0.5
 NAMED = 4  # datasets that a sentence names one by one
@@ -44,12 +44,6 @@ def verdicts(results: Sequence[Result], datasets: Sequence[str]) -> list[Verdict
         datasets: of the study.
     """
     return [_verdict(results, model, told_regime(results, model), datasets) for model in dict.fromkeys(result.model for result in results)]
-
-
-def told_regime(results: Sequence[Result], model: str) -> str:
-    """The regime that sentences about a detector are about: with MADDR where there is one, else united, else separate, else what there is."""
-    regimes = [result.regime for result in results if result.model == model]
-    return next((name for name in TOLD if name in regimes), regimes[0])
 
 
 def _verdict(results: Sequence[Result], model: str, regime: str, datasets: Sequence[str]) -> Verdict:

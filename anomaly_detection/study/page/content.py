@@ -8,7 +8,7 @@ from anomaly_detection.study.experiment import Experiment
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.study.render import Document
 from anomaly_detection.study.results import Result
-from anomaly_detection.study.verdict import told_regime
+from anomaly_detection.study.summary import told_regime
 
 
 @dataclass(frozen=True)
