@@ -225,7 +225,7 @@ def _references(domains: Sequence[Domain], alpha: float, alike: bool = True) -> 
         units, place = np.unique(val.unit, return_inverse=True)
         for fold in range(min(len(units), FOLDS)):
             inside = place % FOLDS == fold
-            rest = replace(told[number], units=len(units) - len(units[fold::FOLDS]), after=_center_and_spread(val.scores[~inside]))
+            rest = replace(told[number], units=len(units) - len(units[fold::FOLDS]), after=center_and_spread(val.scores[~inside]))
             center, spread = _standards([*told[:number], rest, *told[number + 1 :]])[number]
             left_out.append((val.scores[inside] - center) / spread)
     shared = estimate(np.concatenate(left_out), alpha)
@@ -256,8 +256,8 @@ class _Told:
 
     @classmethod
     def of(cls, train: _Sample, val: _Sample) -> "_Told":
-        center, spread = _center_and_spread(train.scores)
-        return cls(len(np.unique(val.unit)), (center, spread or 1e-6 * abs(center) or 1.0), _center_and_spread(val.scores))
+        center, spread = center_and_spread(train.scores)
+        return cls(len(np.unique(val.unit)), (center, spread or 1e-6 * abs(center) or 1.0), center_and_spread(val.scores))
 
 
 def _standards(domains: Sequence[_Told]) -> list[tuple[float, float]]:
@@ -280,7 +280,7 @@ def _standards(domains: Sequence[_Told]) -> list[tuple[float, float]]:
     return standards
 
 
-def _center_and_spread(scores: np.ndarray) -> tuple[float, float]:
+def center_and_spread(scores: np.ndarray) -> tuple[float, float]:
     """Median, and median absolute deviation as a standard deviation; where half of the scores are equal, the standard deviation itself.
 
     The spread of one score, or of equal ones, is 0; no scores have a spread of 0, too, and no center.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anomaly_detection.evaluation.calibration import center_and_spread
 from anomaly_detection.evaluation.normals import highest, numbered
 from anomaly_detection.study.results import Result
 
@@ -17,14 +18,13 @@ MILLI = 1000
 FARTHEST = 2**15 - 1
 STEPS = 200  # positions of the slider, about
 BUDGET = 1_300_000  # bytes of the page that distances may take
-MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def spread(normal_scores: np.ndarray) -> float:
-    """1.4826 times the median absolute deviation of scores (N,); where that is 0 their standard deviation, or 1."""
-    return float(MAD_TO_DEVIATION * np.median(np.abs(normal_scores - np.median(normal_scores))) or normal_scores.std() or 1.0)
+    """The robust deviation of scores (N,) as calibration has it; 1 of equal ones."""
+    return center_and_spread(normal_scores)[1] or 1.0
 
 
 def distances(scores: np.ndarray, threshold: float, unit: float) -> np.ndarray:
