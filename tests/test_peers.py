@@ -105,7 +105,7 @@ class Nearest:
         ballast = np.ones(2**25)
         return self.seed + np.array([np.abs(self.vectors - vector).sum(axis=1).min() for vector in vectors])
 
-run_on_features("numpy", {{"nearest": Nearest}}, Nearest.score, "a note")
+run_on_features("numpy", {{"nearest": Nearest}}, Nearest.score)
 """
 
 
@@ -128,7 +128,7 @@ def test_a_detector_of_vectors_sees_training_normals_alone_and_its_scores_are_me
     assert [row["file"] for row in told] == ["4.png", "5.png", "6.png"]
     assert [float(row["score"]) for row in told] == pytest.approx(expected, rel=1e-5)
     facts = json.loads((tmp_path / "run.json").read_text())
-    assert (facts["library"], facts["trained"], facts["scored"], facts["note"]) == (f"numpy {np.__version__}", 4, 3, "a note")
+    assert (facts["library"], facts["trained"], facts["scored"], facts["note"]) == (f"numpy {np.__version__}", 4, 3, "")
     assert 256 < facts["peak_mib"] < 1024  # the ballast, and numpy
 
 

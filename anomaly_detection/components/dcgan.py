@@ -16,12 +16,12 @@ def initialise_dcgan(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def halvings_to_4(image_size: int, least: int) -> int:
-    """How often images are halved until 4 x 4 is left.
+def halvings_to_4(image_size: int) -> int:
+    """How often images are halved until 4 x 4 is left, at least once.
 
     Raises:
-        ValueError: image_size is not a power of two from `least` on.
+        ValueError: image_size is not a power of two from 8 on.
     """
-    if image_size < least or image_size & (image_size - 1):
-        raise ValueError(f"image_size must be a power of two from {least} on, not {image_size}")
+    if image_size < 8 or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be a power of two from 8 on, not {image_size}")
     return image_size.bit_length() - 3

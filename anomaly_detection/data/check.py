@@ -24,6 +24,7 @@ from anomaly_detection.system.processes import map_jobs
 
 BINS = 16
 BARS = " ▁▂▃▄▅▆▇█"
+COLUMNS, SIDE = 12, 96  # of a contact sheet: images in a row, and pixels of each
 
 
 class Facts(NamedTuple):
@@ -135,22 +136,22 @@ def _facts(paths: tuple[Path, Path | None], window: WindowChoice) -> Facts:
     return Facts(pixels.shape[::-1], content, written, np.bincount(pixels.reshape(-1), minlength=256), masked, None)
 
 
-def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], columns: int = 12, side: int = 96) -> Image.Image:
+def contact_sheet(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> Image.Image:
     """A row of images for each split, spread over its file, in the order of the report; lesions are tinted red where there is a mask."""
     rows = []
     for group in groups:
         readable = [entry for entry, fact in zip(group.entries, group.facts, strict=True) if fact.error is None]
-        chosen = [readable[place] for place in np.rint(np.linspace(0, len(readable) - 1, min(columns, len(readable)))).astype(int)]
-        rows.append([_thumbnail(data_root / spec.root, entry, spec.preprocessing.window, side) for entry in chosen])
-    sheet = Image.new("RGB", (columns * (side + 2), len(rows) * (side + 2)), "black")
+        chosen = [readable[place] for place in np.rint(np.linspace(0, len(readable) - 1, min(COLUMNS, len(readable)))).astype(int)]
+        rows.append([_thumbnail(data_root / spec.root, entry, spec.preprocessing.window) for entry in chosen])
+    sheet = Image.new("RGB", (COLUMNS * (SIDE + 2), len(rows) * (SIDE + 2)), "black")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(picture, (x * (side + 2), y * (side + 2)))
+            sheet.paste(picture, (x * (SIDE + 2), y * (SIDE + 2)))
     return sheet
 
 
-def _thumbnail(folder: Path, entry: SplitEntry, window: WindowChoice, side: int) -> Image.Image:
-    resize = functools.partial(Image.Image.resize, size=(side, side), resample=Image.Resampling.BILINEAR)
+def _thumbnail(folder: Path, entry: SplitEntry, window: WindowChoice) -> Image.Image:
+    resize = functools.partial(Image.Image.resize, size=(SIDE, SIDE), resample=Image.Resampling.BILINEAR)
     path, mask = folder / entry.image, folder / mask_path(entry.image)
     pixels = read_picture(path, window)
     picture = resize(Image.fromarray(pixels).convert("RGB"))

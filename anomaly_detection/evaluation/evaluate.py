@@ -102,8 +102,9 @@ def evaluate(
     pairs = _look_at_twins(baseline, source, preprocessing, test, test_scores.score, maps, masks)
     _add_twin_metrics(metrics, pairs, rows)
     latent = np.concatenate([normals.val_scores.latent, test_scores.latent]).astype(np.float32)
-    details = {"latent": latent, **gallery.arrays(offset=len(val))}
-    details |= _gallery_masks(details["gallery_row"] - len(val), masks)
+    seen = gallery.arrays()
+    places = seen["gallery_row"]
+    details = {"latent": latent, **seen, "gallery_row": len(val) + places, **_gallery_masks(places, masks)}
     if "gallery_reconstruction" not in details:
         nearest = normals.chosen[nearest_rows(normals.train_scores.latent, latent[details["gallery_row"]])]
         details["gallery_nearest"] = to_bytes(train.batch(torch.from_numpy(nearest)).image).cpu().numpy()

@@ -49,14 +49,14 @@ class Gallery:
             pictures = _extremes([*self._groups.get(group, ()), *pictures])
             self._groups[group] = [_kept(picture) for picture in pictures]
 
-    def arrays(self, offset: int = 0) -> dict[str, np.ndarray]:
-        """gallery_row (n,), the places plus `offset`; gallery_image and gallery_reconstruction (n, C, H, W) uint8; gallery_map (n, H, W) float32.
+    def arrays(self) -> dict[str, np.ndarray]:
+        """gallery_row (n,), the places; gallery_image and gallery_reconstruction (n, C, H, W) uint8; gallery_map (n, H, W) float32.
 
         Group after group, the highest scores first, then the lowest. gallery_reconstruction is missing where none are made.
         """
         pictures = [picture for group in self._groups.values() for picture in _in_order(group)]
         columns = {"image": [p.image for p in pictures], "reconstruction": [p.reconstruction for p in pictures], "map": [p.map for p in pictures]}
-        found = {"gallery_row": np.array([p.place + offset for p in pictures])}
+        found = {"gallery_row": np.array([p.place for p in pictures])}
         return found | {f"gallery_{name}": torch.stack(each).numpy() for name, each in columns.items() if each[0] is not None}
 
 

@@ -13,7 +13,7 @@ from anomaly_detection.components.dcgan import halvings_to_4
 
 def _widths(image_size: int, width: int) -> list[int]:
     """Channels at full resolution and after each halving until 4 x 4 is left."""
-    count = halvings_to_4(image_size, 8)
+    count = halvings_to_4(image_size)
     return [width * min(8, 2**stage) for stage in range(count)] + [width * min(8, 2 ** (count - 1))]
 
 

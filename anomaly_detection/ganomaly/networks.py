@@ -10,7 +10,7 @@ from anomaly_detection.components.dcgan import halvings_to_4, initialise_dcgan
 
 def _pyramid(image_size: int, channels: int, width: int, extra_layers: int = 0) -> list[nn.Module]:
     """(B, channels, image_size, image_size) -> (B, C, 4, 4), C the width doubled at every halving but the first."""
-    count = halvings_to_4(image_size, 8)
+    count = halvings_to_4(image_size)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
     for _ in range(extra_layers):
         layers += [nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
@@ -21,7 +21,7 @@ def _pyramid(image_size: int, channels: int, width: int, extra_layers: int = 0) 
 
 
 def _top_width(image_size: int, width: int) -> int:
-    return width << (halvings_to_4(image_size, 8) - 1)
+    return width << (halvings_to_4(image_size) - 1)
 
 
 class Encoder(nn.Sequential):

@@ -15,7 +15,7 @@ from anomaly_detection.components.dcgan import halvings_to_4, initialise_dcgan
 
 def _widths(image_size: int, width: int) -> list[int]:
     """Channels after each halving until 4 x 4 is left."""
-    count = halvings_to_4(image_size, 8)
+    count = halvings_to_4(image_size)
     return [width * factor for factor in ([1, 2, 2] + [4] * count)[:count]]
 
 

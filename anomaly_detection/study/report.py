@@ -335,9 +335,7 @@ def drawn_figures(folder: Path) -> list[Path]:
     return paths if all(path.exists() for path in paths) else []
 
 
-def write_report(
-    results: Path, experiments: Sequence[Experiment], document: Document, rows: Sequence[Result], study: Study, workers: int | None = None
-) -> None:
+def write_report(results: Path, experiments: Sequence[Experiment], document: Document, rows: Sequence[Result], study: Study) -> None:
     """Draw the figures of each experiment, of its first seed, and write report.html into the results folder; see `to_page`.
 
     Args:
@@ -346,14 +344,13 @@ def write_report(
         document: what table.md holds.
         rows: the results of the experiments, in their order.
         study: what the page is about.
-        workers: processes that draw.
     """
     first = [e for e in experiments if e.settings.seed == min(x.settings.seed for x in experiments if _kind(x) == _kind(e))]
     drawn = {experiment.folder: drawn_figures(experiment.folder) for experiment in first}
     todo = [experiment for experiment in first if not drawn[experiment.folder]]
     todo.sort(key=lambda experiment: -len(experiment.settings.datasets))  # or one process is left with the longest in the end
     jobs = [(experiment.folder, _parts(experiment)) for experiment in todo]
-    new = map_jobs(_draw, jobs, workers, "drawing figures", "experiment", fresh=DRAWING)
+    new = map_jobs(_draw, jobs, None, "drawing figures", "experiment", fresh=DRAWING)
     drawn |= {folder: paths for (folder, _), paths in zip(jobs, new, strict=True)}
     content = Content(results, study.datasets, document, experiments, rows, drawn, study.phantom, study.quick)
     with whole_file(results / "report.html") as partial:

@@ -88,16 +88,13 @@ def report(task: Task, scores: Iterable[float], training_s: float, scoring_s: fl
     task.out.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def run_on_features(
-    package: str, models: dict[str, Callable[[int, int], Any]], scores_of: Callable[[Any, np.ndarray], np.ndarray], note: str = ""
-) -> None:
+def run_on_features(package: str, models: dict[str, Callable[[int, int], Any]], scores_of: Callable[[Any, np.ndarray], np.ndarray]) -> None:
     """Fit a detector of vectors and score; the score of an image that is a grid of them is their mean, as it is of this project's `gaussian`.
 
     Args:
         package: as pip knows it.
         models: by name, of the length of the vectors and the seed.
         scores_of: (n,) of a detector and vectors (n, C), higher is more abnormal.
-        note: see `report`.
     """
     task = read_task(models)
     features = np.load(task.exchange / f"{task.on}.npy")
@@ -107,4 +104,4 @@ def run_on_features(
     detector = models[task.model](features.shape[-1], task.seed)
     _, training_s = timed(lambda: detector.fit(train))
     scores, scoring_s = timed(lambda: scores_of(detector, rest).reshape(-1, each).mean(axis=1))
-    report(task, scores, training_s, scoring_s, f"{package} {version(package)}", note)
+    report(task, scores, training_s, scoring_s, f"{package} {version(package)}")

@@ -18,10 +18,10 @@ MARGINS = {UNITED.name: 0.0, SEPARATE.name: -0.02, PROBE.name: 0.0}  # the claim
 WORDS = {"holds": "holds", "fails": "does not hold", "open": "open"}
 
 
-def networks(gathered: Gathered, ablations: bool = False) -> list[tuple[str, str]]:
-    """Models and regimes in the order of rows."""
+def networks(gathered: Gathered) -> list[tuple[str, str]]:
+    """Models and regimes in the order of rows, without ablations."""
     names = dict.fromkeys((result.model, result.regime) for result in gathered.results)
-    return [(model, regime) for model, regime in names if ablations or not REGIMES[regime].ablation]
+    return [(model, regime) for model, regime in names if not REGIMES[regime].ablation]
 
 
 def shown(cell: Any) -> str:

@@ -167,12 +167,12 @@ def test_the_gallery_holds_the_extremes_of_many():
         x = (places / 60).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
         assessment = Assessment(x, scores[places], x + 100)
         gallery.add(places.tolist(), [("odd", "even")[place % 2 == 0] for place in places.tolist()], x, assessment)
-    arrays = gallery.arrays(offset=1000)
+    arrays = gallery.arrays()
     expected = []
     for group in (range(0, 60, 2), range(1, 60, 2)):
         order = sorted(group, key=lambda place: scores[place])
         expected += [*order[:-4:-1], *order[:3]]
-    assert (arrays["gallery_row"] - 1000).tolist() == expected
+    assert arrays["gallery_row"].tolist() == expected
     assert arrays["gallery_map"][:, 0, 0].tolist() == pytest.approx([100 + place / 60 for place in expected], rel=1e-5)
     assert "gallery_reconstruction" not in arrays
 
