@@ -26,11 +26,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from anomaly_detection.config.paths import find_catalog, find_folds, warn_of_overlooked
     from anomaly_detection.data.catalog import read_catalog, unknown_dataset
-    from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade
+    from anomaly_detection.data.check import contact_sheet, inspect, known_of, problems, remade, shown, unknown
     from anomaly_detection.data.leaks import leaks_across, likely_leaks_across, warnings
-    from anomaly_detection.data.masks import unclaimed_masks
-    from anomaly_detection.data.patients import patients_of
-    from anomaly_detection.data.splits import NO_ABNORMAL, Splits, linked_outside
+    from anomaly_detection.data.splits import Splits, linked_outside
     from anomaly_detection.system.files import whole_file
 
     root = arguments.data_root
@@ -46,33 +44,16 @@ def run(arguments: argparse.Namespace) -> None:
     if not chosen:
         raise UserError(f"{root}: holds no folder of a dataset; `prepare` makes them")
     wrong, warned, known = 0, 0, []
-
-    def tell(problems: Iterable[str], warned_of: Iterable[str]) -> None:
-        nonlocal wrong, warned
-        for problem in problems:
-            print(f"  wrong: {problem}")
-            wrong += 1
-        for warning in warned_of:
-            print(f"  WARNING: {warning}")
-            warned += 1
-
     for name in chosen:
         spec = catalog[name]
         groups = inspect(spec, root, [entry for entry in splits.entries if entry.dataset == name], arguments.workers)
         print(f"{name} ({spec.organ}, {spec.modality})")
-        for group in groups:
-            print(f"  {group.line()}")
-        if groups and not any(group.kind == "anomaly" for group in groups):
-            print(f"  {NO_ABNORMAL}")
+        _tell(shown(groups))
         images = known_of(spec, root, groups)
-        if count := sum(image.patient is None for image in images):
-            print(f"  whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides")
-        # masks of those whom `prepare` has given to training are nobody's in the lists
-        abnormal = {image.entry.image: None for image in images if image.entry.kind == "anomaly"} | patients_of(root / spec.root)
-        if line := unclaimed_masks(root / spec.root, abnormal):
-            print(f"  {line}")
-        tell(problems(spec, root, groups, images), [*warnings(images), *remade(groups, images)])
         known += images
+        _tell(unknown(spec, root, images))
+        wrong += _tell(problems(spec, root, groups, images), "wrong: ")
+        warned += _tell([*warnings(images), *remade(groups, images)], "WARNING: ")
         if groups:
             with whole_file(arguments.output / f"{name}.png") as partial:
                 contact_sheet(spec, root, groups).save(partial, "png")
@@ -81,8 +62,18 @@ def run(arguments: argparse.Namespace) -> None:
     across, likely = list(leaks_across(known)), [*likely_leaks_across(known), *filter(None, [outside])]
     if across or likely:
         print("across datasets")
-        tell(across, likely)
+        wrong += _tell(across, "wrong: ")
+        warned += _tell(likely, "WARNING: ")
     if warned:
         print(f"{warned} {'WARNING' if warned == 1 else 'WARNINGS'}, see above: numbers on these data may be too good to be true")
     if wrong:
         raise UserError(f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong with the data, see above")
+
+
+def _tell(lines: Iterable[str], kind: str = "") -> int:
+    """Print lines, each as soon as it is known; returns how many there are."""
+    count = 0
+    for line in lines:
+        print(f"  {kind}{line}")
+        count += 1
+    return count

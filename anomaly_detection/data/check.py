@@ -16,9 +16,10 @@ from anomaly_detection.data.formats.pictures import read_picture
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.data.leaks import Listed, leaks, listed_images
 from anomaly_detection.data.manifest import MANIFEST, pixels_hash
-from anomaly_detection.data.masks import mask_path, read_mask, shared_masks
+from anomaly_detection.data.masks import mask_path, read_mask, shared_masks, unclaimed_masks
+from anomaly_detection.data.patients import patients_of
 from anomaly_detection.data.record import made_otherwise
-from anomaly_detection.data.splits import NEEDED, Kind, Part, SplitEntry, aliases, missing_images
+from anomaly_detection.data.splits import NEEDED, NO_ABNORMAL, Kind, Part, SplitEntry, aliases, missing_images
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.processes import map_jobs
 
@@ -86,10 +87,28 @@ def inspect(spec: DatasetSpec, data_root: Path, entries: Sequence[SplitEntry], w
     return [Group(kind, part, *columns) for (kind, part), columns in groups.items()]
 
 
+def shown(groups: Sequence[Group]) -> Iterator[str]:
+    """What is there: a line for each split."""
+    yield from (group.line() for group in groups)
+    if groups and not any(group.kind == "anomaly" for group in groups):
+        yield NO_ABNORMAL
+
+
 def known_of(spec: DatasetSpec, data_root: Path, groups: Sequence[Group]) -> list[Listed]:
     """What tells whose the images are, and which of them are one; raises UserError where the manifest is damaged."""
     entries = [entry for group in groups for entry in group.entries]
     return listed_images(spec, data_root, entries, [fact.content for group in groups for fact in group.facts])
+
+
+def unknown(spec: DatasetSpec, data_root: Path, images: Sequence[Listed]) -> Iterator[str]:
+    """Of which images it is not known whose they are, and of which masks, of what image."""
+    if count := sum(image.patient is None for image in images):
+        yield f"whose {count} images are is not known (no manifest.csv names them): see to it that no patient is on two sides"
+    folder = data_root / spec.root
+    # masks of those whom `prepare` has given to training are nobody's in the lists
+    abnormal = {image.entry.image: None for image in images if image.entry.kind == "anomaly"} | patients_of(folder)
+    if line := unclaimed_masks(folder, abnormal):
+        yield line
 
 
 def problems(spec: DatasetSpec, data_root: Path, groups: Sequence[Group], images: Sequence[Listed]) -> Iterator[str]:
