@@ -6,13 +6,13 @@ Empty lines and lines that begin with `#` count for nothing.
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from anomaly_detection.data.catalog import DatasetSpec, leads_out, unknown_dataset
+from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.data.manifest import MANIFEST
 from anomaly_detection.data.prepare.options import DOWNLOADS
 from anomaly_detection.system.errors import UserError
@@ -192,7 +192,7 @@ def _nearly(path: Path) -> str | None:
     """The file beside a missing one whose name differs in zeros before a number, in capitals or in how accents are written."""
 
     def plain(name: str) -> str:
-        return re.sub(r"(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFC", name).casefold())
+        return re.sub(r"(?<!\d)0+(?=\d)", "", same_name(name))
 
     names = (other.name for other in sorted(path.parent.iterdir())) if path.parent.is_dir() else ()
     return next((name for name in names if plain(name) == plain(path.name)), None)

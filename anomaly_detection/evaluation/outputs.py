@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -11,12 +10,12 @@ from pathlib import Path, PurePosixPath
 from PIL import Image, PngImagePlugin
 
 from anomaly_detection.data.formats.own import ENDING, MARK, is_written
+from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.system.files import is_abandoned, whole_file
+from anomaly_detection.system.files import LONGEST, is_abandoned, whole_file
 
 OVERLAYS = "overlays"
 MAPS = "maps"
-LONGEST = 255  # bytes that file systems take for a name
 LONGEST_ENDING = 40  # `whole_file` has longer names for a while
 
 _FORMAT = re.compile(r"\.(png|jpe?g|tiff?|bmp|dcm|dicom|ima|nii(\.gz)?)(?=(#\d+)?$)", re.IGNORECASE)
@@ -31,8 +30,8 @@ class Names:
 
     def take(self, *candidates: str) -> str:
         """The first of the candidates that is free; else the last, with a number before its suffix."""
-        name = next(name for name in itertools.chain(candidates, _numbered(candidates[-1])) if _alike(name) not in self._taken)
-        self._taken.add(_alike(name))
+        name = next(name for name in itertools.chain(candidates, _numbered(candidates[-1])) if same_name(name) not in self._taken)
+        self._taken.add(same_name(name))
         return name
 
 
@@ -41,10 +40,6 @@ def _numbered(name: str) -> Iterator[str]:
     path = PurePosixPath(name)
     for number in itertools.count(2):
         yield str(path.with_stem(f"{path.stem}~{number}"))
-
-
-def _alike(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def printable(text: str) -> str:

@@ -214,7 +214,7 @@ def unique_names(candidates: Sequence[Sequence[str]]) -> list[str]:
 
 def same_name(name: str) -> str:
     """What is equal of names that some file system takes for one."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def natural(name: str) -> list:
