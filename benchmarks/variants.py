@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_detection.__main__ import main as maddr
+from anomaly_detection.data.phantom.datasets import DATASETS
 from anomaly_detection.evaluation.rows import read_scores
 from anomaly_detection.evaluation.twins import read_twin_rows
 from anomaly_detection.study.comparison import Difference, differences, raised, scored, twin_rate_difference
-from anomaly_detection.study.regimes import MADDR, PROBE
+from anomaly_detection.study.regimes import MADDR, PROBE, TERMS
 from benchmarks.measure import show
 
-PHANTOMS = ("lits", "covid_ct", "covid_xray")
-TERMS = ("organ", "modality", "center")
+PHANTOMS = tuple(DATASETS)
 WEIGHTS = (0.01, 0.1, 1.0, 10.0)
 
 

@@ -30,9 +30,14 @@ TWIN_METRICS = (*(f"{stratum}_{name}" for stratum in STRATA for name in ("auroc"
 Rows = Sequence[Mapping[str, Any]]
 
 
+def raised_by_lesion(scores: np.ndarray, twin_scores: np.ndarray) -> np.ndarray:
+    """(P,) of pairs: 1 where the abnormal image scores higher than its twin, 0.5 where both are equal."""
+    return (scores > twin_scores) + 0.5 * (scores == twin_scores)
+
+
 def twin_rate(scores: np.ndarray, twin_scores: np.ndarray) -> float:
     """Share of P pairs whose abnormal image scores higher than its twin; a pair with equal scores counts half."""
-    return float(np.mean((scores > twin_scores) + 0.5 * (scores == twin_scores)))
+    return float(np.mean(raised_by_lesion(scores, twin_scores)))
 
 
 def rise_on_lesion(anomaly_map: np.ndarray, twin_map: np.ndarray, lesion: np.ndarray) -> float | None:
@@ -133,7 +138,7 @@ def twin_samples(pairs: Rows, test: Lines) -> dict[str, Drawn]:
     for prefix, members in _strata(pairs).items():
         units = [patients[pair["image"]] for pair in members]
         scores, twin_scores = _scores_of(members)
-        flags = (scores > twin_scores) + 0.5 * (scores == twin_scores)
+        flags = raised_by_lesion(scores, twin_scores)
         degrees = freedom(np.zeros(len(flags), int), units)
         drawn[f"{prefix}twin_rate"] = Drawn(twin_rate(scores, twin_scores), share_samples(flags[None], units)[0, 0], degrees)
         if prefix:

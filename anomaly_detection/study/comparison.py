@@ -23,7 +23,7 @@ from anomaly_detection.evaluation.bootstrap import (
 )
 from anomaly_detection.evaluation.metrics import has_both
 from anomaly_detection.evaluation.rows import pool
-from anomaly_detection.evaluation.twins import Drawn
+from anomaly_detection.evaluation.twins import Drawn, raised_by_lesion
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
 
@@ -216,7 +216,7 @@ class Raised:
     """Pairs of abnormal image and healthy twin of one dataset in the order of their names, as one network scored them.
 
     Attributes:
-        flags: (P,) 1 where the lesion raises the score, 0.5 where both are equal.
+        flags: (P,) see `raised_by_lesion`.
         patients: whose each pair is.
         rises: (P,) of the scores; None where they are not known.
     """
@@ -243,8 +243,7 @@ def raised(pairs: Sequence[Mapping], rows: Lines) -> dict[str, Raised]:
         patients = dict(zip(images.column("image"), images.column("patient"), strict=True))
         chosen = sorted((pair for pair in pairs if pair["dataset"] == name), key=lambda pair: pair["image"])
         scores, twins = (np.array([pair[key] for pair in chosen]) for key in ("score", "twin_score"))
-        flags = (scores > twins) + 0.5 * (scores == twins)
-        by_dataset[name] = Raised(flags, tuple(patients[pair["image"]] for pair in chosen), scores - twins)
+        by_dataset[name] = Raised(raised_by_lesion(scores, twins), tuple(patients[pair["image"]] for pair in chosen), scores - twins)
     return by_dataset
 
 

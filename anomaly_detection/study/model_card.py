@@ -24,10 +24,10 @@ from anomaly_detection.study.regimes import TERMS
 from anomaly_detection.study.render import Table, to_table
 from anomaly_detection.study.results import MISSING, as_deployed, untold
 from anomaly_detection.study.summary import WAYS, shown
+from anomaly_detection.study.verdict import CHANCE
 from anomaly_detection.system.files import whole_file
 
 CARD = "model_card.md"
-CHANCE = 0.5
 Metrics = Mapping[str, Any]
 
 

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,6 @@ DATASETS = {"lits": (0, "liver", "ct"), "covid_ct": (1, "lung", "ct"), "covid_xr
 BODY = r"0*(\d+)"  # in a file's name: the patient, one and the same in all datasets
 
 Mixture = Literal["strata", "clinical"]
-MIXTURES: tuple[Mixture, ...] = get_args(Mixture)
 
 
 class Job(NamedTuple):
