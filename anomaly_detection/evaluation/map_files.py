@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from types import TracebackType
 
+from anomaly_detection.data.formats.own import OVERLAYS
 from anomaly_detection.data.formats.series import Series
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.detector import Detector, Prediction
@@ -12,7 +13,7 @@ from anomaly_detection.evaluation.inputs import InputImage
 from anomaly_detection.evaluation.maps.dicom import SEGMENTATION, require_highdicom
 from anomaly_detection.evaluation.maps.nifti import ENDING as NIFTI_ENDING
 from anomaly_detection.evaluation.maps.series import SeriesMaps
-from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, Names, check_free, map_names, overlay_names, printable, save_overlay
+from anomaly_detection.evaluation.outputs import MAPS, Names, check_free, map_names, overlay_names, printable, save_overlay
 from anomaly_detection.evaluation.overlay import Overlay, draw_overlay
 from anomaly_detection.system.errors import UserError
 

@@ -14,7 +14,6 @@ from anomaly_detection.data.formats.sources import same_name
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.files import LONGEST, is_abandoned, whole_file
 
-OVERLAYS = "overlays"
 MAPS = "maps"
 LONGEST_ENDING = 40  # `whole_file` has longer names for a while
 

@@ -60,12 +60,13 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
 
     An image of no known patient and of no series has no line: predictions.csv says all of it. The score is the mean of the three highest that the
     network knows of the images that count (see `_counted`), judged (see `judge`) in the domain that the heads name for most that it knows; without
-    heads as single images are. Where it knows none that counts, or the score would be above the threshold if all counted that it does not know, the
-    verdict is "unknown" rather than "normal": a lesion may be so strong that its slices are unknown. Images that could not be read are counted in
-    `unreadable`, and have no part in the score. Nothing is guaranteed of a line that is not as validation patients are, see `_doubt`.
+    heads as single images are. Where it knows none that counts, or the score would be above the threshold with those that it does not know and that
+    may show a lesion (see `_within`), the verdict is "unknown" rather than "normal": a lesion may be so strong that its slices are unknown. Images
+    that could not be read are counted in `unreadable`, and have no part in the score. Nothing is guaranteed of a line that is not as validation
+    patients are, see `_doubt`.
 
     Args:
-        images: all that were given.
+        images: all that were given, the slices of a series in order of position.
         calibration: of the network.
         domains: that it was trained on.
     """
@@ -80,7 +81,9 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
     owners = [unit for unit, those in counted.items() for _ in those]
     scores = np.array([_height(image) for those in counted.values() for image in those], float)
     known = np.array([image.known for those in counted.values() for image in those], bool)
-    each, whole = (pool_patients(owners, np.zeros(len(scores)), scores, some) for some in (known, np.ones_like(known)))
+    reach = {unit: set(_within(_read(units[unit]), references[unit])) for unit in counted}
+    within = np.array([image in reach[unit] for unit, those in counted.items() for image in those], bool)
+    each, whole = (pool_patients(owners, np.zeros(len(scores)), scores, some) for some in (known, within))
     judged, strange = (judge(pools.scores, [references[unit] for unit in each.names], calibration) for pools in (each, whole))
     words = ["anomalous" if sure else "unknown" if doubtful else "normal" for sure, doubtful in zip(judged.anomalous, strange.anomalous, strict=True)]
     lines = Counter(patient for patient, _ in counted if patient)
@@ -98,7 +101,7 @@ def verdict_rows(images: Sequence[Said], calibration: Calibration, domains: Doma
         }
         for i, unit in enumerate(each.names)
     }
-    return [_facts(*unit, members) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
+    return [_facts(*unit, members, references.get(unit)) | said.get(unit, {"verdict": "unknown", "guaranteed": 0}) for unit, members in units.items()]
 
 
 def _counted(images: Sequence[Said], reference: Reference) -> list[Said]:
@@ -167,11 +170,11 @@ def _read(images: Sequence[Said]) -> list[Said]:
     return [image for image in images if image.score is not None]
 
 
-def _facts(patient: str, series: str, images: Sequence[Said]) -> dict[str, Any]:
-    """The columns of a line that no domain has a part in."""
+def _facts(patient: str, series: str, images: Sequence[Said], reference: Reference | None) -> dict[str, Any]:
+    """The columns of a line that need no verdict; its domain has a reference where the network knows an image."""
     read = _read(images)
     counts = {"slices": len(read), "unknown_slices": sum(not image.known for image in read), "unreadable": len(images) - len(read)}
-    return {"patient": patient, "series": series, **counts, "worst_slices": BETWEEN.join(_worst(read))}
+    return {"patient": patient, "series": series, **counts, "worst_slices": BETWEEN.join(_worst(read, reference))}
 
 
 def _domain(images: Sequence[Said]) -> tuple[str | None, str | None]:
@@ -185,9 +188,22 @@ def _reference(organ: str | None, modality: str | None, calibration: Calibration
     return calibration.reference(domains.organs.index(organ), domains.modalities.index(modality))
 
 
-def _worst(images: Sequence[Said]) -> list[str]:
-    """Where to look: the images of the highest scores, the highest first, of all that could be read, whether they count or are known or not."""
-    return [image.image for image in sorted(images, key=_height, reverse=True)[:HIGHEST]]
+def _within(images: Sequence[Said], reference: Reference) -> Sequence[Said]:
+    """Of the images of a line, in order of position, those that are known or may be unknown because of a lesion.
+
+    A volume reaches beyond what training shows, into air or another part of the body: what is unknown before its first or after its last known slice
+    says nothing. Where validation patients have one or two images, which is no volume, every image says something.
+    """
+    if reference.slices is not None and reference.slices[1] < HIGHEST:
+        return images
+    known = [place for place, image in enumerate(images) if image.known]
+    return images[known[0] : known[-1] + 1]
+
+
+def _worst(images: Sequence[Said], reference: Reference | None) -> list[str]:
+    """Where to look: the images of the highest scores, the highest first, of those `_within`, whether they count or not; of none known all."""
+    inside = images if reference is None else _within(images, reference)
+    return [image.image for image in sorted(inside, key=_height, reverse=True)[:HIGHEST]]
 
 
 def _height(image: Said) -> float:

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_detection.data.formats.own import PATIENTS, TABLE
+from anomaly_detection.data.formats.own import OVERLAYS, PATIENTS, TABLE
 from anomaly_detection.data.formats.series import series_of
 from anomaly_detection.data.formats.window import WindowChoice
 from anomaly_detection.detector import Detector, Prediction
 from anomaly_detection.evaluation.inputs import InputImage, decode_ahead, files_of, with_window
 from anomaly_detection.evaluation.map_files import MapFiles
-from anomaly_detection.evaluation.outputs import MAPS, OVERLAYS, Names, check_free, printable, remove_stale
+from anomaly_detection.evaluation.outputs import MAPS, Names, check_free, printable, remove_stale
 from anomaly_detection.evaluation.patients import BETWEEN, Said, verdict_rows
 from anomaly_detection.evaluation.patients import COLUMNS as PATIENT_COLUMNS
 from anomaly_detection.system.errors import UserError
@@ -62,7 +62,8 @@ def write_predictions(
     volumes and series, see `SeriesMaps`; few images, and the map of one series, are in memory at a time.
 
     The slices of a volume or series follow one another in order of position, see `series_of`. Every row has an image's name of its own, and names
-    its overlay. What `predict` wrote before is never scored; the tables of an earlier run go at the beginning, its overlays and maps at the end.
+    its overlay. What `predict` wrote before is never scored; the tables of an earlier run go with the first image that can be read, its overlays and
+    maps at the end.
 
     Args:
         detector: scores the images.
@@ -80,8 +81,6 @@ def write_predictions(
     files = files_of(inputs)
     for name in (TABLE, PATIENTS):
         check_free(output / name)
-    for name in (TABLE, PATIENTS):  # those of an earlier run would stand beside pictures of this one where it is stopped
-        (output / name).unlink(missing_ok=True)
     said: list[Said] = []
     errors: list[str] = []
     names = Names()
@@ -98,6 +97,8 @@ def write_predictions(
                 errors.append(image.error)
                 map_files.give_up(image.series)
             else:
+                for earlier in (output / TABLE, output / PATIENTS):  # beside pictures of this run, where it is stopped
+                    earlier.unlink(missing_ok=True)
                 row["overlay"] = map_files.add(row["image"], image, prediction)
             writer.writerow(row)
             said.append(_said(row, prediction))

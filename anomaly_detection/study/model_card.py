@@ -270,6 +270,9 @@ def _limits_of(values: Metrics) -> Iterator[str]:
     if any(unknown.values()):
         shares = " and ".join(f"{_percent(share)} of {kind}" for kind, share in unknown.items() if share)
         yield f"it does not know the kind of {shares} test images: of these a score says little"
+    patients = values.get("patients", {})
+    if patients.get("unknown_slices") and "auroc_all_slices" in patients:
+        yield f"its AUROC of patients is of the slices that it knows; of all it is {_number(patients, 'auroc_all_slices')}"
     if "named_rightly" in values and values["named_rightly"] < 1:
         yield f"it names organ and modality of {_percent(1 - values['named_rightly'])} of test images wrongly, and judges these by wrong thresholds"
     if values["abnormal"] and "pixel_auroc" not in values:

@@ -126,6 +126,8 @@ def _patients(results: Sequence[Result], model: str, regime: str, dataset: str) 
 
 def _patient_cell(metrics: Sequence[Mapping[str, Any]]) -> Cell:
     """Over several trainings without an interval: theirs would be over patients alone. These may know different slices, and so different patients."""
+    if not all("auroc" in each for each in metrics):
+        return Cell(())  # of the others alone it would be another mean than the one beside it
     return Cell.of([{**each, "intervals": each["intervals"] if len(metrics) == 1 else {}} for each in metrics], "auroc")
 
 
@@ -135,10 +137,11 @@ def _patient_row(metrics: Sequence[Mapping[str, Any]]) -> list[Any]:
     What an older version has measured lacks the number of all slices, and their AUROC.
     """
     normal, abnormal, left_out, unknown = (span([each[key] for each in metrics]) for key in ("normal", "abnormal", "left_out", "unknown_slices"))
-    if all("slices" in each for each in metrics):
+    complete = all("slices" in each for each in metrics)
+    if complete:
         shares = [f"{each:.1f}" for each in sorted(100 * each["unknown_slices"] / each["slices"] for each in metrics)]
         unknown += f" of {span([each['slices'] for each in metrics])} ({'–'.join(dict.fromkeys((shares[0], shares[-1])))} %)"
-    return [_patient_cell(metrics), f"{normal} + {abnormal}", left_out, unknown, Cell.of(metrics, "auroc_all_slices")]
+    return [_patient_cell(metrics), f"{normal} + {abnormal}", left_out, unknown, Cell.of(metrics if complete else [], "auroc_all_slices")]
 
 
 def _promise_table(results: Sequence[Result]) -> Table:

@@ -48,7 +48,7 @@ def auroc(gathered: Gathered) -> Table:
 
 
 def patients(gathered: Gathered) -> Table:
-    """AUROC over patients, with how many normal and abnormal ones there are."""
+    """AUROC over patients, with how many normal and abnormal ones there are, and how much a network does not know."""
     table = patient_table(gathered.results, gathered.datasets)
     kept = [row for row in table.rows if not REGIMES[row[1]].ablation]
     return Table("patients", ["detector", *table.header[1:]], kept)

@@ -488,7 +488,19 @@ def test_a_run_that_was_stopped_within_an_overlay_is_run_again(detector, tmp_pat
             write_predictions(detector, [tmp_path / "in"], tmp_path / "in", None, True)
     assert not any((tmp_path / "in" / "overlays").iterdir())
     (tmp_path / "in" / "overlays" / "b_overlay.png").touch()  # as a machine that stopped leaves it
-    assert [row["image"] for row in rows_of(detector, [tmp_path / "in"], tmp_path / "in")] == ["a.png", "b.png"]
+    (tmp_path / "in" / "c_overlay.png").touch()  # of somebody, as a broken copy leaves it
+    rows = rows_of(detector, [tmp_path / "in"], tmp_path / "in")
+    assert [(row["image"], bool(row["error"])) for row in rows] == [("a.png", False), ("b.png", False), ("c_overlay.png", True)]
+
+
+def test_where_nothing_can_be_read_an_earlier_run_stays(detector, tmp_path):
+    picture(tmp_path / "in" / "a.png")
+    rows_of(detector, [tmp_path / "in"], tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match="not one of 1 files could be read"):
+        write_predictions(detector, [tmp_path / "in"], tmp_path / "out", None, True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("stopped_at", "left"), [("map_files.save_overlay", []), ("predictions.verdict_rows", ["predictions.csv"])])

@@ -81,7 +81,9 @@ def test_every_line_is_what_a_loop_over_its_images_says(many):
         score = math.fsum(each.score for each in known) / len(known)
         organ = max(by_domain, key=lambda name: len(by_domain[name]))
         calibrated = many.domains[DOMAINS.organs.index(organ), 0].pooled
-        readable = sorted((each for each in members if each.score is not None), key=lambda each: each.score)[::-1][:3]
+        readable = [each for each in members if each.score is not None]
+        places = [place for place, each in enumerate(readable) if each.known]
+        readable = sorted(readable[places[0] : places[-1] + 1], key=lambda each: each.score)[::-1][:3]
         whole = math.fsum(each.score for each in readable) / len(readable)
         p, p_whole = ((1 + sum(each >= its for each in calibrated)) / (1 + len(calibrated)) for its in (score, whole))
         assert row["score"] == pytest.approx(score)
@@ -135,11 +137,11 @@ def test_what_counts_is_chosen_before_it_is_asked_what_the_network_knows():
 
 @pytest.mark.parametrize("guaranteed", [True, False])
 def test_a_lesion_so_strong_that_its_slices_are_unknown_does_not_make_a_patient_normal(guaranteed):
-    """Of six slices at 10 it is in the last two; the threshold is 14.6 (guaranteed: 15)."""
+    """Of six slices at 10 it is in two; the threshold is 14.6 (guaranteed: 15)."""
     calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), guaranteed=guaranteed))
 
-    def told(lesion, known):
-        said = [Said("P", "", f"i{i}", lesion if i > 3 else 10.0, known or i < 4, "liver", "ct") for i in range(6)]
+    def told(lesion, known, places=(3, 4)):
+        said = [Said("P", "", f"i{i}", lesion if i in places else 10.0, known or i not in places, "liver", "ct") for i in range(6)]
         return verdict_rows(said, calibrated, DOMAINS)[0]
 
     assert [told(lesion, known=True)["verdict"] for lesion in (11, 20)] == ["normal", "anomalous"]
@@ -148,9 +150,22 @@ def test_a_lesion_so_strong_that_its_slices_are_unknown_does_not_make_a_patient_
     assert (unknown["verdict"], unknown["guaranteed"]) == ("unknown", 0)
     over_known = ("score", "p_value", "threshold")
     assert [unknown[name] for name in over_known] == [healthy[name] for name in over_known]
-    assert unknown["worst_slices"] == "i4 | i5 | i0", "there a reader must look"
+    assert unknown["worst_slices"] == "i3 | i4 | i0", "there a reader must look"
     for score in (np.nan, np.inf):
         assert told(score, known=False) == unknown, "as strange as can be"
+    for places in ((0,), (4, 5), (0, 1, 5)):  # air, or another part of the body
+        beyond = told(99, False, places)
+        assert (beyond["verdict"], beyond["guaranteed"]) == ("normal", int(guaranteed))
+        assert not set(beyond["worst_slices"].split(" | ")) & {f"i{place}" for place in places}
+
+
+def test_of_single_images_each_unknown_one_makes_a_patient_unknown():
+    """Validation patients have two radiographs each, whose order means nothing."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(2, 2, 2)))
+    for strange in range(2):
+        said = [Said("P", "", f"i{i}", 99.0 if i == strange else 10.0, i != strange, "liver", "ct") for i in range(2)]
+        (row,) = verdict_rows(said, calibrated, DOMAINS)
+        assert (row["verdict"], row["worst_slices"]) == ("unknown", f"i{strange} | i{1 - strange}")
 
 
 def test_of_unknown_slices_as_many_count_as_of_known_ones():
@@ -212,7 +227,7 @@ def test_several_lines_of_a_patient_are_promised_nothing():
     assert warning.endswith("estimates: 2 lines: one of several of its patient, each a chance of its own to be called anomalous")
     for other in (another._replace(patient="Q"), another._replace(known=False), another._replace(score=None, known=False)):
         assert line(5, (1, 5, 20), others=[other])[0]["guaranteed"] == 1
-    strange = [another, another._replace(image="k", score=99.0, known=False)]
+    strange = [another, another._replace(image="k", score=99.0, known=False), another._replace(image="l")]
     _, warning = line(5, (1, 5, 20), others=strange)
     assert "estimates: 1 line: one of several of its patient" in warning, "the other is unknown"
 

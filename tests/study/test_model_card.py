@@ -159,6 +159,10 @@ def limits(data_root, metrics: dict | None) -> list[str]:
         ({"auroc": 0.6, "intervals": {"auroc": [0.4, 0.8]}}, "its AUROC 0.600 [0.400, 0.800] is not told apart from chance"),
         ({"auroc": 0.3, "intervals": {"auroc": [0.2, 0.45]}}, "its AUROC 0.300 [0.200, 0.450] is below chance"),
         ({"unknown_normal": 0.25, "unknown_abnormal": 0.5}, "it does not know the kind of 25.0 % of normal and 50.0 % of abnormal test images"),
+        (
+            {"patients": {"auroc": 0.5, "unknown_slices": 7, "auroc_all_slices": 0.9}},
+            "its AUROC of patients is of the slices that it knows; of all it is 0.900",
+        ),
         ({"named_rightly": 0.75}, "it names organ and modality of 25.0 % of test images wrongly"),
         ({"pixel_auroc": None}, "where its map points was not measured"),
     ],

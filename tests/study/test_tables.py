@@ -234,10 +234,15 @@ def test_patients_stand_beside_images():
     told = table_markdown([only, *others], DATASETS, "study", [])
     assert "| dpa | maddr | lung | 0.800 ± 0.000 | 11–12 + 9 | 0–1 | 0–8 of 210 (0.0–3.8 %) | 0.850 ± 0.000 |" in told
     assert UNKNOWN_SLICES in told
+    del others[1].metrics["datasets"]["lung"]["patients"]["auroc"]
+    told = table_markdown([only, *others], DATASETS, "study", [])
+    assert "| dpa | maddr | lung | – | 11–12 + 9 |" in told, "no mean of other seeds than the last column's"
+    others[1].metrics["datasets"]["lung"]["patients"]["auroc"] = 0.8
     for each in others:  # as an older version measured
         del each.metrics["datasets"]["lung"]["patients"]["slices"], each.metrics["datasets"]["lung"]["patients"]["auroc_all_slices"]
     told = table_markdown(others, DATASETS, "study", [])
     assert "| dpa | maddr | lung | 0.800 ± 0.000 | 11–12 + 9 | 0–1 | 0–8 | – |" in told
+    assert "| 0–1 | 0–8 | – |" in table_markdown([only, *others], DATASETS, "study", []), "one seed of three has been measured anew"
 
 
 def test_where_no_slice_of_the_ill_is_known_the_table_says_so(tmp_path):

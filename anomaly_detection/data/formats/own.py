@@ -15,7 +15,8 @@ from anomaly_detection.system.files import read_text
 
 TABLE = "predictions.csv"
 PATIENTS = "patients.csv"
-ENDING = "_overlay.png"  # of overlays
+OVERLAYS = "overlays"  # a folder
+ENDING = "_overlay.png"  # of what is in it
 MARK = "anomaly_detection predict"  # Manufacturer of a DICOM file, the beginning of a NIfTI file's description
 DESCRIP = slice(148, 228)  # bytes of a NIfTI-1 header
 DESCRIP_2 = slice(240, 320)  # of a NIfTI-2 header
@@ -74,10 +75,10 @@ def is_own_map(path: Path) -> bool:
 
 
 def _is_overlay(path: Path) -> bool:
-    """Whether a file is an overlay, or is empty, as one is left where the machine stopped while it was written."""
+    """Whether a file is an overlay, or an empty file in their folder, as one is left where the machine stopped while it was written."""
     with open(path, "rb") as file:
         start = file.read(256)
-    return not start or b"tEXtSoftware\0" + MARK.encode() in start
+    return (not start and OVERLAYS in path.parts) or b"tEXtSoftware\0" + MARK.encode() in start
 
 
 def _is_table(path: Path) -> bool:
