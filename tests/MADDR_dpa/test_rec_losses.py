@@ -66,9 +66,14 @@ def test_center_loss_of_groups_is_the_leave_one_out_loop_within_each():
 
 
 def test_each_domain_may_have_a_center():
-    z, organ, modality = torch.randn(8, 30), torch.tensor([0, 0, 1, 1, 0, 1, 1, 0]), torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
-    maddr = MADDRConstraint(30, center_of="domain")
-    assert maddr(z, organ, modality)["center"].item() == pytest.approx(center_loss(z[:, 20:], 2 * organ + modality).item())
+    """Of two organs and three modalities no two share one."""
+    z, pairs = rand(12, 30), [(place % 2, place % 3) for place in range(12)]
+    total = 0.0
+    for i, pair in enumerate(pairs):
+        (other,) = (z[j, 20:] for j in range(12) if j != i and pairs[j] == pair)
+        total += ((z[i, 20:] - other) ** 2).sum().item()
+    maddr = MADDRConstraint(30, num_modalities=3, center_of="domain")
+    assert maddr(z, *torch.tensor(pairs).T)["center"].item() == pytest.approx(total / (12 * 10), rel=1e-5)
 
 
 def test_centers_may_be_moving_averages():
@@ -137,12 +142,13 @@ def test_mixtures_weigh_both_labels_and_move_centers_once(options):
 
 
 @pytest.mark.parametrize("options", [MOVING, {"center_of": "domain"}, {"center_of": "domain", **MOVING}], ids=str)
-def test_centers_are_taken_in_full_precision_under_autocast(options):
+def test_heads_and_centers_are_in_full_precision_under_autocast(options):
     z, organ, modality = torch.randn(32, 24) + 5, torch.arange(32) % 2, torch.arange(32) // 2 % 2
-    whole, half = (MADDRConstraint(24, 2, 2, **options) for _ in range(2))
-    expected = whole(z, organ, modality)["center"]
+    whole = MADDRConstraint(24, 2, 2, **options)
+    half = copy.deepcopy(whole)
+    expected = whole(z, organ, modality)
     with torch.autocast("cpu", torch.bfloat16):
-        assert half(z, organ, modality)["center"].item() == expected.item()
+        assert half(z, organ, modality) == expected
     for name, center in whole.named_buffers():
         assert torch.equal(dict(half.named_buffers())[name], center)
 
@@ -225,6 +231,10 @@ def test_focal_loss_is_finite_at_extreme_logits(gamma):
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
+
+
+def test_easy_examples_are_faded_out_by_a_square_unless_told_otherwise():
+    assert [each.gamma for each in (FocalLoss(), *MADDRConstraint(24).focal.values())] == [2.0] * 3
 
 
 def test_focal_loss_can_be_used_again():
@@ -400,6 +410,7 @@ def test_compose_weighs_its_parts_and_hands_the_constraint_on():
     x, y, extra = rand(6, 3, 8, 8), rand(6, 3, 8, 8, seed=1), (rand(6, 16), labels(6, 3), labels(6, 2))
     loss = ComposeLoss([(1.0, L2Loss()), (0.1, L1Loss(maddr=maddr))])
     torch.testing.assert_close(loss(x, y, *extra), L2Loss()(x, y) + 0.1 * (L1Loss()(x, y) + maddr(*extra)["total"]))
+    torch.testing.assert_close(ComposeLoss([(2.0, loss)])(x, y, *extra), 2 * loss(x, y, *extra))
     loss.set_reduction("none")
     torch.testing.assert_close(loss(x, y), L2Loss("none")(x, y) + 0.1 * L1Loss("none")(x, y))
     loss.set_reduction("pixelwise")
@@ -552,6 +563,12 @@ def test_layers_may_be_named_after_construction(fitted):
     torch.testing.assert_close(fitted(x, y), expected)
 
 
+def test_weights_below_zero_or_all_zero_are_refused(fitted):
+    for img_weight, feature_weights in ((0, {"r32": -1.0, "r42": 3.0}), (-1.0, {"r32": 3.0}), (0, {"r32": 0.0})):
+        with pytest.raises(ValueError, match="must be >= 0, and one of them above 0"):
+            fitted.set_new_weights(img_weight, feature_weights)
+
+
 def test_unknown_statistics_are_an_error_not_a_guess(vgg):
     with pytest.raises(BackboneError, match="fit_feature_statistics"):
         vgg(rand(1, 1, 32, 32), rand(1, 1, 32, 32))
@@ -569,8 +586,9 @@ def test_the_backbone_is_frozen_and_gradients_pass_through_it(fitted):
 
 
 def test_the_map_averages_to_the_score_where_a_pixel_is_a_feature(fitted):
-    fitted.set_new_weights(1.0, {})
+    fitted.set_new_weights(2.0, {"c11": 6.0})
     x, y = rand(2, 1, 32, 32), rand(2, 1, 32, 32, seed=1)
+    fitted.fit_feature_statistics([x])
     score = fitted(x, y)
     fitted.set_reduction("pixelwise")
     anomaly_map = fitted(x, y)
@@ -590,6 +608,8 @@ def test_the_map_of_a_layer_shows_where_the_difference_is(fitted):
 def test_efficientnet_lite0_has_its_imagenet_weights():
     loss = PerceptualLoss("none", backbone="efficientnet_lite0")
     assert loss.feature_weights == {"b2": 1.0, "b4": 1.0}
+    (black_and_white,) = loss.backbone.preprocess(torch.tensor([[[[-1.0, 1.0]]]]))
+    torch.testing.assert_close(black_and_white, torch.tensor([-127 / 128, 1.0]).expand(3, 1, 2))
     features = loss.backbone(torch.zeros(1, 1, 64, 64), ["b2", "b4"])
     assert features["b2"].shape == (1, 24, 16, 16)
     assert features["b4"].shape == (1, 40, 8, 8)
