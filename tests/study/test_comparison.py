@@ -10,7 +10,16 @@ from sklearn.metrics import roc_auc_score
 
 from anomaly_detection.evaluation.bootstrap import metric_samples, share_samples
 from anomaly_detection.evaluation.metrics import METRICS, image_metrics
-from anomaly_detection.study.comparison import Raised, Scored, differences, intervals_over_seeds, mean_auroc_interval, scored, twin_rate_difference
+from anomaly_detection.study.comparison import (
+    Raised,
+    Scored,
+    differences,
+    intervals_over_seeds,
+    mean_auroc_interval,
+    raised,
+    scored,
+    twin_rate_difference,
+)
 from anomaly_detection.system.errors import UserError
 from anomaly_detection.system.lines import Lines
 
@@ -72,6 +81,8 @@ def test_networks_that_differ_in_no_sample_may_differ_in_other_patients():
     found = differences({"a": [one]}, {"a": [other]})
     for each in found.values():
         assert (each.low, each.value, each.high) == pytest.approx((-most, 0, most))
+    strict = differences({"a": [one]}, {"a": [other]}, 0.05 / 6)["a"]
+    assert strict.high == pytest.approx(1 - (0.05 / 12) ** (1 / 3)), "so many may be otherwise at the level that is asked for"
     half = differences({"a": [one, one]}, {"a": [other, one]})["a"]
     assert half.high == pytest.approx(most / 2), "one of two trainings is the same"
 
@@ -116,8 +127,16 @@ def test_images_are_paired_by_name():
     found = scored(lines, "x")
     assert (found.labels.tolist(), found.scores.tolist()) == ([0, 0, 1], [1.0, 2.0, 3.0])
     assert (found.called.tolist(), found.patients) == ([False, False, True], (None, "P", "P"))
-    everything = scored(lines, None, "other", -2.5)
+    everything = scored(lines, None, "other", -3.0)
     assert (everything.scores.tolist(), everything.called.tolist()) == ([-1.0, -2.0, -3.0, -7.0, -8.0], [True, True, False, False, False])
+
+
+def test_pairs_stand_in_the_order_of_their_names_and_equal_scores_are_half_raised():
+    pairs = [("b", 1.0, 1.0), ("c", 1.0, 2.0), ("a", 2.0, 1.0)]
+    rows = [{"image": name, "dataset": "x", "patient": name.upper()} for name, *_ in pairs]
+    lines = [{"dataset": "x", "image": name, "score": score, "twin_score": twin} for name, score, twin in pairs]
+    found = raised(lines, Lines.of(rows))["x"]
+    assert (found.flags.tolist(), found.patients, found.rises.tolist()) == ([1.0, 0.5, 0.0], ("A", "B", "C"), [1.0, 0.0, -1.0])
 
 
 def test_what_has_no_abnormal_images_has_no_difference_and_no_part_in_the_mean():

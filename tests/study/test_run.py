@@ -1,5 +1,7 @@
 """What one experiment of a study leaves to the next, and what is begun before it is needed."""
 
+import errno
+import itertools
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +51,36 @@ def test_only_what_is_trained_from_start_to_end_tells_the_time_of_others(events,
     (tmp_path / "resumed" / "checkpoint.pt").touch()
     outcomes = [run.attempt(each, None, torch.device("cpu")) for each in experiments("new", "resumed", "bad", folder=tmp_path)]
     assert [outcome.whole for outcome in outcomes] == [True, False, False]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_takes_nothing_more_ends_the_study_and_another_error_one_experiment(number, events, monkeypatch):
+    def run_experiment(*_):
+        raise OSError(number, "the disk")
+
+    monkeypatch.setattr(run, "run_experiment", run_experiment)
+    (experiment,) = experiments("a")
+    if number == errno.EIO:
+        assert run.attempt(experiment, None, torch.device("cpu")).failure == f"a: [Errno {number}] the disk"
+    else:
+        with pytest.raises(OSError, match="the disk"):
+            run.attempt(experiment, None, torch.device("cpu"))
+
+
+def test_gpus_take_turns_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [run._device_in_turn(torch.device("cuda"), place).index for place in range(3)] == [0, 1, 0]
+    assert [run._device_in_turn(torch.device(name), 0) for name in ("cuda:1", "cpu")] == [torch.device("cuda:1"), torch.device("cpu")]
+
+
+def test_of_each_seed_those_are_first_that_take_up_nothing_and_those_last_that_take_up_a_network():
+    def planned(model: str, regime: str, seed: int) -> SimpleNamespace:
+        settings = SimpleNamespace(model=model, datasets=["a"], seed=seed, maddr=SimpleNamespace(probe=regime == "probe"))
+        return SimpleNamespace(name=f"{seed} {regime} {model}", settings=settings)
+
+    given = [planned(*each) for each in itertools.product("xy", ("united", "probe", "maddr"), (0, 1))]
+    expected = [f"{seed} {regime} {model}" for seed in (0, 1) for regime in ("united", "maddr", "probe") for model in "xy"]
+    assert [each.name for each in run.in_order_of_need(given)] == expected
 
 
 def test_nothing_is_begun_where_all_is_done(events):

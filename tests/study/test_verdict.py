@@ -31,6 +31,8 @@ ABOVE, HOLDS, BELOW = (0.7, 0.51, 0.8), (0.6, 0.5, 0.7), (0.3, 0.2, 0.49)
     [
         ({"a": ABOVE}, "yes", "AUROC better than chance on a 0.70 [0.51–0.80]. Flagged 40 % [30–50] of abnormal, 10 % [3–20] of normal images."),
         ({"a": HOLDS}, "not shown", "AUROC unclear on a 0.60 [0.50–0.70]. Flagged"),
+        ({"a": (0.6, 0.4, 0.8)}, "not shown", "AUROC unclear on a 0.60 [0.40–0.80]. Flagged"),
+        ({"a": (0.4, 0.3, 0.5)}, "not shown", "AUROC unclear on a 0.40 [0.30–0.50]. Flagged"),
         ({"a": ABOVE, "b": ABOVE}, "yes, on all 2 datasets", "AUROC better than chance on a 0.70 [0.51–0.80], b 0.70 [0.51–0.80]. Flagged 40 %"),
         (
             {"a": ABOVE, "b": HOLDS, "c": BELOW},
