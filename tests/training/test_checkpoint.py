@@ -62,6 +62,30 @@ def test_where_the_file_is_nobody_waits(tmp_path):
             assert other.path.exists()
 
 
+def test_a_checkpoint_is_on_the_disk_when_it_was_saved(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    save_checkpoint(tmp_path / "a.pt", {"model": {}})
+    assert synced == [(tmp_path / "a.pt").stat().st_ino]
+
+
+class Program:
+    """What runs where it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_holds_a_program_is_refused_and_nothing_of_it_runs(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", {"model": Program(tmp_path / "made")})
+    with pytest.raises(UserError, match=r"a\.pt: damaged checkpoint \(UnpicklingError\)"):
+        load_checkpoint(tmp_path / "a.pt")
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_folder_in_place_of_a_checkpoint_is_not_called_damaged(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read \((Is a directory|Permission denied)\); it is left as it is"):
         load_checkpoint(tmp_path)

@@ -21,7 +21,8 @@ from anomaly_detection.study.experiment import FREE_KEYS
 from anomaly_detection.study.regimes import REGIMES
 from anomaly_detection.system import distributed
 from anomaly_detection.system.errors import UserError
-from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint
+from anomaly_detection.training import loop
+from anomaly_detection.training.checkpoint import FirstPhases, load_checkpoint, save_checkpoint
 from anomaly_detection.training.loop import Progress, steps, train, validate
 from anomaly_detection.training.seed import random_state, seed_everything, set_random_state
 from tests.helpers import ToyBaseline, die_at, toy_baseline, toy_images, toy_settings
@@ -512,6 +513,27 @@ def test_a_group_of_processes_that_others_have_formed_is_not_joined(tmp_path, mo
     within = run(tmp_path / "within")
     assert_same_weights(alone, within)
     assert log_of(tmp_path / "within") == log_of(tmp_path / "alone")
+
+
+def test_each_process_draws_noise_of_its_own_also_when_it_goes_on(tmp_path, monkeypatch):
+    def begin(*_):
+        raise KeyboardInterrupt
+
+    def drawn(number):
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(loop, "rank", lambda: number)
+            patch.setattr(loop, "steps", begin)
+            run(tmp_path)
+        return torch.rand(1).item()
+
+    assert len({drawn(number) for number in range(3)}) == 3
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop_at=5)
+    content, states = load_checkpoint(tmp_path / "checkpoint.pt"), [torch.Generator().manual_seed(seed).get_state() for seed in (7, 8)]
+    content["training"]["random"] = [{"cpu": each} for each in states]
+    save_checkpoint(tmp_path / "checkpoint.pt", content)
+    expected = [torch.rand(1, generator=torch.Generator().manual_seed(seed)).item() for seed in (7, 8, 7)]
+    assert [drawn(number) for number in range(3)] == expected, "one more than were saved has that of the first"
 
 
 def test_preparing_a_phase_is_no_time_of_its_steps(tmp_path):

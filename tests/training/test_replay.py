@@ -1,5 +1,6 @@
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,7 @@ def test_steps_are_replayed_with_the_images_of_each_batch(fake_gpu):
     ways = ["done"] * replay.WARM_UP + ["replayed"] * 3
     assert watched.done == [(way, float(value), 0.5) for value, way in enumerate(ways)]
     assert all(set(each) == {"loss"} for each in losses)
+    assert len({each["loss"].data_ptr() for each in losses}) == 6, "the next step does not write into what the last one returned"
     assert watched.capturable is True
     assert "capturable" not in optimizers["sgd"].param_groups[0], "a checkpoint says what it said before"
 
@@ -140,9 +142,15 @@ def test_what_is_replayed(model):
     assert replayed == {"MADDR_dpa": {"stab_32"}, "f_anogan": {"encoder"}, "ganomaly": {"ganomaly"}, "memae": {"memae"}}.get(model, set())
 
 
-def test_without_a_gpu_a_step_is_the_baselines_own():
-    baseline = built(settings_of("memae"))
-    assert replay.step_of(baseline, baseline.phases()[0], torch.device("cpu")) == baseline.training_step
+@pytest.mark.parametrize(
+    ("replayable", "device", "processes", "step"),
+    [(True, "cuda", 1, "replayed"), (True, "cpu", 1, "its own"), (False, "cuda", 1, "its own"), (True, "cuda", 2, "its own")],
+)
+def test_steps_are_replayed_on_a_gpu_where_the_phase_lets_it_and_no_other_process_trains(replayable, device, processes, step, monkeypatch):
+    monkeypatch.setattr(replay, "ReplayedStep", lambda baseline: "replayed")
+    monkeypatch.setattr(replay, "processes", lambda: processes)
+    baseline, phase = SimpleNamespace(training_step="its own"), SimpleNamespace(replayable=replayable)
+    assert replay.step_of(baseline, phase, torch.device(device)) == step
 
 
 def trained(folder, model, replayed, monkeypatch, stop_at=None, **options):
