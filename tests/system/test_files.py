@@ -26,6 +26,14 @@ def test_the_file_appears_whole_and_alone(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.txt"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, path.exists())))
+    with whole_file(path) as partial:
+        partial.write_text("new")
+    assert synced == [(path.stat().st_ino, False)]
+
+
 def test_processes_of_the_same_number_write_the_same_file(tmp_path, monkeypatch):
     """As the first process of every container is; one that was killed there left something behind."""
     monkeypatch.setattr("os.getpid", lambda: 1)
