@@ -38,6 +38,12 @@ def test_a_window_shuffles_within_blocks_that_lie_together():
     assert torch.equal(continued.take(50), epochs[0][100:150])
 
 
+def test_balanced_groups_share_a_window():
+    """At any time each is read in two neighbouring blocks."""
+    taken = BalancedIndices(["a"] * 640 + ["b"] * 640, seed=0, window=256).take(256).tolist()
+    assert Counter(place // 640 for place in {each // 64 * 64 for each in taken}) == {0: 2, 1: 2}
+
+
 def test_balanced_groups_take_turns():
     groups = ["a"] * 40 + ["b"] * 10 + ["c"] * 4
     drawn = [groups[place] for place in BalancedIndices(groups, seed=0).take(120).tolist()]
