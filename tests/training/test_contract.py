@@ -338,6 +338,16 @@ def test_what_the_contract_allows_is_not_refused(reconstructs, tmp_path, monkeyp
     train_toy(Late, tmp_path)
 
 
+def test_a_latent_must_be_finite_whatever_is_concluded_later():
+    kind = type("Later", (Late,), {"assess": lambda self, x, with_map: replace(Late.assess(self, x, with_map), latent=x.flatten(1)[:, :24] / 0)})
+    with pytest.raises(UserError, match=r"^Later\.assess: latent holds numbers that are not finite"):
+        check_assessment(kind(toy_settings()), toy_images(9))
+
+
+def test_one_image_is_enough_to_look_at():
+    check_assessment(ToyBaseline(toy_settings()), toy_images(1))
+
+
 class Restless(ToyBaseline):
     """It draws numbers, has batch norms and dropout, and keeps what it met first."""
 
