@@ -26,6 +26,8 @@ from anomaly_detection.system.progress import progress_bar
         ("aaaa", [("a", 60)], 1, ", about 3 min left"),
         ("aa", [("a", 10)], 1, ", about 1 min left"),
         ("aaaa", [("a", 3600), ("a", 3600)], 1, ", about 2.0 h left"),
+        ("aa", [("a", 5399)], 1, ", about 90 min left"),
+        ("aa", [("a", 5400)], 1, ", about 1.5 h left"),
         ("aaaa", [("a", 1)] * 4, 1, ""),
         ("aaaaa", [("a", 120)], 2, ", about 4 min left"),
         # one of each kind was seen: 2 * 60 + 1 * 600
