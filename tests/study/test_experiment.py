@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from anomaly_detection.config.layers import Layer, to_plain
@@ -11,7 +12,7 @@ from anomaly_detection.config.settings import Settings
 from anomaly_detection.data.preprocessing import Preprocessing
 from anomaly_detection.registry import build_settings
 from anomaly_detection.study.experiment import Experiment, _lock, check_settings, check_version
-from anomaly_detection.study.train_and_score import _tell_grey
+from anomaly_detection.study.train_and_score import _shared_file, _tell_grey
 from anomaly_detection.system.errors import UserError
 
 
@@ -89,3 +90,29 @@ def test_results_of_which_nobody_knows_what_they_are_of_are_refused(tmp_path, la
     (begun.folder / "metrics.json").write_text("{}")
     with pytest.raises(UserError, match=rf"has a metrics.json and no {lacking}, .*; choose another --results"):
         check_version(begun)
+
+
+def test_first_phases_are_shared_by_what_differs_in_maddr_alone(tmp_path, monkeypatch):
+    def shared(device="cpu", known=None, **settings):
+        known = {"provenance.read": lambda _: {"data": "abc"}, "runs_in_bf16": lambda *_: False, **(known or {})}
+        with monkeypatch.context() as patch:
+            for name, value in known.items():
+                patch.setattr(f"anomaly_detection.study.train_and_score.{name}", value)
+            return _shared_file(experiment(tmp_path, **{"datasets": ["a", "b"], **settings}), torch.device(device))
+
+    own = shared()
+    assert own.parent == tmp_path / "memae" / "shared"
+    alike = [{"maddr": {"enabled": True}}, {"maddr": {"enabled": True, "center_weight": 0.3}}, {"threshold_quantile": 0.9}, {"feature_cache_mib": 1}]
+    assert [shared(**each) for each in alike] == [own] * len(alike)
+    others = [{"seed": 1}, {"datasets": ["b", "a"]}, {"baseline": {"width": 4}}, {"device": "cuda"}]
+    facts = {
+        "provenance.read": lambda _: {"data": "abd"},
+        "runs_in_bf16": lambda *_: True,
+        "VERSION": 0,
+        "__version__": "0",
+        "torch.__version__": "0",
+    }
+    others += [{"known": {name: value}} for name, value in facts.items()]
+    assert len({own, *(shared(**each) for each in others)}) == 1 + len(others)
+    assert shared(datasets=["a"]) is None
+    assert shared(known={"processes": lambda: 2}) is None
