@@ -192,9 +192,11 @@ def _within(images: Sequence[Said], reference: Reference) -> Sequence[Said]:
     """Of the images of a line, in order of position, those that are known or may be unknown because of a lesion.
 
     A volume reaches beyond what training shows, into air or another part of the body: what is unknown before its first or after its last known slice
-    says nothing. Where validation patients have one or two images, which is no volume, every image says something.
+    says nothing. A volume is what has three images or more, and is a series, or such as validation patients usually are; of others each image says
+    something.
     """
-    if reference.slices is not None and reference.slices[1] < HIGHEST:
+    of_volumes = reference.slices is None or reference.slices[1] >= HIGHEST
+    if len(images) < HIGHEST or not (images[0].series or of_volumes):
         return images
     known = [place for place, image in enumerate(images) if image.known]
     return images[known[0] : known[-1] + 1]

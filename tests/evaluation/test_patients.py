@@ -159,13 +159,17 @@ def test_a_lesion_so_strong_that_its_slices_are_unknown_does_not_make_a_patient_
         assert not set(beyond["worst_slices"].split(" | ")) & {f"i{place}" for place in places}
 
 
-def test_of_single_images_each_unknown_one_makes_a_patient_unknown():
-    """Validation patients have two radiographs each, whose order means nothing."""
-    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(2, 2, 2)))
-    for strange in range(2):
-        said = [Said("P", "", f"i{i}", 99.0 if i == strange else 10.0, i != strange, "liver", "ct") for i in range(2)]
+@pytest.mark.parametrize(
+    ("usual", "series", "count", "verdict"),
+    [(2, "", 3, "unknown"), (2, "1.2", 2, "unknown"), (2, "1.2", 3, "normal"), (3, "", 2, "unknown"), (3, "", 3, "normal")],
+)
+def test_of_images_that_are_no_volume_each_unknown_one_makes_a_patient_unknown(usual, series, count, verdict):
+    """Their order means nothing."""
+    calibrated = calibration(reference(10, 2, np.linspace(5, 15, 39), slices=(usual, usual, usual)))
+    for strange in (0, count - 1):
+        said = [Said("P", series, f"i{i}", 99.0 if i == strange else 10.0, i != strange, "liver", "ct") for i in range(count)]
         (row,) = verdict_rows(said, calibrated, DOMAINS)
-        assert (row["verdict"], row["worst_slices"]) == ("unknown", f"i{strange} | i{1 - strange}")
+        assert (row["verdict"], f"i{strange}" in row["worst_slices"]) == (verdict, verdict == "unknown")
 
 
 def test_of_unknown_slices_as_many_count_as_of_known_ones():
