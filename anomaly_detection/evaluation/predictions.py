@@ -97,8 +97,9 @@ def write_predictions(
                 errors.append(image.error)
                 map_files.give_up(image.series)
             else:
-                for earlier in (output / TABLE, output / PATIENTS):  # beside pictures of this run, where it is stopped
-                    earlier.unlink(missing_ok=True)
+                if len(said) == len(errors):  # the first: tables of an earlier run would stand beside its picture, where this one is stopped
+                    for name in (TABLE, PATIENTS):
+                        (output / name).unlink(missing_ok=True)
                 row["overlay"] = map_files.add(row["image"], image, prediction)
             writer.writerow(row)
             said.append(_said(row, prediction))
